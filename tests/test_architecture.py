@@ -1,0 +1,397 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweetspot.architecture import PRECISION_BYTES, Architecture, load
+from sweetspot.errors import SweetspotError
+
+FILES = sorted((Path(__file__).parents[1] / "resources" / "architectures").glob("*.json"))
+
+# Small models of every kind
+GQA = {
+    "model_type": "llama",
+    "hidden_size": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 20,
+    "num_hidden_layers": 3,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+MHA = {
+    "model_type": "opt",
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "ffn_dim": 24,
+    "num_hidden_layers": 2,
+    "vocab_size": 31,
+    "max_position_embeddings": 40,
+}
+PROJECTED = MHA | {"word_embed_proj_dim": 4, "do_layer_norm_before": False}
+MQA = {
+    "model_type": "falcon",
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "num_kv_heads": 3,
+    "multi_query": True,
+    "num_hidden_layers": 2,
+    "vocab_size": 40,
+}
+SLIDING = {
+    "model_type": "gemma2",
+    "hidden_size": 10,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "intermediate_size": 14,
+    "num_hidden_layers": 5,
+    "vocab_size": 60,
+    "max_position_embeddings": 128,
+    "sliding_window": 7,
+}
+BIASED = GQA | {"model_type": "qwen2", "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": 4}
+ALL_SLIDING = GQA | {"model_type": "mistral", "sliding_window": 5, "head_dim": 5}
+SMALL = {
+    "gqa": GQA,
+    "mha": MHA,
+    "projected": PROJECTED,
+    "mqa": MQA,
+    "sliding": SLIDING,
+    "biased": BIASED,
+    "all-sliding": ALL_SLIDING,
+    "llama-biased": GQA | {"attention_bias": True, "mlp_bias": True, "head_dim": 5},
+    "qwen2-ignored-bias": BIASED | {"attention_bias": True},
+    "opt-unbiased": MHA | {"enable_bias": False},
+    "falcon-sequential": MQA | {"multi_query": False, "parallel_attn": False, "bias": True},
+}
+# (n, m) below, across and above the sliding windows of 5 and 7 tokens.
+LENGTHS = [(1, 1), (1, 5), (6, 1), (4, 9), (7, 2), (7, 7), (8, 1), (15, 6)]
+
+
+class Model:
+    """A model written down matrix by matrix from its family's code in transformers, walked token by token."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        kind, d, h = config["model_type"], config["hidden_size"], config["num_attention_heads"]
+        falcon_kv = 1 if config.get("multi_query") else h
+        kv: int = {"opt": h, "falcon": falcon_kv}.get(kind) or config["num_key_value_heads"]
+        size: int = config.get("head_dim", d // h)
+        f: int = 4 * d if kind == "falcon" else config["ffn_dim" if kind == "opt" else "intermediate_size"]
+        count, vocabulary, e = config["num_hidden_layers"], config["vocab_size"], config.get("word_embed_proj_dim", d)
+        plain = kind in ("opt", "falcon")
+        self.kv_heads, self.heads, self.head_size = kv, int(h), size
+        # One layer: (rows, columns) of its matrices, and the lengths of its vectors.
+        self.matrices: list[tuple[int, int]] = [(d, h * size), (d, kv * size), (d, kv * size), (h * size, d)]
+        self.matrices += [(d, f), (f, d)] if plain else [(d, f), (d, f), (f, d)]
+        outputs = [columns for _, columns in self.matrices]
+        biases = {"opt": outputs, "qwen2": outputs[:3]}.get(kind, [])
+        if config.get("bias") or config.get("mlp_bias"):
+            biases = outputs
+        biases = biases if config.get("enable_bias", True) else []
+        norms = {"opt": 2, "falcon": 1 if config.get("parallel_attn", True) else 2, "gemma2": 4}.get(kind, 2)
+        norm = [d, d] if plain else [d]
+        self.vectors: list[int] = biases + norm * norms
+        self.projections: list[tuple[int, int]] = [(e, d), (d, e)] if e != d else []
+        self.head: tuple[int, int] = (e, vocabulary)
+        self.windows: list[int | None] = [None] * count
+        if kind == "gemma2":
+            self.windows = [config["sliding_window"] if layer % 2 == 0 else None for layer in range(count)]
+        if kind == "mistral":
+            self.windows = [config["sliding_window"]] * count
+        self.extra: int = vocabulary * e * (1 if config.get("tie_word_embeddings", True) else 2)
+        self.extra += (config["max_position_embeddings"] + 2) * d if kind == "opt" else 0
+        self.extra += sum(norm) if config.get("do_layer_norm_before", True) else 0
+
+    def parameters(self) -> int:
+        total = self.extra + sum(rows * columns for rows, columns in self.projections)
+        for _ in self.windows:
+            total += sum(rows * columns for rows, columns in self.matrices) + sum(self.vectors)
+        return total
+
+    def weights_read(self) -> int:
+        total = self.head[0] * self.head[1] + sum(rows * columns for rows, columns in self.projections)
+        for _ in self.windows:
+            total += sum(rows * columns for rows, columns in self.matrices)
+        return total
+
+    def attended(self, token: int, window: int | None) -> list[int]:
+        """The positions (from 1) that a token attends in a layer, itself included."""
+        return [p for p in range(1, token + 1) if window is None or p > token - window]
+
+    def flops(self, tokens: range, emitted: int) -> int:
+        total = 0
+        for token in tokens:
+            total += sum(2 * rows * columns for rows, columns in self.projections)
+            for window in self.windows:
+                total += sum(2 * rows * columns for rows, columns in self.matrices)
+                for _ in range(self.heads):
+                    for _ in self.attended(token, window):
+                        total += 2 * self.head_size  # the score: a dot product
+                        total += 2 * self.head_size  # the weighted value added to the result
+        return total + emitted * 2 * self.head[0] * self.head[1]
+
+    def cached(self, tokens: int) -> int:
+        """Elements in the KV cache of a request of that many tokens: what the next token may still attend."""
+        return sum(2 * self.kv_heads * self.head_size * len(self.attended(tokens, w)) for w in self.windows)
+
+    def bytes_moved(self, n: int, m: int, batch: int, size: int) -> int:
+        total = self.weights_read() * size + batch * self.cached(n) * size
+        for generated in range(1, m):
+            total += self.weights_read() * size
+            for _ in range(batch):
+                total += self.cached(n + generated) * size
+                total += sum(2 * self.kv_heads * self.head_size for _ in self.windows) * size
+        return total
+
+
+def small(kind: str) -> tuple[Architecture, Model]:
+    return Architecture.from_config(SMALL[kind], kind), Model(SMALL[kind])
+
+
+def write(path: Path, config: object) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_the_thirteen_models_are_there() -> None:
+    sizes = (
+        "falcon 7b, gemma-2 2b 9b, granite-3.1 2b 8b, llama-3.1 8b, llama-3.2 1b 3b, opt 1.3b 2.7b 6.7b, qwen2 1.5b 7b"
+    )
+    families = [line.split() for line in sizes.split(",")]
+    assert [file.stem for file in FILES] == [f"{family}-{size}" for family, *rest in families for size in rest]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_parameters_equal_the_published_total(file: Path) -> None:
+    assert load(file).parameters() == json.loads(file.read_text())["_published_parameters"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_file_is_named_after_its_source(file: Path) -> None:
+    architecture = load(file)
+    assert architecture.name == file.stem
+    assert file.stem in architecture.source.lower()
+    assert "published 20" in architecture.source
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("opt-1.3b", ("MHA", 2048, None, 0)),
+        ("falcon-7b", ("MQA", 2048, None, 0)),
+        ("llama-3.1-8b", ("GQA", 131072, None, 0)),
+        ("gemma-2-9b", ("GQA", 8192, 4096, 21)),
+        ("qwen2-7b", ("GQA", 131072, None, 0)),
+        ("granite-3.1-2b", ("GQA", 131072, None, 0)),
+    ],
+)
+def test_published_facts(name: str, facts: tuple[str, int, int | None, int]) -> None:
+    a = load(next(file for file in FILES if file.stem == name))
+    assert (a.attention, a.max_positions, a.sliding_window, a.sliding_layers) == facts
+
+
+def test_known_kv_cache_sizes() -> None:
+    """KiB a token in 16 bits, as widely published."""
+    sizes = {file.stem: load(file).kv_bytes_per_token(PRECISION_BYTES["bfloat16"]) for file in FILES}
+    assert [sizes[name] / 1024 for name in ("llama-3.1-8b", "falcon-7b", "opt-6.7b")] == [128, 8, 512]
+
+
+def test_opt_350m_projects_its_embeddings() -> None:
+    """OPT-350M (331,196,416 parameters) is the only OPT with projected embeddings and without a final norm."""
+    config = {
+        "model_type": "opt",
+        "hidden_size": 1024,
+        "word_embed_proj_dim": 512,
+        "do_layer_norm_before": False,
+        "ffn_dim": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 2048,
+        "vocab_size": 50272,
+    }
+    assert Architecture.from_config(config, "opt-350m").parameters() == 331_196_416
+
+
+# Formulas against brute force
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_weights_by_brute_force(kind: str) -> None:
+    architecture, model = small(kind)
+    assert architecture.layer_weights() == sum(rows * columns for rows, columns in model.matrices)
+    assert architecture.matmul_weights() == model.weights_read()
+    assert architecture.parameters() == model.parameters()
+
+
+@pytest.mark.parametrize(("n", "m"), LENGTHS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_flops_by_brute_force(kind: str, n: int, m: int) -> None:
+    architecture, model = small(kind)
+    assert architecture.prefill_flops(n) == model.flops(range(1, n + 1), emitted=1)
+    assert architecture.decode_flops(n) == model.flops(range(n, n + 1), emitted=1)
+    assert architecture.request_flops(n, m) == model.flops(range(1, n + m), emitted=m)
+
+
+@pytest.mark.parametrize(("n", "m"), LENGTHS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_bytes_by_brute_force(kind: str, n: int, m: int) -> None:
+    architecture, model = small(kind)
+    for batch, size in ((1, 2), (3, 1), (5, 4)):
+        assert architecture.prefill_bytes(n, batch, size) == model.bytes_moved(n, 1, batch, size)
+        assert architecture.request_batch_bytes(n, m, batch, size) == model.bytes_moved(n, m, batch, size)
+        assert architecture.kv_bytes(n, size) == model.cached(n) * size
+
+
+@pytest.mark.parametrize(("n", "m"), LENGTHS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_request_is_the_sum_of_its_passes(kind: str, n: int, m: int) -> None:
+    a, _ = small(kind)
+    contexts = range(n + 1, n + m)
+    assert a.request_flops(n, m) == a.prefill_flops(n) + sum(a.decode_flops(c) for c in contexts)
+    passes = a.prefill_bytes(n, 3, 2) + sum(a.decode_bytes(c, 3, 2) for c in contexts)
+    assert a.request_batch_bytes(n, m, 3, 2) == passes
+
+
+def test_formulas_as_written_down() -> None:
+    """F and Y of the documentation, term by term, for a model without a window."""
+    a, _ = small("gqa")
+    n, m, batch, s = 9, 4, 3, 2
+    layer, width, head = a.layer_weights(), a.heads * a.head_size, a.vocabulary * a.hidden
+    f = 2 * a.layers * layer * (n + m - 1) + 2 * head * m + 2 * a.layers * width * (n + m - 1) * (n + m)
+    y = m * a.matmul_weights() * s + batch * a.kv_bytes_per_token(s) * (n * m + m - 1 + m * (m - 1) // 2)
+    assert a.request_flops(n, m) == f
+    assert a.request_batch_bytes(n, m, batch, s) == y
+
+
+def test_kinds_of_attention() -> None:
+    assert [small(kind)[0].attention for kind in ("mha", "gqa", "mqa")] == ["MHA", "GQA", "MQA"]
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_kv_capacity_is_the_last_request_that_fits(kind: str) -> None:
+    architecture, model = small(kind)
+    for n, m in LENGTHS:
+        one = model.cached(n + m) * 2
+        assert architecture.max_requests(n, m, 10 * one, 2) == 10
+        assert architecture.max_requests(n, m, 10 * one - 1, 2) == 9
+        assert architecture.max_requests(n, m, one - 1, 2) == 0
+        assert architecture.max_requests(n, m, -one, 2) == 0
+
+
+def test_windows_of_newer_configs() -> None:
+    """`layer_types` of newer files and Qwen2's `max_window_layers` say which layers slide."""
+    kinds = ["full_attention"] * 4 + ["sliding_attention"]
+    assert Architecture.from_config(SLIDING | {"layer_types": kinds}, "x").sliding_layers == 1
+    qwen2 = BIASED | {"use_sliding_window": True, "max_window_layers": 2}
+    architecture = Architecture.from_config(qwen2, "x")
+    assert (architecture.sliding_window, architecture.sliding_layers) == (4, 1)
+    unused = Architecture.from_config(qwen2 | {"max_window_layers": 3}, "x")
+    assert (unused.sliding_window, unused.sliding_layers) == (None, 0)
+    assert Architecture.from_config(ALL_SLIDING | {"sliding_window": None}, "x").sliding_layers == 0
+
+
+def test_multi_head_models_may_leave_out_their_kv_heads() -> None:
+    config = {key: value for key, value in GQA.items() if key != "num_key_value_heads"}
+    assert Architecture.from_config(config, "x").kv_heads == 6
+
+
+def test_asdict_is_plain_json() -> None:
+    fields = dataclasses.asdict(load(FILES[0]))
+    assert json.loads(json.dumps(fields)) == fields
+    assert Architecture(**fields) == load(FILES[0])
+
+
+# Refusals
+
+
+def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda config: {k: v for k, v in config.items() if k != key}
+
+
+REFUSALS = [
+    *[
+        (GQA, without(key), key, "copy it from the publisher's config.json")
+        for key in GQA
+        if key not in ("model_type", "num_key_value_heads", "tie_word_embeddings")
+    ],
+    (GQA, without("model_type"), "model_type", "is missing; known: falcon, gemma, gemma2, granite, llama"),
+    (MHA, without("ffn_dim"), "ffn_dim", "copy it from the publisher's config.json"),
+    (SLIDING, without("head_dim"), "head_dim", "copy it from the publisher's config.json"),
+    (SLIDING, without("sliding_window"), "sliding_window", "copy it from the publisher's config.json"),
+    (BIASED, without("num_key_value_heads"), "num_key_value_heads", "copy it from the publisher's config.json"),
+    (GQA, lambda c: c | {"hidden_size": None}, "hidden_size", "is missing; copy"),
+    (GQA, lambda c: c | {"hidden_size": "12"}, "hidden_size", "not an integer; write it as in"),
+    (GQA, lambda c: c | {"hidden_size": 12.0}, "hidden_size", "not an integer; write it as in"),
+    (GQA, lambda c: c | {"num_hidden_layers": True}, "num_hidden_layers", "not an integer; write it as in"),
+    (GQA, lambda c: c | {"vocab_size": 0}, "vocab_size", "must be positive, as in the publisher's"),
+    (GQA, lambda c: c | {"intermediate_size": -20}, "intermediate_size", "must be positive, as in the publisher's"),
+    (GQA, lambda c: c | {"num_key_value_heads": 0}, "num_key_value_heads", "must be positive"),
+    (GQA, lambda c: c | {"tie_word_embeddings": "yes"}, "tie_word_embeddings", "write true or false"),
+    (GQA, lambda c: c | {"hidden_size": 13}, "hidden_size", "not divisible by num_attention_heads 6; add head_dim"),
+    (GQA, lambda c: c | {"num_key_value_heads": 4}, "num_key_value_heads", "does not divide num_attention_heads 6"),
+    (GQA, lambda c: c | {"model_type": "mamba"}, "model_type", "'mamba', which is not known; known: falcon"),
+    (GQA, lambda c: c | {"model_type": "mamba"}, "model_type", "To add one, describe it in _FAMILIES"),
+    (GQA, lambda c: c | {"model_type": ["llama"]}, "model_type", "which is not known"),
+    (GQA, lambda c: c | {"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts", "choose a dense model"),
+    (GQA, lambda c: c | {"num_experts": 60}, "num_experts", "mixtures of experts are not modelled yet"),
+    (MQA, lambda c: c | {"new_decoder_architecture": True}, "new_decoder_architecture", "not modelled yet"),
+    (SLIDING, lambda c: c | {"layer_types": ["full_attention"]}, "layer_types", "for 5 layers"),
+    (SLIDING, lambda c: c | {"layer_types": ["linear_attention"] * 5}, "layer_types", "for 5 layers"),
+]
+
+
+@pytest.mark.parametrize(("base", "change", "key", "remedy"), REFUSALS)
+def test_refuses_and_names_file_key_and_remedy(
+    tmp_path: Path, base: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]], key: str, remedy: str
+) -> None:
+    file = write(tmp_path / "broken.json", change(base))
+    with pytest.raises(SweetspotError) as refusal:
+        load(file)
+    message = str(refusal.value)
+    assert str(file) in message
+    assert f"key '{key}'" in message
+    assert remedy in message
+
+
+def test_loads_a_directory_and_takes_its_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "my-model" / "config.json", GQA)
+    assert load(file.parent).name == "my-model"
+    assert load(file) == load(file.parent) == Architecture.from_config(GQA, "my-model")
+
+
+@pytest.mark.parametrize("path", ["absent.json", "absent", "."])
+def test_missing_file_says_what_to_give(tmp_path: Path, path: str) -> None:
+    with pytest.raises(SweetspotError, match=r"no such file; give an architecture file or a directory .* config\.json"):
+        load(tmp_path / path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", FILES[0].read_bytes()[:200], b"\xff\xfe\x00"])
+def test_broken_json_says_so(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "broken.json"
+    file.write_bytes(content)
+    with pytest.raises(SweetspotError, match=r"broken\.json: not valid JSON .*truncated\? Copy the config\.json again"):
+        load(file)
+
+
+@pytest.mark.parametrize("content", [[GQA], 3, "text", None])
+def test_json_that_is_no_object_is_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(SweetspotError, match="holds no JSON object"):
+        load(write(tmp_path / "list.json", content))
+
+
+def test_needs_the_standard_library_only() -> None:
+    """It runs inside an engine's environment, where the analysis packages are absent."""
+    code = (
+        "import sys; before = set(sys.modules); import sweetspot.architecture; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["sweetspot"]

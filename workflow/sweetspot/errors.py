@@ -1,0 +1,27 @@
+"""The one exception a user is meant to read, and how a workflow step shows it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class SweetspotError(Exception):
+    """Something the user can put right. The message says what is wrong, where, and what to do; no traceback is shown."""
+
+
+@contextlib.contextmanager
+def logged(log: str) -> Iterator[None]:
+    """Send standard output and error to the file `log`; a SweetspotError ends the process with its message alone.
+
+    The message is in the log and on the real standard error, where Snakemake's user sees it. Other exceptions are
+    defects: their traceback goes to the log and the caller.
+    """
+    with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            yield
+            return
+        except SweetspotError as error:
+            message = f"error: {error}"
+            print(message, file=file)
+    print(message, file=sys.stderr)
+    sys.exit(1)
