@@ -1,0 +1,52 @@
+# Every target is a plain command that the README shows; make only prepares the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEV := $(VENV)/ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lock clean
+
+help:  ## print this list
+	@echo "sweetspot: measure, model and predict the energy of LLM inference"
+	@echo
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  make /'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "sweetspot needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+
+$(READY): envs/requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): envs/requirements-dev.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements-dev.txt
+	@touch $@
+
+demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU needed
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile local
+	@echo "open results/demo/report.html"
+
+test: $(DEV)  ## run the tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+
+lint: $(DEV)  ## check style, types and the workflow
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	ruff check . && ruff format --check . && mypy && snakefmt --check Snakefile workflow/rules && snakemake --lint
+
+format: $(DEV)  ## format all code
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; ruff check --fix . && ruff format . && snakefmt Snakefile workflow/rules
+
+lock: $(DEV)  ## renew the locked dependencies (needs uv on the PATH)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  pyproject.toml envs/build.in -o envs/requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  pyproject.toml envs/build.in --extra dev -c envs/requirements.txt -o envs/requirements-dev.txt
+
+clean:  ## remove the environment (results stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,100 @@
+"""Write the schemas and the reference pages from the code that checks and parses: `python docs/generate.py`."""
+
+import argparse
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from pydantic import BaseModel
+from sweetspot.measurement import Protocol
+
+from sweetspot.cli import parser
+from sweetspot.config import Config, EngineConfig, ModelRow
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- Made by docs/generate.py from the code; edit there. -->"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file and its content."""
+    return {
+        ROOT / "workflow/schemas/config.schema.json": _schema(Config),
+        ROOT / "workflow/schemas/models.schema.json": _schema(ModelRow),
+        ROOT / "docs/configuration.md": _configuration(),
+        ROOT / "docs/command-line.md": _command_line(),
+    }
+
+
+def _schema(model: type[BaseModel]) -> str:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _configuration() -> str:
+    parts = [
+        "# Configuration",
+        NOTE,
+        "A campaign is one YAML file (`config/config.yaml`, or another with `--configfile`) and one table of models. Keys that "
+        "are not listed here are refused, with the nearest that is.",
+        "## The campaign",
+        _table(Config),
+        "## `engine`",
+        _table(EngineConfig),
+        "## `protocol`",
+        "How a cell is measured. Every number has a source, named in `workflow/sweetspot/measurement.py`. A changed number "
+        "measures again; raise `version` when the meaning of the procedure changes.",
+        _protocol(),
+        "## The table of models",
+        "Tab-separated, one line a model. `architecture` points at a publisher's `config.json`; "
+        "`resources/architectures/` holds those of 13 models.",
+        _table(ModelRow),
+        "To add a model: download its `config.json`, add a line to the table, run the same command again. Only that model "
+        "is measured.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in model.model_fields.items():
+        if field.is_required():
+            default = "required"
+        elif field.default_factory:
+            default = "see below"
+        else:
+            default = f"`{json.dumps(field.default)}`"
+        if field.description:
+            meaning = field.description
+        else:
+            meaning = f"See [`{name}`](#{name}) below."
+        rows.append(f"| `{name}` | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _protocol() -> str:
+    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for field in fields(Protocol):
+        assert field.default is not MISSING, field.name
+        rows.append(f"| `{field.name}` | `{field.default}` | {field.metadata['description']} |")
+    return "\n".join(rows)
+
+
+def _command_line() -> str:
+    top = parser()
+    commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    parts = ["# Command line", NOTE, _help(top)]
+    for name, command in commands.choices.items():
+        parts += [f"## sweetspot {name}", _help(command)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(command: argparse.ArgumentParser) -> str:
+    command.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)  # whatever the terminal's width
+    return f"```\n{command.format_help()}```"
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path.relative_to(ROOT)}")

@@ -1,0 +1,111 @@
+"""A real Slurm on this machine: Debian's munged, slurmctld and slurmd, one node with two H100s that are /dev/null.
+
+Needs root, because the jobs' environment is stripped of SLURM_CONF and so the configuration must be in /etc/slurm.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
+
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge/munge.socket
+CredType=cred/munge
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.pid
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool
+SlurmctldLogFile={root}/log/slurmctld.log
+SlurmdLogFile={root}/log/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=1,bf_interval=2,sched_min_interval=0
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/filetxt
+JobCompLoc={root}/log/jobcomp.txt
+MinJobAge=3600
+DefMemPerCPU=256
+ReturnToService=2
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:h100:2 State=UNKNOWN
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
+"""
+
+
+def unavailable() -> str:
+    """Why a Slurm cannot be started here, or nothing. Tries to install it first."""
+    if os.geteuid() != 0:
+        return "Slurm needs root here: its jobs read /etc/slurm"
+    if Path("/etc/slurm/slurm.conf").exists():
+        return "this machine has a Slurm configuration of its own; it is left alone"
+    if not all(map(shutil.which, PROGRAMS)):
+        if not shutil.which("apt-get"):
+            return f"install {', '.join(PACKAGES)}"
+        quiet = {
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+            "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        }
+        subprocess.run(["apt-get", "update", "-q"], **quiet)
+        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", *PACKAGES], **quiet)
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    return f"could not install {', '.join(missing)}" if missing else ""
+
+
+@contextmanager
+def cluster(root: Path) -> Iterator[Path]:
+    """A running cluster; yields the directory of its logs and records."""
+    host = socket.gethostname().split(".")[0]
+    for name in ("munge", "state", "spool", "log", "dev", "etc"):
+        (root / name).mkdir(parents=True, mode=0o755)
+    for index in (0, 1):
+        (root / f"dev/nvidia{index}").symlink_to("/dev/null")
+    (root / "etc/slurm.conf").write_text(SLURM_CONF.format(host=host, root=root))
+    (root / "etc/gres.conf").write_text(f"NodeName={host} Name=gpu Type=h100 File={root}/dev/nvidia[0-1]\n")
+    (root / "etc/cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    key = root / "munge/key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    Path("/etc/slurm").mkdir(exist_ok=True)
+    for name in FILES:
+        Path("/etc/slurm", name).symlink_to(root / "etc" / name)
+    try:
+        munge = [
+            f"--{n}={root}/munge/{v}"
+            for n, v in (("socket", "munge.socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))
+        ]
+        subprocess.run(["munged", "--force", f"--key-file={key}", *munge], check=True)
+        subprocess.run(["slurmctld", "-c"], check=True)
+        subprocess.run(["slurmd", "-c"], check=True)
+        deadline = time.monotonic() + 30
+        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
+            assert time.monotonic() < deadline, (root / "log/slurmctld.log").read_text()
+            time.sleep(0.1)
+        yield root
+    finally:
+        subprocess.run(["scancel", "--user", "root"], capture_output=True)
+        for pid in (root / "slurmd.pid", root / "slurmctld.pid", root / "munge/pid"):
+            if pid.exists():
+                subprocess.run(["kill", pid.read_text().strip()], capture_output=True)
+        for name in FILES:
+            Path("/etc/slurm", name).unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""Each mistake gives one clear message, no traceback, and a non-zero exit."""
+
+import json
+import shutil
+
+import pytest
+from conftest import Checkout
+
+MISTAKES = {
+    "misspelt model": ({"select": ["opt-1.3"]}, ["'opt-1.3'", "config/models.tsv", "did you mean 'opt-1.3b'"]),
+    "length of zero": ({"input_tokens": [64, 0]}, ["input_tokens[1]", "0", "greater than 0"]),
+    "half a token": ({"output_tokens": [4096.5]}, ["output_tokens[0]", "4096.5", "integer"]),
+    "a length as text": ({"output_tokens": ["64"]}, ["output_tokens[0]", "'64'", "integer"]),
+    "no lengths": ({"input_tokens": []}, ["input_tokens", "at least 1"]),
+    "a length twice": ({"input_tokens": [64, 64]}, ["input_tokens", "64", "more than once"]),
+    "misspelt key": ({"batchs": [1]}, ["batchs", "did you mean 'batches'"]),
+    "misspelt protocol key": ({"protocol": {"repetition": 3}}, ["protocol.repetition", "did you mean 'repetitions'"]),
+    "a window of minus one": ({"protocol": {"window_s": -1}}, ["protocol.window_s", "-1"]),
+    "unknown engine": ({"engine": {"name": "tensorrt"}}, ["engine.name", "'tensorrt'", "simulated"]),
+    "unknown gpu": ({"gpu": "NVIDIA H1000"}, ["NVIDIA H1000", "H100"]),
+    "no table of models": ({"models": "nowhere.tsv"}, ["nowhere.tsv", "models"]),
+    "no cells per job": ({"cells_per_job": 0}, ["cells_per_job"]),
+    "results in a file": ({"results": "Snakefile"}, ["Snakefile", "results"]),
+}
+
+
+def refused(checkout: Checkout, *parts: str) -> None:
+    done = checkout.snakemake("--dry-run")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in output, output
+    for part in parts:
+        assert part in output, output
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_configuration_is_refused(checkout: Checkout, mistake: str) -> None:
+    changes, parts = MISTAKES[mistake]
+    checkout.configure(**changes)
+    refused(checkout, *parts)
+
+
+def test_heads_that_do_not_divide_are_refused(checkout: Checkout) -> None:
+    path = checkout.path / "resources/architectures/llama-3.2-1b.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "num_key_value_heads": 5}))
+    refused(checkout, "llama-3.2-1b.json", "num_key_value_heads", "5")
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("opt-1.3b\tnowhere.json\tfloat16", ["nowhere.json"]),
+        ("opt-1.3b\t../resources/architectures/opt-1.3b.json\tint3", ["line 2", "precision", "'int3'"]),
+        ("opt/1.3b\t../resources/architectures/opt-1.3b.json\tfloat16", ["line 2", "model", "opt/1.3b"]),
+        ("opt-1.3b\t../resources/architectures/opt-1.3b.json", ["line 2", "2 columns"]),
+    ],
+)
+def test_a_wrong_line_of_the_table_of_models_is_refused(checkout: Checkout, line: str, parts: list[str]) -> None:
+    (checkout.path / "config/models.tsv").write_text(f"model\tarchitecture\tprecision\n{line}\n")
+    checkout.configure(select=None)
+    refused(checkout, *parts)
+
+
+def test_a_campaign_without_a_cell_that_can_run_is_refused(checkout: Checkout) -> None:
+    checkout.configure(select=["opt-1.3b"], input_tokens=[4096], output_tokens=[64])
+    refused(checkout, "no cell", "positions")
+
+
+def test_skipped_cells_are_listed_with_their_reason(checkout: Checkout) -> None:
+    checkout.configure(select=["opt-1.3b"], output_tokens=[64, 2048])
+    shutil.rmtree(checkout.out)
+    checkout.run()
+    plan = (checkout.out / "plan.csv").read_text()
+    assert "opt-1.3b,8,512,2048,skipped,positions: 512 + 2048 tokens exceed the model's 2048 positions," in plan
+    assert "positions" in (checkout.out / "report.html").read_text()

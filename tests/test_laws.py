@@ -1,0 +1,93 @@
+"""The laws as data: their formulas, their terms, and the sweet spot."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+
+from sweetspot.laws import LAWS, per_token, sweet_spot
+
+LENGTHS = (64, 500, 4096)
+VALUES = {
+    "linear": {"c0": -3.0, "c1": 0.01, "c2": 0.2},
+    "wilkins": {"a0": 0.01, "a1": 0.2, "a2": 1e-5},
+    "paper-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5},
+    "paper-6": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "t5": -0.3},
+    "batch-8": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "w": -0.1, "x": 4.0},
+}
+
+
+def by_formula(name: str, n: float, m: float, batch: float) -> float:
+    """E_tok by the law's own one-line formula, the one that reports show."""
+    left, right = LAWS[name].formula.split(" = ")
+    right = re.sub(r"(?<=\w) (?=[nm]\b)", " * ", right.replace("^", "**"))
+    value = eval(right, {"n": n, "m": m, "B": batch, **VALUES[name]})
+    return float(value / m if left == "E_req" else value)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_terms_are_what_the_formula_says(name: str) -> None:
+    assert set(VALUES[name]) == {term.name for term in LAWS[name].terms}
+    for n, m, batch in itertools.product(LENGTHS, LENGTHS, (1, 37)):
+        assert per_token(LAWS[name], VALUES[name], n, m, batch) == pytest.approx(
+            by_formula(name, n, m, batch), rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_terms_take_arrays_and_numbers_alike(name: str) -> None:
+    n, m, batch = (
+        np.array(values, dtype=float) for values in zip(*itertools.product(LENGTHS, LENGTHS, (1, 37)), strict=True)
+    )
+    for term in LAWS[name].terms:
+        each = [term.value(*map(int, cell)) for cell in zip(n, m, batch, strict=True)]
+        np.testing.assert_allclose(term.value(n, m, batch), each, rtol=1e-14)
+
+
+def test_only_the_once_per_request_terms_have_a_free_sign() -> None:
+    for name in ("paper-5", "paper-6", "batch-8"):
+        free = {term.name for term in LAWS[name].terms if term.lower is None}
+        assert free == {"t5", "w", "x"} & set(VALUES[name])
+
+
+def test_batch_8_at_one_batch_is_paper_6() -> None:
+    eight, batch = VALUES["batch-8"], 16
+    six = {**eight, "t0": eight["u"] + eight["v"] / batch, "t5": eight["w"] + eight["x"] / batch}
+    for n, m in itertools.product(LENGTHS, LENGTHS):
+        assert per_token(LAWS["batch-8"], eight, n, m, batch) == pytest.approx(
+            per_token(LAWS["paper-6"], six, n, m, batch)
+        )
+        assert sweet_spot(LAWS["batch-8"], eight, n, batch) == pytest.approx(sweet_spot(LAWS["paper-6"], six, n, batch))
+
+
+@pytest.mark.parametrize("name", ["paper-5", "paper-6", "batch-8"])
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("batch", [1, 64])
+def test_the_sweet_spot_is_the_cheapest_length(name: str, n: int, batch: int) -> None:
+    replies = np.arange(1, 60_000)
+    terms = LAWS[name].terms
+    energies = sum(VALUES[name][term.name] * term.value(float(n), replies.astype(float), batch) for term in terms)
+    spot = sweet_spot(LAWS[name], VALUES[name], n, batch)
+    assert spot is not None
+    assert abs(spot - replies[np.argmin(energies)]) <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"t4": 0.0}, {"t4": -1e-6}, {"t5": -1e6}, {"t1": 0.0, "t3": 0.0, "t5": 0.0}, {"t4": 5e-324, "t3": 1e300}],
+)
+def test_there_may_be_no_sweet_spot(changes: dict[str, float]) -> None:
+    assert sweet_spot(LAWS["paper-6"], VALUES["paper-6"] | changes, 512, 1) is None
+
+
+@pytest.mark.parametrize("name", ["linear", "wilkins"])
+def test_the_baselines_know_no_sweet_spot(name: str) -> None:
+    assert sweet_spot(LAWS[name], VALUES[name], 512, 1) is None
+
+
+def test_the_sweet_spot_by_hand() -> None:
+    assert sweet_spot(LAWS["paper-6"], {"t1": 1e-6, "t3": 0.01, "t4": 2e-5, "t5": -0.3}, 1000, 1) == pytest.approx(
+        math.sqrt((1e-6 * 1000**2 + 0.01 * 1000 - 0.3) / 2e-5)
+    )

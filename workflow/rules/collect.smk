@@ -1,0 +1,16 @@
+rule collect:
+    input:
+        [
+            f"<out>/measurements/{model}/bs{batch}/{block}.jsonl"
+            for model, batch, block in CAMPAIGN.jobs
+        ],
+    output:
+        "<out>/measurements.parquet",
+    log:
+        "<logs>/collect.log",
+    conda:
+        "../../envs/analysis.yaml"
+    params:
+        code=code("collect.py"),
+    script:
+        "../scripts/collect.py"

@@ -1,0 +1,46 @@
+"""What every stage shares: the campaign, where its files go, and the digest of a stage's code."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from sweetspot.campaign import Campaign
+from sweetspot.errors import SweetspotError
+from sweetspot.provenance import source_hash
+
+
+try:
+    CAMPAIGN = Campaign(config)
+    CAMPAIGN.check_writable()
+except SweetspotError as error:
+    raise WorkflowError(str(error)) from None
+
+OUT = str(CAMPAIGN.directory)
+
+
+pathvars:
+    out=OUT,
+    logs=f"{OUT}/logs",
+
+
+wildcard_constraints:
+    model="[^/]+",
+    batch=r"\d+",
+    block="[^/]+",
+
+
+def code(script):
+    """Digest of a cheap rule's code, as a parameter: an edit that can change its result runs it again."""
+    return source_hash(Path(LIBRARY) / "scripts" / script)
+
+
+def architecture_source(wildcards):
+    return str(CAMPAIGN.models[wildcards.model].path)
+
+
+def engine_job(wildcards):
+    return CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch))
+
+
+def measure_job(wildcards):
+    return CAMPAIGN.measure_job(wildcards.model, int(wildcards.batch), wildcards.block)

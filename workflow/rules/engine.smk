@@ -1,0 +1,17 @@
+# Expensive: no code digest here. The job, which Snakemake tracks as a parameter, is all that an engine depends on.
+rule build_engine:
+    input:
+        "<out>/architectures/{model}.json",
+    output:
+        directory("<out>/engines/{model}/bs{batch}"),
+    log:
+        "<logs>/engine/{model}/bs{batch}.log",
+    conda:
+        "../../envs/engine.yaml"
+    resources:
+        gpu=CAMPAIGN.gpus_per_job,
+    params:
+        job=engine_job,
+    shell:
+        "{CAMPAIGN.python} -m sweetspot.session build --job {params.job:q} --architecture {input} "
+        "--engine {output} 2> {log}"

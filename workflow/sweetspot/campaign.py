@@ -1,0 +1,198 @@
+"""From a configuration to the list of cells and jobs, before anything runs."""
+
+import csv
+import io
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sweetspot import __version__, architecture, gpus
+from sweetspot.architecture import PRECISION_BYTES, Architecture
+from sweetspot.config import Config, ModelRow, parse, read_models
+from sweetspot.engines import kv_cache_bytes
+from sweetspot.errors import SweetspotError
+from sweetspot.journal import write_atomically
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of the grid and whether it can run. `reason` says why a skipped one cannot; `flags` warn of a regime."""
+
+    model: str
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    status: str  # "run" or "skipped"
+    reason: str
+    flags: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A selected model: its line of the table, the file of its architecture, and what that says."""
+
+    row: ModelRow
+    path: Path
+    architecture: Architecture
+
+
+class Campaign:
+    """Everything that follows from a configuration: models, cells, jobs. Raises SweetspotError for bad input."""
+
+    def __init__(self, raw: dict[str, Any], source: str = "config") -> None:
+        """Check `raw` (the configuration as read) and read the models it names; `source` names it in errors."""
+        self.config: Config = parse(raw, source)
+        self.directory = Path(self.config.results) / self.config.campaign
+        self.models: dict[str, Model] = {
+            row.model: Model(row, path, architecture.load(path))
+            for row, path in read_models(Path(self.config.models), self.config.select)
+        }
+        self.python = self.config.engine.python or sys.executable
+        self.gpus_per_job = 0 if self.config.engine.name == "simulated" else 1
+        gpu = gpus.find(self.config.gpu)
+        if gpu is None:
+            raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
+        self._gpu = gpu
+        if not self.jobs:
+            reasons = sorted({cell.reason for cell in self.cells})
+            raise SweetspotError(f"{source}: no cell can run; " + "; ".join(reasons))
+
+    @cached_property
+    def cells(self) -> list[PlannedCell]:
+        """Every cell of the grid, also those that cannot run."""
+        return [
+            self._judge(model, batch, n, m)
+            for model in self.models.values()
+            for batch in sorted(self.config.batches)
+            for n in sorted(self.config.input_tokens)
+            for m in sorted(self.config.output_tokens)
+        ]
+
+    @cached_property
+    def jobs(self) -> dict[tuple[str, int, str], list[PlannedCell]]:
+        """Cells of each measuring job, by (model, batch, block)."""
+        groups: dict[tuple[str, int], list[PlannedCell]] = {}
+        for cell in self.cells:
+            if cell.status == "run":
+                groups.setdefault((cell.model, cell.batch), []).append(cell)
+        return {(*group, block): part for group, cells in groups.items() for block, part in self._blocks(cells)}
+
+    def engine_job(self, model: str, batch: int) -> str:
+        """The job of building an engine, as JSON: what it depends on and nothing else."""
+        cells = [cell for (name, size, _), part in self.jobs.items() if (name, size) == (model, batch) for cell in part]
+        limits = {
+            "max_input_tokens": max(cell.input_tokens for cell in cells),
+            "max_output_tokens": max(cell.output_tokens for cell in cells),
+        }
+        return json.dumps({"batch": batch, "engine": self._engine(model), "limits": limits})
+
+    def measure_job(self, model: str, batch: int, block: str) -> str:
+        """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
+        cells = [
+            {k: getattr(c, k) for k in ("input_tokens", "output_tokens", "flags")}
+            for c in self.jobs[model, batch, block]
+        ]
+        return json.dumps(
+            {
+                "campaign": self.config.campaign,
+                "model": model,
+                "batch": batch,
+                "engine": self._engine(model),
+                "protocol": asdict(self.config.protocol),
+                "seed": self.config.seed,
+                "cells": cells,
+            }
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What the campaign is, for people and for the report."""
+        return {
+            "schema_version": 1,
+            "sweetspot_version": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "campaign": self.config.campaign,
+            "config": self.config.model_dump(mode="json"),
+            "models": [
+                {
+                    "name": name,
+                    "source": model.architecture.source or model.row.architecture,
+                    "precision": model.row.precision,
+                    "parameters": model.architecture.parameters(),
+                    "family": model.architecture.model_type,
+                    "layers": model.architecture.layers,
+                    "hidden": model.architecture.hidden,
+                    "heads": model.architecture.heads,
+                    "kv_heads": model.architecture.kv_heads,
+                    "attention": model.architecture.attention,
+                }
+                for name, model in self.models.items()
+            ],
+        }
+
+    def write(self, cells: Path, campaign: Path) -> None:
+        """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, [field.name for field in fields(PlannedCell)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(cell) for cell in self.cells)
+        write_atomically(cells, text.getvalue())
+        write_atomically(campaign, json.dumps(self.record(), indent=2) + "\n")
+
+    def check_writable(self) -> None:
+        """Raises SweetspotError when the results directory cannot be made or written."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        except OSError as error:
+            raise SweetspotError(
+                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a directory you may write to"
+            ) from None
+
+    def _engine(self, model: str) -> dict[str, Any]:
+        config = self.config.engine
+        return {
+            "name": config.name,
+            "gpu": self._gpu.name,
+            "precision": self.models[model].row.precision,
+            "weights": "none",
+            "kv_cache_fraction": config.kv_cache_fraction,
+            "seed": self.config.seed,
+        }
+
+    def _blocks(self, cells: list[PlannedCell]) -> Iterator[tuple[str, list[PlannedCell]]]:
+        size = self.config.cells_per_job
+        if size == "all" or size >= len(cells):
+            yield "grid", cells
+        elif size == 1:
+            for cell in cells:
+                yield f"i{cell.input_tokens}-o{cell.output_tokens}", [cell]
+        else:
+            for start in range(0, len(cells), size):
+                yield f"part{start // size:04d}", cells[start : start + size]
+
+    def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
+        arch, element_bytes = model.architecture, PRECISION_BYTES[model.row.precision]
+        skipped, flags = "", []
+        if n + m > arch.max_positions:
+            if self.config.positions == "extend":
+                flags.append("extended_positions")
+            else:
+                skipped = f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
+        free = kv_cache_bytes(arch, self._gpu, model.row.precision, self.config.engine.kv_cache_fraction)
+        fit = arch.max_requests(n, m, free, element_bytes) if free > 0 else 0
+        if fit < 1:
+            skipped = (
+                skipped or f"memory: weights and the KV cache of one request exceed the memory of {self._gpu.name}"
+            )
+        elif fit < batch:
+            flags.append("kv_limited")
+        status = "skipped" if skipped else "run"
+        return PlannedCell(model.row.model, batch, n, m, status, skipped, ";".join(flags))

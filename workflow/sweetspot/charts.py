@@ -1,0 +1,223 @@
+"""The figures that compare models: sweet spots, best against worst, predicted against measured, accuracy."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sweetspot import style, summary
+from sweetspot.laws import LAWS
+from sweetspot.summary import Group
+
+_WIDTH = 7.6
+_RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
+Chart = tuple[str, str, str, Figure]  # kind, title, caption, figure
+
+
+def overall(
+    means: pl.DataFrame,
+    groups: Sequence[Group],
+    names: Sequence[str],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+) -> Iterator[Chart]:
+    """The figures over all groups that the results allow. `means` is `summary.cells(...)`."""
+    label = summary.source_label(means["source"])
+    if any(spot["status"] == "interior" for group in groups for spot in group.get("sweet_spots", [])):
+        yield _sweet_spots(groups, names, label)
+    yield _ratios(means, groups, names, label)
+    held_out = _chosen(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    if held_out.height:
+        yield _predicted(held_out, groups, names, label)
+    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    if errors.height:
+        yield _accuracy(errors, groups, names, label)
+
+
+def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
+    interior = [
+        (index, spot) for index, g in enumerate(groups) for spot in g["sweet_spots"] if spot["status"] == "interior"
+    ]
+    every = sorted({spot["batch"] for _, spot in interior})
+    batches = summary.representative(every)
+    shown = {index for index, spot in interior if spot["batch"] in batches}
+    title = "Sweet spots: the reply length of least energy per output token"
+    caption = (
+        f"m*(n) of each model's chosen law, at the measured prompt lengths where m* lies inside the measured replies; "
+        f"{len(shown)} of {len(groups)} models have one."
+        + (f" Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else "")
+        + _style_words(names)
+    )
+    columns = min(len(batches), 2)
+    rows = -(-len(batches) // columns)
+    fig = style.figure(_WIDTH, 2.6 * rows if columns > 1 else 3.4, title, caption, label)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for ax, batch in zip(axes.flat, batches, strict=False):
+        for index in sorted(shown):
+            look = style.model_style(groups[index]["model"])
+            line = sorted(
+                (s["input_tokens"], s["output_tokens"]) for i, s in interior if i == index and s["batch"] == batch
+            )
+            if line:
+                x, y = zip(*line, strict=True)
+                ax.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markersize=4)
+        ax.set(xscale="log", yscale="log", title=f"batch {batch}")
+        style.length_axis(ax.xaxis, {s["input_tokens"] for _, s in interior})
+        style.value_axis(ax.yaxis)
+    for ax in axes.flat[len(batches) :]:
+        ax.remove()
+    for position, ax in enumerate(axes.flat[: len(batches)]):
+        if position % columns == 0:
+            ax.set_ylabel("m*, output tokens")
+        if position + columns >= len(batches):
+            ax.set_xlabel("input tokens")
+            ax.tick_params(labelbottom=True)
+    _model_legend(fig, groups, names, sorted(shown))
+    sns.despine(fig)
+    return "sweet-spots", title, caption, fig
+
+
+def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
+    table = summary.ratios(means)
+    hues = style.ramp(table["batch"])
+    parts = [(name, summary.of(table, group)) for group, name in zip(groups, names, strict=True)]
+    parts = sorted((part for part in parts if part[1].height), key=lambda part: float(part[1]["ratio"].max()))  # type: ignore[arg-type]
+    title = "What the lengths decide: worst over best cell"
+    caption = (
+        f"Energy per output token of the worst measured cell divided by that of the best, at the same model and batch; "
+        f"{means.height} cells. Dotted: 33.41, the largest in the paper (batch not known to us)."
+    )
+    fig = style.figure(_WIDTH, 0.9 + 0.24 * len(parts), title, caption, label)
+    ax = fig.subplots()
+    for row, (_, part) in enumerate(parts):
+        ax.hlines(row, part["ratio"].min(), part["ratio"].max(), color=style.GRID, linewidth=3, zorder=1)
+        for batch, ratio in part.select("batch", "ratio").iter_rows():
+            ax.plot(ratio, row, "o", color=hues[batch], markersize=5.5)
+    ax.axvline(summary.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
+    ax.set(xscale="log", xlabel="worst / best energy per output token", ylim=(-0.6, len(parts) - 0.4))
+    ax.set_yticks(range(len(parts)), [name for name, _ in parts])
+    ax.set_xlim(left=1)
+    style.value_axis(ax.xaxis)
+    handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=str(b)) for b, colour in hues.items()]
+    fig.legend(handles=handles, title="batch", loc="outside right center", handlelength=0.9)
+    sns.despine(fig, left=True)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    return "ratios", title, caption, fig
+
+
+def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
+    tokens = pl.col("batch") * pl.col("output_tokens")
+    table = held_out.with_columns(x=pl.col("energy_j") / tokens, y=pl.col("predicted_j") / tokens)
+    within = 100 * float((table["ape_percent"] <= 10).mean())  # type: ignore[arg-type]
+    title = "Predicted against measured, held-out cells"
+    caption = (
+        f"{table.height} cells, each predicted by its model's chosen law ({_law_words(groups)}) fitted without it (5-fold). "
+        f"Band: ±10 %, which holds {within:.3g} % of the cells. MAPE over the cells {table['ape_percent'].mean():.3g} %."
+        + _style_words(names)
+    )
+    fig = style.figure(_WIDTH, 3.5, title, caption, label)
+    left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
+    low = float(min(table["x"].min(), table["y"].min())) / 1.15  # type: ignore[type-var, arg-type]
+    high = float(max(table["x"].max(), table["y"].max())) * 1.15  # type: ignore[type-var, arg-type]
+    ends = np.array([low, high])
+    left.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.GRID, linewidth=0, zorder=1)
+    right.fill_between(ends, -10, 10, color=style.GRID, linewidth=0, zorder=1)
+    left.plot(ends, ends, color=style.INK, linewidth=0.8)
+    right.axhline(0, color=style.INK, linewidth=0.8)
+    raster = table.height > _RASTER_ABOVE
+    present = []
+    for index, group in enumerate(groups):
+        part = summary.of(table, group)
+        if part.height:
+            present.append(index)
+            look = style.model_style(group["model"])
+            dots = {"color": look.colour, "marker": look.marker, "s": 9, "alpha": 0.6, "linewidths": 0, "zorder": 3}
+            left.scatter(part["x"], part["y"], rasterized=raster, **dots)
+            right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), rasterized=raster, **dots)
+    left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted J per output token")
+    left.set_aspect("equal")
+    right.set(xscale="log", xlim=(low, high), ylabel="predicted - measured, % of measured")
+    for ax in (left, right):
+        ax.set_xlabel("measured J per output token")
+        style.value_axis(ax.xaxis)
+    style.value_axis(left.yaxis)
+    _model_legend(fig, groups, names, present)
+    sns.despine(fig)
+    return "predicted", title, caption, fig
+
+
+def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
+    schemes = list(dict.fromkeys(errors["scheme"]))
+    laws = [law for law in LAWS if law in set(errors["law"])]
+    title = "Accuracy by law, in-sample and held-out"
+    caption = (
+        f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: cells that "
+        f"the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over its 13 "
+        f"models; its scheme is not known to us. tdp-time fits nothing." + _style_words(names)
+    )
+    fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
+    axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
+    for ax, scheme in zip(axes.flat, schemes, strict=True):
+        seen = scheme == "in-sample"
+        ax.set_title("IN-SAMPLE\n" if seen else f"HELD-OUT\n{scheme}", fontweight="bold" if seen else "normal")
+        if seen:
+            ax.set_facecolor(style.GRID + "80")
+        for row, law in enumerate(laws):
+            _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
+        ax.axvline(summary.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
+        ax.set(xscale="log", xlabel="MAPE, %")
+        ax.set_yticks(range(len(laws)), laws)
+        ax.set_ylim(len(laws) - 0.45, -0.65)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(visible=False, axis="y")
+    low, high = axes[0, 0].get_xlim()
+    axes[0, 0].set_xlim(low / 1.15, high * 1.6)
+    style.value_axis(axes[0, 0].xaxis)
+    sns.despine(fig, left=True)
+    return "accuracy", title, caption, fig
+
+
+def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
+    if not part.height:
+        ax.text(0.5, row, "does not apply", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7)
+        return
+    for model, mape in part.select("model", "mape_percent").iter_rows():
+        look = style.model_style(model)
+        ax.plot(mape, row + 0.18, marker=look.marker, color=look.colour, markersize=3.4, alpha=0.75, linestyle="")
+    mean = float(part["mape_percent"].mean())  # type: ignore[arg-type]
+    ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
+    ax.text(mean, row - 0.12, f"{style.shown(mean)} %", ha="center", va="bottom", fontsize=7.5)
+
+
+def _chosen(table: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
+    """The rows of validation or predictions that belong to each group's chosen law."""
+    keys = [[*(group[name] for name in summary.GROUP), group["law"]] for group in groups if group.get("law")]
+    schema = dict.fromkeys((*summary.GROUP, "law"), pl.String)
+    return table.join(pl.DataFrame(keys, schema=schema, orient="row"), on=list(schema), how="semi", maintain_order="left")
+
+
+def _law_words(groups: Sequence[Group]) -> str:
+    laws = [group["law"] for group in groups if group.get("law")]
+    counts: Mapping[str, int] = {law: laws.count(law) for law in dict.fromkeys(laws)}
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{law} for {count}" for law, count in counts.items())
+
+
+def _style_words(names: Sequence[str]) -> str:
+    return " Colour: model family; marker: size." if len(names) > 1 else ""
+
+
+def _model_legend(fig: Figure, groups: Sequence[Group], names: Sequence[str], indices: Sequence[int]) -> None:
+    handles = []
+    for index in indices:
+        look = style.model_style(groups[index]["model"])
+        handles.append(
+            Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, label=names[index])
+        )
+    fig.legend(handles=handles, loc="outside right center", handlelength=2.2)

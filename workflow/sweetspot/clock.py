@@ -1,0 +1,93 @@
+"""Time, real or virtual. What polls a sensor asks the clock to be called back, and so is the same on a GPU and without."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Seconds since any fixed moment."""
+
+    def now(self) -> float:
+        """Now, in seconds."""
+
+    def sleep(self, duration_s: float) -> None:
+        """Let `duration_s` seconds pass."""
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> "contextmanager[None]":  # type: ignore[type-arg]
+        """A context in which `callback` is called every `period_s` seconds."""
+
+
+class WallClock:
+    """The machine's monotonic clock; `every` calls from a thread of its own."""
+
+    def now(self) -> float:
+        """Now, in seconds."""
+        return time.monotonic()
+
+    def sleep(self, duration_s: float) -> None:
+        """Let `duration_s` seconds pass."""
+        time.sleep(duration_s)
+
+    @contextmanager
+    def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` every `period_s` seconds; an exception in it is raised again when the context ends."""
+        stop = threading.Event()
+        failure: list[BaseException] = []
+
+        def loop() -> None:
+            due = time.monotonic() + period_s
+            while not stop.wait(max(0.0, due - time.monotonic())):
+                try:
+                    callback()
+                except BaseException as error:
+                    failure.append(error)
+                    return
+                due = max(due + period_s, time.monotonic())
+
+        thread = threading.Thread(target=loop, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        if failure:
+            raise failure[0]
+
+
+class VirtualClock:
+    """Time that passes only when told to; callbacks fire at their exact moments, in order."""
+
+    def __init__(self) -> None:
+        """Start at 0 s."""
+        self._now = 0.0
+        self._timers: list[tuple[list[float], float, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        """Now, in seconds."""
+        return self._now
+
+    def sleep(self, duration_s: float) -> None:
+        """Let `duration_s` seconds pass and fire what falls due meanwhile."""
+        end = self._now + duration_s
+        while self._timers:
+            due, period_s, callback = min(self._timers, key=lambda timer: timer[0][0])
+            if due[0] > end:
+                break
+            self._now = due[0]
+            due[0] += period_s
+            callback()
+        self._now = end
+
+    @contextmanager
+    def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` every `period_s` seconds of virtual time."""
+        timer = ([self._now + period_s], period_s, callback)
+        self._timers.append(timer)
+        try:
+            yield
+        finally:
+            self._timers.remove(timer)

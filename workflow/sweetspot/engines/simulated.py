@@ -1,0 +1,129 @@
+"""An engine that computes nothing: a roofline of passes turns a batch into stretches of time and dynamic energy.
+
+Physics, not the fitted law: compute and memory time per pass with efficiencies that saturate, launch overhead, prefill in
+chunks, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py holds it against published rows.
+"""
+
+import random
+from functools import lru_cache
+from pathlib import Path
+
+from sweetspot import gpus
+from sweetspot.architecture import PRECISION_BYTES
+from sweetspot.clock import Clock
+from sweetspot.engines import BatchRun, EngineSpec, kv_cache_bytes
+from sweetspot.engines.simulated_gpu import SimulatedGpu, SimulatedSensor, Work
+from sweetspot.errors import SweetspotError
+from sweetspot.meter import Sensor
+
+VERSION = "1"
+
+# Of the data sheet's rates, what H100s were measured to reach: a copy moves 3.0 of 3.35 TB/s, a large bf16 matrix
+# product runs at 798 of 989 TFLOP/s.
+MEMORY_EFFICIENCY = 0.90
+COMPUTE_EFFICIENCY = 0.80
+HALF_TOKENS = 128  # tokens of a pass at which the matrix units reach half of that: one tile of a GEMM
+LAUNCH_S = 0.3e-3  # host and scheduler, a pass
+LAYER_S = 70e-6  # kernel starts and ramps, a layer of a pass; eager launches as in the published rows
+REQUEST_S = 20e-6  # sampling and bookkeeping, a request of a pass
+# Energy beyond static and active power. Together with those they meet the powers of LLM-Inference-Bench's TensorRT-LLM
+# rows (413 W at batch 1, about 450 W at 16 to 64), and put a large GEMM at the power cap, where H100s run into it.
+J_PER_FLOP = 0.6e-12
+J_PER_BYTE = 110e-12
+CHUNK_TOKENS = 8192  # prefill tokens of one pass: TensorRT-LLM's default max_num_tokens
+SEGMENT_PASSES = 64  # decode passes that share one stretch of constant power
+TIME_JITTER = 0.003
+ENERGY_JITTER = 0.002
+
+
+def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
+    """Return the memory plan in bytes. Raises SweetspotError when not even one request of the longest fits."""
+    board, arch = _gpu(spec), spec.architecture
+    weights = arch.parameters() * PRECISION_BYTES[spec.precision]
+    cache = kv_cache_bytes(arch, board, spec.precision, spec.kv_cache_fraction)
+    if cache <= 0:
+        raise SweetspotError(f"{arch.name}: {weights / 1e9:.1f} GB of weights exceed the memory of {board.name}")
+    return {"memory_bytes": board.memory_bytes, "weights_bytes": weights, "kv_cache_bytes": cache}
+
+
+def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sensor, Clock]:
+    """A board with the engine on it, its sensor and its virtual clock."""
+    device = SimulatedGpu(_gpu(spec), spec.seed)
+    return SimulatedEngine(spec, device), SimulatedSensor(device), device.clock
+
+
+class SimulatedEngine:
+    """The engine interface over a simulated board."""
+
+    version = VERSION
+
+    def __init__(self, spec: EngineSpec, device: SimulatedGpu) -> None:
+        """An engine for `spec` on `device`."""
+        self._spec, self._device = spec, device
+        self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
+        self._cache_bytes = kv_cache_bytes(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
+        self._wave = lru_cache(maxsize=8)(self._work_of_wave)
+
+    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
+        """Run one batch in virtual time. Raises SweetspotError when not even one request fits the KV cache."""
+        spec = self._spec
+        element_bytes = PRECISION_BYTES[spec.precision]
+        fit = spec.architecture.max_requests(input_tokens, output_tokens, self._cache_bytes, element_bytes)
+        if fit < 1:
+            raise SweetspotError(
+                f"{spec.architecture.name}: the KV cache of one request of {input_tokens} + {output_tokens} tokens does not fit"
+            )
+        in_flight = min(fit, spec.batch)
+        whole, rest = divmod(spec.batch, in_flight)
+        time = 1 + self._jitter.gauss(0, TIME_JITTER)
+        energy = 1 + self._jitter.gauss(0, ENERGY_JITTER)
+        for requests in [in_flight] * whole + [rest] * bool(rest):
+            wave = self._wave(requests, input_tokens, output_tokens)
+            self._device.run([Work(part.duration_s * time, part.dynamic_j * energy) for part in wave])
+        return BatchRun(in_flight, whole + bool(rest))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _work_of_wave(self, requests: int, n: int, m: int) -> list[Work]:
+        arch, element_bytes = self._spec.architecture, PRECISION_BYTES[self._spec.precision]
+        chunks = -(-requests * n // CHUNK_TOKENS)
+        weights_bytes = arch.matmul_weights() * element_bytes
+        work = [
+            self._passes(
+                chunks,
+                tokens=requests * n / chunks,
+                requests=requests / chunks,
+                flops=requests * arch.prefill_flops(n) / chunks,
+                moved=weights_bytes + (arch.prefill_bytes(n, requests, element_bytes) - weights_bytes) / chunks,
+            )
+        ]
+        for first in range(1, m, SEGMENT_PASSES):
+            count = min(SEGMENT_PASSES, m - first)
+            context = n + first + count // 2
+            work.append(
+                self._passes(
+                    count,
+                    tokens=requests,
+                    requests=requests,
+                    flops=requests * arch.decode_flops(context),
+                    moved=arch.decode_bytes(context, requests, element_bytes),
+                )
+            )
+        return work
+
+    def _passes(self, count: int, *, tokens: float, requests: float, flops: float, moved: float) -> Work:
+        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes."""
+        gpu = self._device.gpu
+        reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
+        compute_s = flops / (gpu.peak_flops[self._spec.precision] * reached)
+        memory_s = moved / (gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
+        overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
+        return Work(count * (max(compute_s, memory_s) + overhead_s), count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
+
+
+def _gpu(spec: EngineSpec) -> gpus.Gpu:
+    gpu = gpus.find(spec.gpu)
+    if gpu is None or spec.precision not in gpu.peak_flops:
+        raise SweetspotError(f"no {spec.precision} rates of {spec.gpu!r} are known; known GPUs: {', '.join(gpus.names())}")
+    return gpu

@@ -1,0 +1,291 @@
+"""The figures of a campaign, each as SVG for the page and PNG for papers, and figures.json, which says what each shows."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+import seaborn as sns
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from sweetspot import charts, style, summary
+from sweetspot.journal import write_atomically
+from sweetspot.summary import Group
+
+_WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
+_PER_TOKEN = "J per output token"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and what it is: `kind` names the plot, `group` the index of its group in the predictor (None: of all)."""
+
+    name: str
+    kind: str
+    group: int | None
+    title: str
+    caption: str
+
+
+def draw_all(
+    measurements: pl.DataFrame,
+    predictor: Mapping[str, Any],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    directory: Path,
+) -> list[Path]:
+    """Draw every figure that these results allow into `directory`; returns the files written.
+
+    `measurements` has one row per repetition (energy_j in J of a whole batch run); `predictor`, `validation` and
+    `predictions` are what a fit wrote; `plan` lists the cells of the grid (None: no campaign). Results without a valid
+    row give no figure. Each figure of simulated rows says SIMULATED in itself.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn: list[Drawn] = []
+    files: list[Path] = []
+    with matplotlib.rc_context(style.RC):
+        for item, fig in _figures(measurements, predictor, validation, predictions, plan):
+            drawn.append(item)
+            files += style.save(fig, directory, item.name)
+    index = directory / "figures.json"
+    write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
+    return [*files, index]
+
+
+def headline(means: pl.DataFrame) -> dict[str, Any] | None:
+    """The group and batch whose best and worst cell lie farthest apart, as a row of `summary.ratios`."""
+    table = summary.ratios(means).sort("ratio", descending=True, maintain_order=True)
+    return table.row(0, named=True) if table.height else None
+
+
+def _figures(
+    measurements: pl.DataFrame,
+    predictor: Mapping[str, Any],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+    plan: pl.DataFrame | None,
+) -> Iterator[tuple[Drawn, Figure]]:
+    means = summary.cells(measurements)
+    top = headline(means)
+    if top is None:
+        return
+    groups = predictor["groups"]
+    names = summary.group_names(groups)
+    hues = style.ramp(means["input_tokens"])
+    for index, (group, name, slug) in enumerate(zip(groups, names, summary.slugs(names), strict=True)):
+        own = summary.of(means, group)
+        if not own.height:
+            continue
+        label = summary.source_label(own["source"])
+        if all(top[key] == group[key] for key in summary.GROUP):
+            yield _heat_map(group, name, "hero", index, own, plan, [top["batch"]], label)
+        yield _curves(group, name, slug, index, own, hues, label)
+        yield _heat_map(group, name, slug, index, own, plan, summary.representative(own["batch"]), label)
+        if own["batch"].n_unique() > 1:
+            yield _against_batch(group, name, slug, index, own, hues, label)
+    for kind, title, caption, fig in charts.overall(means, groups, names, validation, predictions):
+        yield Drawn(kind, kind, None, title, caption), fig
+
+
+def _curves(
+    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
+) -> tuple[Drawn, Figure]:
+    batches = summary.representative(own["batch"])
+    title = f"{name}: energy against reply length"
+    caption = (
+        f"{own.filter(pl.col('batch').is_in(batches)).height} cells. Points: mean of the valid repetitions, "
+        f"bars ±1 SD. {_fit_words(group)} {_batch_words(own, batches)} Each panel has its own vertical scale."
+    )
+    columns = min(len(batches), 2)
+    rows = -(-len(batches) // columns)
+    fig = style.figure(_WIDTH, 2.5 * rows if columns > 1 else 3.3, title, caption, label)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True)
+    for ax, batch in zip(axes.flat, batches, strict=False):
+        part = own.filter(pl.col("batch") == batch)
+        for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
+            line = line.sort("output_tokens")
+            _points(ax, line["output_tokens"], line, hues[n], f"{n:,}")
+            reply = np.geomspace(line["output_tokens"].min(), line["output_tokens"].max(), 60)
+            values = [summary.fitted(group, batch, n, m) for m in reply]
+            if None not in values:
+                ax.plot(reply, values, color=hues[n], linewidth=1.2)
+        ax.set(xscale="log", yscale="log", title=f"batch {batch}")
+        style.length_axis(ax.xaxis, own["output_tokens"])
+        style.value_axis(ax.yaxis)
+    for ax in axes.flat[len(batches) :]:
+        ax.remove()
+    _outer_labels(axes, len(batches), "output tokens", _PER_TOKEN)
+    _legend(fig, axes[0, 0], "input\ntokens")
+    sns.despine(fig)
+    return Drawn(f"curves-{slug}", "curves", index, title, caption), fig
+
+
+def _against_batch(
+    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
+) -> tuple[Drawn, Figure]:
+    replies = summary.representative(own["output_tokens"], 3)
+    title = f"{name}: energy against batch"
+    caption = (
+        f"{own.filter(pl.col('output_tokens').is_in(replies)).height} cells, {own['batch'].n_unique()} batches. "
+        f"Points: mean of the valid repetitions, bars ±1 SD. {_fit_words(group)}"
+        + (f" Panels: {len(replies)} of {own['output_tokens'].n_unique()} reply lengths." if len(replies) > 2 else "")
+    )
+    fig = style.figure(_WIDTH, 2.7, title, caption, label)
+    axes = fig.subplots(1, len(replies), squeeze=False, sharey=True)
+    everywhere = any(fit["batch"] is None for fit in summary.chosen_fits(group))
+    for ax, m in zip(axes.flat, replies, strict=True):
+        part = own.filter(pl.col("output_tokens") == m)
+        for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
+            line = line.sort("batch")
+            _points(ax, line["batch"], line, hues[n], f"{n:,}")
+            low, high = line["batch"].min(), line["batch"].max()
+            batches = np.geomspace(low, high, 40) if everywhere else line["batch"].to_numpy()
+            values = [summary.fitted(group, batch, n, m) for batch in batches]
+            if None not in values:
+                ax.plot(batches, values, color=hues[n], linewidth=1.2)
+        ax.set(xscale="log", yscale="log", title=f"{m:,} output tokens")
+        style.length_axis(ax.xaxis, own["batch"])
+    style.value_axis(axes[0, 0].yaxis)
+    _outer_labels(axes, len(replies), "batch (requests in flight)", _PER_TOKEN)
+    _legend(fig, axes[0, 0], "input\ntokens")
+    sns.despine(fig)
+    return Drawn(f"batch-{slug}", "batch", index, title, caption), fig
+
+
+def _heat_map(
+    group: Group,
+    name: str,
+    slug: str,
+    index: int,
+    own: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    batches: list[int],
+    label: str,
+) -> tuple[Drawn, Figure]:
+    grid = own.select(summary.CELL)
+    if plan is not None:
+        planned = plan.filter(pl.col("model") == group["model"]).select(summary.CELL)
+        grid = pl.concat([grid, planned.cast(dict(grid.schema))]).unique()
+    inputs, outputs = sorted(set(grid["input_tokens"])), sorted(set(grid["output_tokens"]))
+    shown = own.filter(pl.col("batch").is_in(batches))
+    missing = len(inputs) * len(outputs) * len(batches) - shown.height
+    spots = [spot for spot in group.get("sweet_spots", []) if spot["batch"] in batches]
+    inside = any(spot["status"] == "interior" for spot in spots)
+    title = f"{name}: {_PER_TOKEN}" + (f", batch {batches[0]}" if len(batches) == 1 else "")
+    caption = (
+        f"{shown.height} cells, mean of the valid repetitions; light is cheap, one logarithmic colour scale. "
+        + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
+        + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
+        + (f"Hatched: {missing} cells without a value (skipped, or no valid row). " if missing else "")
+        + (_batch_words(own, batches) if slug != "hero" else "")
+    )
+    columns = 2 if len(batches) > 1 and len(outputs) <= 8 else 1
+    rows = -(-len(batches) // columns)
+    side = (_WIDTH - 1.4) / columns
+    height = min(max(side / (len(outputs) + 1.5), 0.2), 0.36 if columns == 2 else 0.42) * len(inputs) + 0.55
+    fig = style.figure(_WIDTH, height * rows + 0.1, title, caption.strip(), label)
+    axes = fig.subplots(rows, columns, squeeze=False)
+    low, high = float(shown["j_per_token"].min()), float(shown["j_per_token"].max())  # type: ignore[arg-type]
+    norm = LogNorm(low, high if high > low else low * 1.01)
+    for ax, batch in zip(axes.flat, batches, strict=False):
+        _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, side)
+        ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
+        _ridge(ax, ridge, inputs, outputs)
+        ax.set_title(f"batch {batch}" if len(batches) > 1 else "")
+    for ax in axes.flat[len(batches) :]:
+        ax.remove()
+    _outer_labels(axes, len(batches), "output tokens", "input tokens")
+    bar = fig.colorbar(axes[0, 0].collections[0], ax=axes, aspect=25 * rows, pad=0.02, fraction=0.05)
+    bar.set_label(_PER_TOKEN)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    style.value_axis(bar.ax.yaxis)
+    kind = "hero" if slug == "hero" else "heatmap"
+    return Drawn("hero" if slug == "hero" else f"heatmap-{slug}", kind, index, title, caption.strip()), fig
+
+
+def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, side: float) -> None:
+    values = np.full((len(inputs), len(outputs)), np.nan)
+    for n, m, value in part.select("input_tokens", "output_tokens", "j_per_token").iter_rows():
+        values[inputs.index(n), outputs.index(m)] = value
+    numbers = np.array([[style.shown(value) if np.isfinite(value) else "" for value in row] for row in values])
+    longest = max(len(text) for text in numbers.flat)
+    size = min(8.0, 72 * side / (len(outputs) + 1.5) / max(longest, 4) / 0.66)
+    sns.heatmap(
+        values,
+        norm=norm,
+        cmap=style.HEAT,
+        annot=numbers if size >= 4.5 else False,
+        fmt="",
+        annot_kws={"fontsize": size},
+        linewidths=0.5,
+        linecolor="white",
+        cbar=False,
+        ax=ax,
+        xticklabels=outputs,
+        yticklabels=inputs,
+    )
+    for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
+        hatch = {"hatch": "////", "facecolor": "none", "edgecolor": style.MUTED, "linewidth": 0}
+        ax.add_patch(matplotlib.patches.Rectangle((column, row), 1, 1, **hatch))
+    ax.tick_params(length=0)
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.invert_yaxis()
+
+
+def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: list[int]) -> None:
+    """The line m*(n) over the cells of a heat map, placed between cell centres by the logarithm of the length."""
+    if not spots or len(outputs) < 2:
+        return
+    spots = sorted(spots, key=lambda spot: int(spot["input_tokens"]))
+    centres = np.arange(len(outputs)) + 0.5
+    x = np.interp(np.log([spot["output_tokens"] for spot in spots]), np.log(outputs), centres)
+    y = [inputs.index(spot["input_tokens"]) + 0.5 for spot in spots]
+    for colour, width, size in (("#ffffff", 3.6, 6.5), ("#0b6bcb", 1.8, 4.0)):
+        ax.plot(x, y, color=colour, linewidth=width, marker="o", markersize=size, alpha=0.9)
+
+
+def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:
+    ax.errorbar(
+        x,
+        line["j_per_token"],
+        yerr=line["sd"].fill_null(0.0),
+        color=colour,
+        label=label,
+        fmt="o",
+        markersize=3.2,
+        elinewidth=0.9,
+        capsize=1.8,
+        capthick=0.9,
+    )
+
+
+def _outer_labels(axes: Any, panels: int, x: str, y: str) -> None:
+    rows, columns = axes.shape
+    for position, ax in enumerate(axes.flat[:panels]):
+        if position % columns == 0:
+            ax.set_ylabel(y)
+        if position + columns >= panels:
+            ax.set_xlabel(x)
+            ax.tick_params(labelbottom=True)
+
+
+def _legend(fig: Figure, ax: Any, title: str) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    handles = [Patch(color=handle.lines[0].get_color()) for handle in handles]
+    fig.legend(handles[::-1], labels[::-1], title=title, loc="outside right center", handlelength=0.9, handleheight=0.9)
+
+
+def _fit_words(group: Group) -> str:
+    return f"Lines: law {group['law']}, fitted to these cells (in-sample)." if summary.chosen_fits(group) else "No fit."
+
+
+def _batch_words(own: pl.DataFrame, batches: list[int]) -> str:
+    every = sorted(set(own["batch"]))
+    return f"Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else ""

@@ -1,0 +1,149 @@
+"""The energy laws, as data.
+
+Every law gives E_tok, the energy in joules of one output token of one request: the energy of a whole batch run divided
+by batch × output tokens. n = input tokens, m = output tokens, B = requests in the batch. Every law is a sum of terms,
+linear in its coefficients. Standard library only, because a prediction reads these laws without the analysis packages.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Number = Any  # a Python number or a NumPy array of float64: the forms below serve both
+
+FORMS: dict[str, Callable[[Number, Number], Number]] = {
+    "1": lambda n, m: m / m,
+    "n/m": lambda n, m: n / m,
+    "m": lambda n, m: m,
+    "n": lambda n, m: n,
+    "n^2/m": lambda n, m: n * (n / m),
+    "1/m": lambda n, m: 1 / m,
+}
+"""How a term depends on the lengths. Where the cells cannot tell two forms apart, the earlier one is kept."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One coefficient of a law.
+
+    `lower` is 0 where physics forbids a negative value and None where the sign is free. A `per_batch` term is divided
+    by the batch: it is paid once for all requests.
+    """
+
+    name: str
+    form: str
+    lower: float | None
+    meaning: str
+    per_batch: bool = False
+
+    def value(self, n: Number, m: Number, batch: Number) -> Number:
+        """What the coefficient is multiplied by; `n`, `m`, `batch` are numbers or float arrays of equal shape."""
+        form = FORMS[self.form](n, m)
+        return form / batch if self.per_batch else form
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law: its formula for people and its terms for the fit. Without terms nothing is fitted."""
+
+    name: str
+    formula: str
+    source: str
+    terms: tuple[Term, ...]
+
+    @property
+    def has_batch_terms(self) -> bool:
+        """Whether one set of coefficients serves every batch."""
+        return any(term.per_batch for term in self.terms)
+
+
+# Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
+# with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus), overheads add (plus).
+_T1 = Term("t1", "n^2/m", 0.0, "attention among the prompt's tokens")
+_T2 = Term("t2", "n", 0.0, "each new token attends to, and reads the cache of, the prompt")
+_T3 = Term("t3", "n/m", 0.0, "prefill: the weights applied to each prompt token, spread over the reply")
+_T4 = Term("t4", "m", 0.0, "each new token attends to, and reads the cache of, the reply so far")
+
+_LAWS = (
+    Law("tdp-time", "E_batch = TDP * T", "rule of thumb; T is the measured duration", ()),
+    # The baselines' authors set no bounds, and a law with missing terms may need a negative one to make up for them.
+    Law(
+        "linear",
+        "E_req = c0 + c1 n + c2 m",
+        "price per token, the usual estimate",
+        (
+            Term("c0", "1/m", None, "fixed energy of a request"),
+            Term("c1", "n/m", None, "energy of an input token"),
+            Term("c2", "1", None, "energy of an output token"),
+        ),
+    ),
+    Law(
+        "wilkins",
+        "E_req = a0 n + a1 m + a2 n m",
+        "Wilkins et al. 2024 (bilinear)",
+        (
+            Term("a0", "n/m", None, "energy of an input token"),
+            Term("a1", "1", None, "energy of an output token"),
+            Term("a2", "n", None, "interaction of input and output"),
+        ),
+    ),
+    Law(
+        "paper-5",
+        "E_tok = t0 + t1 n^2/m + t2 n + t3 n/m + t4 m",
+        "SweetSpot, arXiv 2602.05695 (FLOPs form)",
+        (Term("t0", "1", 0.0, "the weights applied to one token, and static power"), _T1, _T2, _T3, _T4),
+    ),
+    Law(
+        "paper-6",
+        "E_tok = t0 + t1 n^2/m + t2 n + t3 n/m + t4 m + t5/m",
+        "SweetSpot, arXiv 2602.05695 (final form)",
+        (
+            Term("t0", "1", 0.0, "the weights applied to one token, and static power"),
+            _T1,
+            _T2,
+            _T3,
+            _T4,
+            Term("t5", "1/m", None, "what a request costs once"),
+        ),
+    ),
+    Law(
+        "batch-8",
+        "E_tok = u + v/B + t1 n^2/m + t2 n + t3 n/m + t4 m + (w + x/B)/m",
+        "this project: only t0 and t5 of paper-6 depend on the batch",
+        (
+            Term("u", "1", 0.0, "the weights applied to one token: arithmetic of each request"),
+            Term(
+                "v", "1", 0.0, "reading the weights, and static power: once a step for the whole batch", per_batch=True
+            ),
+            _T1,
+            _T2,
+            _T3,
+            _T4,
+            Term("w", "1/m", None, "what a request costs once"),
+            Term("x", "1/m", None, "what a batch costs once", per_batch=True),
+        ),
+    ),
+)
+LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
+
+
+def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float) -> float:
+    """E_tok in joules by `law` with coefficients `values`; a term that `values` lacks counts as 0."""
+    return float(sum(values[term.name] * term.value(n, m, batch) for term in law.terms if term.name in values))
+
+
+def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:
+    """Output length of least energy per output token at `n` input tokens, in tokens (not rounded).
+
+    m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695; in batch-8 t5 is w + x/B. None where there is no
+    interior minimum: t4 <= 0, or a numerator that is not positive.
+    """
+    of_form = dict.fromkeys(FORMS, 0.0)
+    for term in law.terms:
+        of_form[term.form] += values.get(term.name, 0.0) / (batch if term.per_batch else 1)
+    numerator = of_form["n^2/m"] * n * n + of_form["n/m"] * n + of_form["1/m"]
+    if of_form["m"] <= 0 or numerator <= 0:
+        return None
+    spot = math.sqrt(numerator / of_form["m"])
+    return spot if math.isfinite(spot) else None

@@ -1,0 +1,192 @@
+"""The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from sweetspot.engines import BatchRun, Engine, EngineSpec
+from sweetspot.meter import Meter, Sample, Window
+
+SCHEMA_VERSION = 1
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons
+_POWER_CAP = 0x4
+_THROTTLED = 0x8 | 0x20 | 0x40  # hardware slowdown, software and hardware thermal slowdown
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
+
+
+def _number(default: float, description: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The numbers of the procedure, with their reasons. A change of any of them measures again."""
+
+    version: int = _number(1, "Version of the procedure; raise it by hand when the procedure changes meaning.", ge=1)
+    # The counter steps every 100 ms: 10 s keep what a step can cost under 1 % even without alignment.
+    window_s: float = _number(10.0, "Shortest window of one repetition, in s.", gt=0)
+    # Short batches jitter one by one; 32 of them average it out. Above window_max_s fewer do.
+    window_runs: int = _number(32, "Batch runs of a window, while it is shorter than `window_max_s`.", ge=1)
+    window_max_s: float = _number(20.0, "A window of this length, in s, needs no further batch runs.", gt=0)
+    # Clocks and temperature settle over seconds; energy drifts with them.
+    warmup_s: float = _number(10.0, "Shortest warm-up at the cell's shape, in s; discarded.", ge=0)
+    warmup_runs: int = _number(3, "Fewest batch runs of the warm-up.", ge=1)
+    warmup_drift: float = _number(0.01, "Relative change of power and SM clock below which the GPU is steady.", gt=0)
+    warmup_max_s: float = _number(60.0, "The warm-up ends here, in s, also when the GPU is not steady (flagged).", gt=0)
+    repetitions: int = _number(5, "Most repetitions of a cell.", ge=1)
+    min_repetitions: int = _number(3, "Fewest repetitions of a cell.", ge=1)
+    stop_interval: float = _number(
+        0.01, "Stop repeating when the 95 % t-interval of the mean is within this relative half-width.", ge=0
+    )
+    # Twice per update of the instant sensor (100 ms; Yang et al., SC24, arXiv 2312.02741).
+    poll_s: float = _number(0.05, "Period of polling the power sensors, in s.", gt=0)
+    # Good practice reaches 4.9 % (Yang et al.); two sources further apart than that contradict each other.
+    energy_tolerance: float = _number(
+        0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0
+    )
+    counter_step_s: float = _number(0.1, "Period of the energy counter, in s.", gt=0)
+    counter_timeout_s: float = _number(2.0, "A counter that does not step for so long, in s, is stuck.", gt=0)
+    idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
+
+
+def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
+    """A meter with the protocol's numbers."""
+    return Meter(
+        sensor,
+        clock,
+        poll_s=protocol.poll_s,
+        tolerance=protocol.energy_tolerance,
+        counter_timeout_s=protocol.counter_timeout_s,
+        step_s=protocol.counter_step_s,
+    )
+
+
+def measure_idle(meter: Meter, protocol: Protocol) -> float | None:
+    """Power in W with context and weights resident and no work; None when the sensor cannot tell."""
+    window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
+    # The tail after the window is idle too: the counter's joules belong to the time up to the last step.
+    return None if window.instant_j is None else window.instant_j / window.duration_s
+
+
+def measure_cell(
+    engine: Engine, meter: Meter, spec: EngineSpec, cell: Mapping[str, Any], protocol: Protocol, idle_w: float | None
+) -> list[dict[str, Any]]:
+    """Warm up, then measure repetitions until the mean is known well enough; returns one row per repetition.
+
+    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). Energies and durations of a row are
+    those of one run of the whole batch. An invalid repetition stays, with its reasons.
+    """
+    n, m = cell["input_tokens"], cell["output_tokens"]
+    steady, ran = _warm_up(engine, meter, n, m, protocol)
+    flags = [flag for flag in cell["flags"].split(";") if flag]
+    flags += ["kv_limited"] * (ran.in_flight < spec.batch and "kv_limited" not in flags)
+    flags += ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
+    flags += ["not_steady"] * (not steady)
+    common = {
+        "schema_version": SCHEMA_VERSION,
+        "model": spec.architecture.name,
+        "batch": spec.batch,
+        "input_tokens": n,
+        "output_tokens": m,
+        "in_flight": ran.in_flight,
+        "waves": ran.waves,
+        "engine": spec.name,
+        "engine_version": engine.version,
+        "precision": spec.precision,
+        "weights": spec.weights,
+        "source": "simulated" if spec.name == "simulated" else "measured",
+        "idle_w": idle_w,
+        **meter.sensor.identity(),
+    }
+    rows: list[dict[str, Any]] = []
+    for repetition in range(protocol.repetitions):
+        runs = 0
+
+        def work() -> None:
+            nonlocal runs
+            start_s = meter.clock.now()
+            while not _long_enough(runs, meter.clock.now() - start_s, protocol):
+                engine.run(n, m)
+                runs += 1
+
+        window = meter.window(work, idle_w)
+        rows.append({**common, "repetition": repetition, **_row(window, runs, flags)})
+        if _known_well(rows, protocol):
+            break
+    return rows
+
+
+def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -> tuple[bool, BatchRun]:
+    """Run until power and SM clock stay within the drift from one block of runs to the next; (steady, last run)."""
+    start_s, runs = meter.clock.now(), 0
+    means: list[tuple[float, float]] = []
+    block_s = protocol.warmup_s / 2
+    while True:
+        with meter.polling() as samples:
+            block_start_s = meter.clock.now()
+            while True:
+                ran = engine.run(n, m)
+                runs += 1
+                if meter.clock.now() - block_start_s >= block_s:
+                    break
+        means.append(_means(samples))
+        elapsed_s = meter.clock.now() - start_s
+        if runs >= protocol.warmup_runs and elapsed_s >= protocol.warmup_s and len(means) > 1:
+            steady = all(
+                abs(new - old) <= protocol.warmup_drift * old for old, new in zip(means[-2], means[-1], strict=True)
+            )
+            if steady or elapsed_s >= protocol.warmup_max_s:
+                return steady, ran
+
+
+def _means(samples: list[Sample]) -> tuple[float, float]:
+    """Mean power (by the counter, else by the average sensor) in W and mean SM clock in MHz."""
+    first, last = samples[0], samples[-1]
+    power_w = (last.energy_mj - first.energy_mj) / 1000 / (last.at_s - first.at_s)
+    return power_w, fmean(s.sm_clock_mhz for s in samples)
+
+
+def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
+    if runs == 0 or elapsed_s < protocol.window_s:
+        return False
+    return runs >= protocol.window_runs or elapsed_s >= protocol.window_max_s
+
+
+def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
+    def per_run(energy_j: float | None) -> float | None:
+        return None if energy_j is None else energy_j / runs
+
+    regime = ["power_capped"] * bool(window.event_reasons & _POWER_CAP)
+    regime += ["throttled"] * bool(window.event_reasons & _THROTTLED)
+    return {
+        "energy_j": per_run(window.counter_j),
+        "energy_instant_j": per_run(window.instant_j),
+        "energy_average_j": per_run(window.average_j),
+        "duration_s": window.duration_s / runs,
+        "batch_runs": runs,
+        "window_s": window.duration_s,
+        "edge_error": window.edge_error,
+        "power_w": None if window.counter_j is None else window.counter_j / window.duration_s,
+        "temperature_c": window.temperature_c,
+        "sm_clock_mhz": window.sm_clock_mhz,
+        "event_reasons": window.event_reasons,
+        "valid": not window.reasons,
+        "reasons": ";".join(window.reasons),
+        "flags": ";".join([*flags, *regime]),
+        "time_s": window.start_s,
+    }
+
+
+def _known_well(rows: list[dict[str, Any]], protocol: Protocol) -> bool:
+    """Whether the 95 % t-interval of the mean of the valid repetitions is tight enough."""
+    energies = [row["energy_j"] for row in rows if row["valid"]]
+    count = len(energies)
+    if count < max(2, protocol.min_repetitions):
+        return False
+    half = _T[min(count - 1, len(_T)) - 1] * stdev(energies) / sqrt(count)
+    return half <= protocol.stop_interval * fmean(energies)

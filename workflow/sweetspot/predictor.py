@@ -1,0 +1,235 @@
+"""Predicting the energy of a request from a fitted predictor.json. Standard library only: it starts in an instant."""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweetspot.errors import SweetspotError
+from sweetspot.journal import write_atomically
+from sweetspot.laws import LAWS, Law, per_token
+
+_KIND, _SCHEMA_VERSION = "sweetspot-predictor", 1
+_UNSPECIFIED = "unspecified"  # as in table.py, which this module does not import: it needs the analysis packages
+_SELECTORS = ("gpu", "engine", "precision")
+_GROUP_KEYS = {"model", *_SELECTORS, "source", "batches", "measured_range", "law", "chosen_because", "laws"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
+
+    `extrapolates` lists in what the request lies outside the measured cells (empty: it does not). `warnings` says what
+    was assumed. The interval covers the scatter of measured cells about the law and the uncertainty of its
+    coefficients; it knows nothing of a sensor's common gain, nor of a law that no longer holds outside its cells.
+    """
+
+    model: str
+    gpu: str
+    engine: str
+    precision: str
+    source: str
+    law: str
+    input_tokens: int
+    output_tokens: int
+    batch: int
+    energy_per_request_j: float
+    energy_per_request_low_j: float
+    energy_per_request_high_j: float
+    energy_per_output_token_j: float
+    energy_per_output_token_low_j: float
+    energy_per_output_token_high_j: float
+    energy_batch_j: float
+    extrapolates: list[str]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """For people: what was asked, the energies with their intervals, and every reservation."""
+        where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != _UNSPECIFIED)
+        lines = [
+            self.model + (f" ({where})" if where else ""),
+            f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",
+            f"  per request       {self.energy_per_request_j:.4g} J  "
+            f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
+            f"  per output token  {self.energy_per_output_token_j:.4g} J  "
+            f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
+            f"  whole batch       {self.energy_batch_j:.4g} J",
+        ]
+        lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
+        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
+
+
+def write(predictor: Mapping[str, Any], path: Path) -> None:
+    """Write a predictor whole or not at all."""
+    write_atomically(path, json.dumps(predictor, indent=1, allow_nan=False) + "\n")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, no predictor, or of another version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SweetspotError(f"{path}: cannot be read ({error.strerror}); make it with `sweetspot fit`") from None
+    except ValueError as error:
+        raise SweetspotError(f"{path}: not whole JSON ({error}); make it again with `sweetspot fit`") from None
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise SweetspotError(f"{path}: not a predictor; give the predictor.json that `sweetspot fit` made")
+    version = content.get("schema_version")
+    if version != _SCHEMA_VERSION:
+        raise SweetspotError(
+            f"{path}: schema version {version}, and this sweetspot reads {_SCHEMA_VERSION}; "
+            "fit again, or use the sweetspot that made it"
+        )
+    if not isinstance(content.get("groups"), list) or not content["groups"]:
+        raise SweetspotError(f"{path}: a predictor without groups; make it again with `sweetspot fit`")
+    for number, group in enumerate(content["groups"], 1):
+        if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
+            raise SweetspotError(f"{path}: group {number} is not whole; make it again with `sweetspot fit`")
+    return content
+
+
+def predict(
+    predictor: Mapping[str, Any],
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    batch: int | None = None,
+    gpu: str | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
+) -> Prediction:
+    """Energy of one request of `model`.
+
+    `gpu`, `engine` and `precision` choose among groups of the same model; a part of the name will do. Without `batch`
+    the smallest measured one is taken. Raises SweetspotError for an unknown model, a choice left open, lengths below 1,
+    or a batch that no fitted law covers.
+    """
+    group = _group(predictor["groups"], model, {"gpu": gpu, "engine": engine, "precision": precision})
+    warnings = []
+    if batch is None:
+        batch = min(group["batches"])
+        if len(group["batches"]) > 1:
+            warnings.append(f"no batch given: {batch} taken, the smallest of {_listed(group['batches'])}")
+    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
+        if not 0 < value < 2**31 or value != int(value):
+            raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+    fit = _fit_for(group, batch, warnings)
+    if group["source"] == "simulated":
+        warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
+    law = LAWS[fit["law"]]
+    extrapolates = _outside(group, input_tokens, output_tokens, batch)
+    if not extrapolates and _undetermined(law, fit, input_tokens, output_tokens, batch):
+        extrapolates = ["the measured cells vary the lengths only together, not as this request would need"]
+    values = {name: term["value"] for name, term in fit["terms"].items()}
+    per_output_token = per_token(law, values, input_tokens, output_tokens, batch)
+    if per_output_token <= 0:
+        raise SweetspotError(
+            f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
+            "ask nearer to the measured cells"
+        )
+    half = _half_width(law, fit, per_output_token, input_tokens, output_tokens, batch)
+    low, high = max(per_output_token - half, 0.0), per_output_token + half
+    return Prediction(
+        **{name: group[name] for name in ("model", *_SELECTORS, "source")},
+        law=law.name,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        batch=batch,
+        energy_per_request_j=per_output_token * output_tokens,
+        energy_per_request_low_j=low * output_tokens,
+        energy_per_request_high_j=high * output_tokens,
+        energy_per_output_token_j=per_output_token,
+        energy_per_output_token_low_j=low,
+        energy_per_output_token_high_j=high,
+        energy_batch_j=per_output_token * output_tokens * batch,
+        extrapolates=extrapolates,
+        warnings=warnings,
+    )
+
+
+def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
+    found = [group for group in groups if group["model"].casefold() == model.casefold()]
+    if not found:
+        raise SweetspotError(f"no model {model!r} in this predictor{_suggest(model, {g['model'] for g in groups})}")
+    for name, value in wanted.items():
+        if value is not None:
+            exact = [group for group in found if group[name].casefold() == value.casefold()]
+            partial = [group for group in found if value.casefold() in group[name].casefold()]
+            if not exact and not partial:
+                there = sorted({group[name] for group in found})
+                raise SweetspotError(f"{model}: no {name} {value!r} in this predictor; there is {_listed(there)}")
+            found = exact or partial
+    if len(found) > 1:
+        names = [name for name in _SELECTORS if len({group[name] for group in found}) > 1]
+        choices = "\n".join("  " + " ".join(f"--{name} {group[name]!r}" for name in names) for group in found)
+        raise SweetspotError(f"{model} was measured in several ways; choose one:\n{choices}")
+    return found[0]
+
+
+def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[str, Any]:
+    """The fit that covers `batch`: the chosen law's, or else that of the law for every batch."""
+    if group["law"] is None:
+        raise SweetspotError(f"{group['model']}: {group['chosen_because']}")
+    for name in dict.fromkeys((group["law"], *LAWS)):
+        for fit in group["laws"].get(name, ()):
+            chosen = name == group["law"] and fit["batch"] == batch
+            if "skipped" not in fit and (chosen or fit["batch"] is None):
+                if batch not in group["batches"]:
+                    warnings.append(
+                        f"batch {batch} was not measured: {name} carries over from {_listed(group['batches'])}"
+                    )
+                elif name != group["law"]:
+                    warnings.append(f"{group['law']} was not fitted for batch {batch}: predicted by {name}")
+                return dict(fit)
+    raise SweetspotError(
+        f"{group['model']}: nothing fitted for batch {batch}; measured: {_listed(group['batches'])} "
+        "(a batch between them needs a law fitted to two batches or more)"
+    )
+
+
+def _outside(group: Mapping[str, Any], n: int, m: int, batch: int) -> list[str]:
+    reasons = []
+    for name, value in (("input_tokens", n), ("output_tokens", m), ("batch", batch), ("total_tokens", n + m)):
+        low, high = group["measured_range"][name]
+        if not low <= value <= high:
+            measured = f"{low}-{high}" if low != high else f"{low}"
+            reasons.append(f"{name} {value} is {'below' if value < low else 'above'} the measured {measured}")
+    return reasons
+
+
+def _undetermined(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int) -> bool:
+    """Whether the request needs coefficients apart that the cells only know together."""
+    features = {term.name: term.value(n, m, batch) for term in law.terms}
+    for dropped, weights in fit["merged"].items():
+        parts = [weight * features[name] for name, weight in weights.items()]
+        size = sum(map(abs, parts)) + abs(features[dropped])
+        if abs(features[dropped] - sum(parts)) > 1e-6 * size:
+            return True
+    return False
+
+
+def _half_width(law: Law, fit: Mapping[str, Any], energy: float, n: int, m: int, batch: int) -> float:
+    """Half of the 95 % prediction interval of E_tok, joules: scatter of the cells and error of the coefficients."""
+    features = [term.value(n, m, batch) for term in law.terms if term.name in fit["terms"]]
+    scatter = (fit["relative_residual_sd"] * energy) ** 2
+    rows = zip(features, fit["covariance"], strict=True)
+    coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))
+    return float(fit["t_quantile_95"]) * math.sqrt(scatter + max(coefficients, 0.0))
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    plain = {model.casefold(): model for model in sorted(known)}
+    close = [model for key, model in plain.items() if name.casefold() in key]
+    close = close or [plain[key] for key in difflib.get_close_matches(name.casefold(), plain, n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(close[:3])}?" if close else f"; there is {_listed(sorted(known))}"
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(map(str, values))

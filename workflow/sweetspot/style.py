@@ -1,0 +1,165 @@
+"""One look for all figures: colours that keep their meaning, a header with title, caption and label, small SVG files.
+
+Colours are told apart with the common colour-vision deficiencies (Okabe and Ito 2008, darkened where needed) and keep a
+contrast of about 3 against white and against a near-black page, so that a page may swap ink and background alone.
+"""
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from sweetspot.summary import number
+
+INK, MUTED, GRID, ALARM = "#1f2328", "#5f6873", "#d9dee3", "#c2410c"
+FAMILIES = {
+    "opt": "#0072b2",
+    "llama": "#d55e00",
+    "gemma": "#009e73",
+    "falcon": "#c56a9d",
+    "qwen": "#2f97cf",
+    "granite": "#96741a",
+    "mistral": "#7a5bc7",
+    "phi": "#b8473f",
+}
+OTHER_FAMILIES = ("#6b7a1e", "#8a5a3c", "#4f7f8b", "#a04fb0", "#5f6bd0", "#b0793a", "#3f8f4f", "#a8506c")
+LAWS = {
+    "tdp-time": "#7b828a",
+    "linear": "#96741a",
+    "wilkins": "#c56a9d",
+    "paper-5": "#2f97cf",
+    "paper-6": "#0072b2",
+    "batch-8": "#d55e00",
+}
+SIZES = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))  # below so many billion parameters: marker, line
+RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b5fc4", "#7a55c9", "#b94a9b", "#d6564f", "#d98a1f"])
+HEAT = sns.color_palette("rocket_r", as_cmap=True)
+RC = {
+    **sns.axes_style("ticks"),
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, and wider than what a browser may put in its place
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "none",  # text stays text: small, sharp, searchable
+    "svg.hashsalt": "sweetspot",
+    **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+}
+_HEADER_PT = {"title": 11.5, "subtitle": 8.0}
+_PNG_DPI = 200
+
+
+@dataclass(frozen=True)
+class ModelStyle:
+    """How a model is drawn in every figure."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def model_style(model: str) -> ModelStyle:
+    """Colour by family, marker and line by size, both read from the name alone: other models never change them."""
+    words = model.lower()
+    family = next((name for name in FAMILIES if name in words), None)
+    if family:
+        colour = FAMILIES[family]
+    else:
+        stem = re.split(r"[-_ ]?\d", words.rsplit("/", 1)[-1])[0] or words
+        colour = OTHER_FAMILIES[int(hashlib.sha256(stem.encode()).hexdigest(), 16) % len(OTHER_FAMILIES)]
+    size = re.search(r"(\d+(?:\.\d+)?)\s?b(?![a-z])", words)
+    billions = float(size[1]) if size else float("inf")
+    _, marker, line = next(entry for entry in SIZES if billions < entry[0] or entry[0] == float("inf"))
+    return ModelStyle(colour, marker, line)
+
+
+def law_colour(law: str) -> str:
+    """The colour of a law in every figure."""
+    return LAWS.get(law, OTHER_FAMILIES[len(law) % len(OTHER_FAMILIES)])
+
+
+def ramp(values: Iterable[int]) -> dict[int, str]:
+    """A colour for each distinct value, in order from blue (small) to amber (large)."""
+    ordered = sorted(set(values))
+    return {value: to_hex(RAMP(index / max(len(ordered) - 1, 1))) for index, value in enumerate(ordered)}
+
+
+def figure(width: float, height: float, title: str, subtitle: str, label: str) -> Figure:
+    """An empty figure of `width` by `height` inches below a header: title, wrapped subtitle, and the source `label`."""
+    characters = int(width * 72 / (_HEADER_PT["subtitle"] * 0.56))
+    lines = textwrap.wrap(subtitle, characters)
+    header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
+    total = height + header
+    fig = Figure(figsize=(width, total), layout="constrained")
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
+    top, left = 1 - 3 / 72 / total, 4 / 72 / width
+    fig.text(left, top, title, va="top", fontsize=_HEADER_PT["title"], fontweight="bold", gid="title")
+    below = top - _HEADER_PT["title"] * 1.65 / 72 / total
+    fig.text(left, below, "\n".join(lines), va="top", fontsize=_HEADER_PT["subtitle"], color=MUTED, linespacing=1.3)
+    if label:
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": ALARM, "linewidth": 1.0}
+        fig.text(
+            1 - 2 * left, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
+        )
+    return fig
+
+
+def length_axis(axis: Any, values: Iterable[int]) -> None:
+    """Ticks of a logarithmic axis at the very lengths or batches that were measured, thinned where they would touch."""
+    ticks: list[int] = []
+    ordered = sorted(set(values))
+    span = np.log(ordered[-1] / ordered[0]) if len(ordered) > 1 else 1.0
+    for value in ordered:
+        if not ticks or np.log(value / ticks[-1]) > 0.1 * span:
+            ticks.append(value)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def value_axis(axis: Any) -> None:
+    """Ticks of a logarithmic axis of quantities, written without powers of ten."""
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def save(fig: Figure, directory: Path, name: str) -> list[Path]:
+    """Write `name`.svg and `name`.png; the same figure gives the same bytes."""
+    svg, png = directory / f"{name}.svg", directory / f"{name}.png"
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
+        fig.savefig(svg, transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.read_text(), flags=re.DOTALL)
+    svg.write_text(re.sub(r"(\.\d\d)\d+", r"\1", text))  # a hundredth of a point is finer than any screen
+    return [svg, png]
+
+
+def shown(value: float) -> str:
+    """A number inside a figure: short, without separators."""
+    return number(value).replace(",", "")

@@ -1,0 +1,342 @@
+"""Tables of measured energies: reading, checking, and averaging repetitions into cells."""
+
+import difflib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from sweetspot.errors import SweetspotError
+
+GROUP = ["model", "gpu", "engine", "precision"]
+CELL = ["batch", "input_tokens", "output_tokens"]
+UNSPECIFIED = "unspecified"
+
+_COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
+_ENERGY: dict[str, Any] = {"gt": 0, "lt": 1e12}
+
+
+class Row(pa.DataFrameModel):
+    """One measured row: the energy of one run of a whole batch. Other columns pass through untouched."""
+
+    model: str = pa.Field(description="Name of the model.")
+    batch: int = pa.Field(**_COUNT, description="Equal requests in the batch.")
+    input_tokens: int = pa.Field(**_COUNT, description="Prompt length of each request, in tokens.")
+    output_tokens: int = pa.Field(**_COUNT, description="Reply length of each request, in tokens.")
+    energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")
+    gpu: str = pa.Field(description="GPU, by the name that NVML reports.", metadata={"default": UNSPECIFIED})
+    engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
+    precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
+    source: str = pa.Field(
+        isin=["simulated", "measured", "published", UNSPECIFIED],
+        description="Where the row comes from: `simulated`, `measured` or `published`.",
+        metadata={"default": UNSPECIFIED},
+    )
+    duration_s: float = pa.Field(
+        nullable=True, gt=0, lt=1e9, description="Duration of that run, in seconds.", metadata={"default": None}
+    )
+    repetition: int = pa.Field(
+        nullable=True, ge=0, lt=2**31, description="Number of the repetition.", metadata={"default": None}
+    )
+    valid: bool = pa.Field(
+        description="Whether the row passed its checks; a row that is `false` is kept and not fitted.",
+        metadata={"default": True},
+    )
+
+
+_COLUMNS = Row.to_schema().columns
+_REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
+# A row that failed its own checks is not judged by what it measured.
+_MEASURED = ("energy_j", "duration_s")
+
+_ALIASES = {
+    "model": ("model_name", "model_id", "llm"),
+    "batch": ("batch_size", "bs", "batchsize", "concurrency", "num_requests"),
+    "input_tokens": (
+        "nin",
+        "n_in",
+        "input_len",
+        "input_length",
+        "prompt_tokens",
+        "prompt_len",
+        "isl",
+        "in",
+        "n",
+        "tau_in",
+    ),
+    "output_tokens": ("nout", "n_out", "output_len", "output_length", "generated_tokens", "osl", "out", "m", "tau_out"),
+    "energy_j": ("energy", "joules", "energy_joules", "energy_total", "total_energy", "j"),
+}
+_SHOWN = 5  # problems listed before the rest are counted
+
+# One request of one token to a rack: what lies outside is a slip of the unit, not a GPU.
+_PLAUSIBLE_POWER_W = (5.0, 3000.0)
+_TWO_UNITS = 50.0  # repetitions of a cell never differ by this; kilojoules and watt-hours do
+
+
+@dataclass(frozen=True)
+class Table:
+    """Checked rows and what a user should know about them.
+
+    `frame` has every column of `Row` (absent ones filled with their defaults) and the columns that passed through.
+    """
+
+    frame: pl.DataFrame
+    notes: list[str]
+
+
+def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Table:
+    """Read CSV, Parquet or JSON Lines files as one table.
+
+    `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}). Raises SweetspotError for
+    a file that cannot be read, a missing column, or values that are missing, impossible or in two units, naming file,
+    row (the first data row is 1), column and value.
+    """
+    frames, problems = [], []
+    raws = [(path, _load(path)) for path in paths]
+    _check_renames(raws, rename or {})
+    for path, raw in raws:
+        if raw.height or raw.width:
+            raw = _renamed(path, raw, rename or {})
+            _check_columns(path, raw)
+            frame, found = _checked(path, raw)
+            frames.append(frame.with_columns(_file=pl.lit(str(path)), _row=pl.int_range(1, frame.height + 1)))
+            problems += found
+    if problems:
+        rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise SweetspotError("\n".join(problems[:_SHOWN]) + rest + "\nmend or remove these rows")
+    if not sum(frame.height for frame in frames):
+        raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
+    frame = pl.concat(frames, how="diagonal_relaxed")
+    _check_units(frame)
+    _check_sources(frame)
+    return Table(frame.drop("_file", "_row"), _notes(frame))
+
+
+def cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
+
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j and duration_s (means
+    of the repetitions), energy_sd_j (null for a single one), repetitions.
+    """
+    order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
+    averaged = (
+        frame.filter(pl.col("valid"))
+        .group_by(*GROUP, "source", *CELL)
+        .agg(
+            pl.col("energy_j").mean(),
+            pl.col("duration_s").mean(),
+            energy_sd_j=pl.col("energy_j").std(),
+            repetitions=pl.len(),
+        )
+    )
+    position = pl.Series("_group", [order[name] for name in averaged.select(GROUP).rows()], dtype=pl.Int64)
+    return averaged.with_columns(position).sort("_group", *CELL).drop("_group")
+
+
+def collect(paths: Sequence[Path], output: Path) -> None:
+    """Join the measured blocks (JSON Lines) into one checked Parquet table. Raises SweetspotError as `read` does."""
+    frame = read(paths).frame
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        frame.write_parquet(temporary)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def group_name(group: Iterable[str]) -> str:
+    """A group (model, gpu, engine, precision) for people; what is unspecified is left out."""
+    return ", ".join(part for part in group if part != UNSPECIFIED)
+
+
+def _load(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise SweetspotError(f"{path}: no such file")
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            return pl.read_parquet(path)
+        if path.suffix in (".jsonl", ".ndjson"):
+            return pl.read_ndjson(path, infer_schema_length=None) if path.stat().st_size else pl.DataFrame()
+        if path.suffix in (".csv", ".tsv", ".txt"):
+            with path.open(encoding="utf-8-sig") as file:
+                header = file.readline()
+            separator = max(",;\t", key=header.count)
+            # As text: a number column with a word in it is then refused by row, not by the parser's own message.
+            return pl.read_csv(path, separator=separator, infer_schema=False) if header.strip() else pl.DataFrame()
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        detail = _first_broken_line(path) or str(error).splitlines()[0]
+        raise SweetspotError(
+            f"{path}: cannot be read as a table ({detail}); write it again, or is it cut short?"
+        ) from None
+    raise SweetspotError(f"{path}: a table ends in .csv, .tsv, .parquet or .jsonl")
+
+
+def _first_broken_line(path: Path) -> str | None:
+    """Which line of a JSON Lines file is not strict JSON (NaN and Infinity are not); None for other formats."""
+    if path.suffix in (".jsonl", ".ndjson"):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                json.loads(line, parse_constant=int)  # int("NaN") is a ValueError
+            except ValueError:
+                return f"row {number} is not JSON"
+    return None
+
+
+def _check_renames(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> None:
+    there = sorted({column for _, raw in raws for column in raw.columns})
+    for theirs, ours in rename.items():
+        if theirs not in there:
+            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
+    if repeated := {ours for ours in rename.values() if list(rename.values()).count(ours) > 1}:
+        raise SweetspotError(f"--map: two columns are mapped to {sorted(repeated)[0]!r}; map one")
+
+
+def _renamed(path: Path, raw: pl.DataFrame, rename: Mapping[str, str]) -> pl.DataFrame:
+    present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
+    for theirs, ours in present.items():
+        if ours in raw.columns and ours not in present:
+            raise SweetspotError(
+                f"{path}: --map {theirs}={ours}, but there is a column {ours!r} already; remove one of them"
+            )
+    return raw.rename(present)
+
+
+def _check_columns(path: Path, raw: pl.DataFrame) -> None:
+    missing = [name for name in _REQUIRED if name not in raw.columns]
+    if not missing:
+        return
+    spare = [column for column in raw.columns if column not in _COLUMNS]
+    guesses = {name: _likely(name, spare) or f"THEIRS_{number}" for number, name in enumerate(missing, 1)}
+    remedy = " ".join(f"--map {shlex.quote(f'{theirs}={ours}')}" for ours, theirs in guesses.items())
+    plural = "s" if len(missing) > 1 else ""
+    raise SweetspotError(
+        f"{path}: column{plural} {', '.join(missing)} missing; there are {', '.join(raw.columns)}; "
+        f"if the table names them otherwise, add {remedy}"
+    )
+
+
+def _likely(name: str, columns: Sequence[str]) -> str | None:
+    plain = {column.casefold().replace(" ", "_").replace("-", "_"): column for column in columns}
+    known = [alias for alias in _ALIASES[name] if alias in plain]
+    close = known or difflib.get_close_matches(name, plain, n=1, cutoff=0.7)
+    return plain[close[0]] if close else None
+
+
+def _checked(path: Path, raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with every column of `Row` in its type, and its problems in the order of rows."""
+    problems: dict[tuple[int, str], str] = {}
+    frame = raw
+    for name, column in _COLUMNS.items():
+        series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
+        kind = column.dtype.type
+        converted, wrong = _convert(series, kind)
+        problems |= {(row, name): what for row, what in wrong.items()}
+        default = (column.metadata or {}).get("default")
+        frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
+    try:
+        Row.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        for case in error.failure_cases.iter_rows(named=True):
+            row, name = int(case["index"]), str(case["column"])
+            what = "is missing" if case["check"] == "not_nullable" else f"is {raw[name][row]}: {_rule(name)}"
+            problems.setdefault((row, name), what)
+    kept = {
+        key: what for key, what in problems.items() if key[1] not in _MEASURED or frame["valid"][key[0]] is not False
+    }
+    return frame, [f"{path}, row {row + 1}: {name} {what}" for (row, name), what in sorted(kept.items())]
+
+
+def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, dict[int, str]]:
+    """The series in `kind`, with null where it cannot be, and what is wrong by index."""
+    text = series.dtype == pl.String
+    if text:
+        stripped = series.str.strip_chars()
+        series = stripped.set(stripped == "", None)
+    if kind == pl.String:
+        return series.cast(pl.String), {}
+    if kind == pl.Boolean:
+        lowered = series.cast(pl.String).str.to_lowercase()
+        converted = lowered.replace_strict({"true": True, "1": True, "false": False, "0": False}, default=None)
+        converted, rule = converted.cast(pl.Boolean), "must be true or false"
+    elif series.dtype == pl.Boolean or not (text or series.dtype.is_numeric() or series.dtype == pl.Null):
+        converted, rule = pl.Series(series.name, [None] * len(series), dtype=pl.Float64), "must be a number"
+    else:
+        converted, rule = series.cast(pl.Float64, strict=False), "must be a number"
+        converted = converted.set(~converted.is_finite(), None)
+        if kind == pl.Int64:
+            whole = converted.set((converted != converted.floor()) | (converted.abs() > 2**53), None)
+            converted, rule = whole.cast(pl.Int64), "must be a whole number"
+    bad = (series.is_not_null() & converted.is_null()).arg_true()
+    return converted, {int(row): f"is {series[int(row)]}: {rule}" for row in bad}
+
+
+def _rule(name: str) -> str:
+    checks = [check for check in _COLUMNS[name].checks]
+    words = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below", "isin": "one of"}
+    parts = []
+    for check in checks:
+        value = next(iter((check.statistics or {}).values()), "")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.0f}"
+        parts.append(f"{words.get(str(check.name), check.name)} {shown}")
+    return "must be " + " and ".join(parts)
+
+
+def _check_units(frame: pl.DataFrame) -> None:
+    place = pl.format("{}, row {} ({} J)", "_file", "_row", pl.col("energy_j").round(3))
+    ordered = frame.filter(pl.col("valid")).sort("energy_j")
+    spread = (
+        ordered.group_by(*GROUP, *CELL, maintain_order=True)
+        .agg(
+            place.first().alias("low"),
+            place.last().alias("high"),
+            ratio=pl.col("energy_j").last() / pl.col("energy_j").first(),
+        )
+        .filter(pl.col("ratio") > _TWO_UNITS)
+    )
+    if spread.height:
+        row = spread.row(0, named=True)
+        cell = f"batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens"
+        raise SweetspotError(
+            f"{row['high']} and {row['low']} are the same cell ({cell}) and differ {row['ratio']:.0f}-fold: two units? "
+            "energy_j is joules of the whole batch"
+        )
+
+
+def _check_sources(frame: pl.DataFrame) -> None:
+    mixed = (
+        frame.group_by(GROUP, maintain_order=True)
+        .agg(pl.col("source").unique().sort())
+        .filter(pl.col("source").list.len() > 1)
+    )
+    if mixed.height:
+        row = mixed.row(0)
+        raise SweetspotError(
+            f"{group_name(row[:-1])}: rows from {' and '.join(row[-1])} sources together; fit them apart, or give them "
+            "different names in column engine"
+        )
+
+
+def _notes(frame: pl.DataFrame) -> list[str]:
+    notes = []
+    if invalid := frame.height - int(frame["valid"].sum()):
+        notes.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
+    power = pl.col("energy_j") / pl.col("duration_s")
+    low, high = _PLAUSIBLE_POWER_W
+    odd = frame.filter(pl.col("valid") & ((power < low) | (power > high))).with_columns(power.alias("_power"))
+    if odd.height:
+        row = odd.row(0, named=True)
+        notes.append(
+            f"{odd.height} rows imply a power that no GPU draws, first {row['_file']}, row {row['_row']}: "
+            f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
+            "(not Wh, kJ or mJ), and duration_s in seconds?"
+        )
+    return notes
