@@ -1,7 +1,7 @@
 """What the workflow costs over bare Snakemake: `python benchmarks/workflow_overhead.py` (about ten minutes on 2 cores).
 
 Prints two ratios, each against a bare Snakefile of the same job tree timed in the same run:
-- a no-op dry run of 13 models x 49 cells x 12 batches, one job a cell and one job a grid (goal: 1.2 at equal job count);
+- a no-op dry run of 13 models x 49 cells x 12 batches, one job a grid and one a cell (goal: 1.2 at equal job count);
 - the time of a simulated cell in a job of its own, over a rule that starts an empty Python script (goal: 1.5).
 """
 

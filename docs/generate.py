@@ -6,10 +6,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from pydantic import BaseModel
-from sweetspot.measurement import Protocol
 
 from sweetspot.cli import parser
 from sweetspot.config import Config, EngineConfig, ModelRow
+from sweetspot.measurement import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Made by docs/generate.py from the code; edit there. -->"
@@ -34,22 +34,22 @@ def _configuration() -> str:
     parts = [
         "# Configuration",
         NOTE,
-        "A campaign is one YAML file (`config/config.yaml`, or another with `--configfile`) and one table of models. Keys that "
-        "are not listed here are refused, with the nearest that is.",
+        "A campaign is one YAML file (`config/config.yaml`, or another with `--configfile`) and one table of models. "
+        "Keys that are not listed here are refused, with the nearest that is.",
         "## The campaign",
         _table(Config),
         "## `engine`",
         _table(EngineConfig),
         "## `protocol`",
-        "How a cell is measured. Every number has a source, named in `workflow/sweetspot/measurement.py`. A changed number "
-        "measures again; raise `version` when the meaning of the procedure changes.",
+        "How a cell is measured. Every number has a source, named in `workflow/sweetspot/measurement.py`. A changed "
+        "number measures again; raise `version` when the meaning of the procedure changes.",
         _protocol(),
         "## The table of models",
         "Tab-separated, one line a model. `architecture` points at a publisher's `config.json`; "
         "`resources/architectures/` holds those of 13 models.",
         _table(ModelRow),
-        "To add a model: download its `config.json`, add a line to the table, run the same command again. Only that model "
-        "is measured.",
+        "To add a model: download its `config.json`, add a line to the table, run the same command again. Only that "
+        "model is measured.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -63,10 +63,7 @@ def _table(model: type[BaseModel]) -> str:
             default = "see below"
         else:
             default = f"`{json.dumps(field.default)}`"
-        if field.description:
-            meaning = field.description
-        else:
-            meaning = f"See [`{name}`](#{name}) below."
+        meaning = field.description or f"See [`{name}`](#{name}) below."
         rows.append(f"| `{name}` | {default} | {meaning} |")
     return "\n".join(rows)
 

@@ -1,6 +1,7 @@
 """Reading tables: what is accepted, and that each mistake is named by file, row, column and value."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -9,14 +10,21 @@ import pytest
 from sweetspot import table
 from sweetspot.errors import SweetspotError
 
-GOOD = {"model": "m", "batch": 8, "input_tokens": 64, "output_tokens": 128, "energy_j": 100.0, "duration_s": 1.0}
+GOOD: dict[str, object] = {
+    "model": "m",
+    "batch": 8,
+    "input_tokens": 64,
+    "output_tokens": 128,
+    "energy_j": 100.0,
+    "duration_s": 1.0,
+}
 
 STRANGE = [float("nan"), float("inf")]
 
 
-def csv(path: Path, *rows: dict[str, object]) -> Path:
+def csv(path: Path, *rows: Mapping[str, object]) -> Path:
     """A CSV of rows that differ from GOOD in what is given; the text stays as written."""
-    whole = [GOOD | row for row in rows]
+    whole = [{**GOOD, **row} for row in rows]
     columns = list(dict.fromkeys(column for row in whole for column in row))
     lines = [",".join(columns)] + [",".join(str(row.get(column, "")) for column in columns) for row in whole]
     path.write_text("\n".join(lines) + "\n")
@@ -229,7 +237,7 @@ def test_sources_do_not_mix_within_a_group(tmp_path: Path) -> None:
 
 
 def test_cells_average_their_repetitions(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"energy_j": 90, "duration_s": 1},
         {"energy_j": 110, "duration_s": 3},
         {"output_tokens": 64, "duration_s": ""},

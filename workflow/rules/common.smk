@@ -8,7 +8,6 @@ from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
 from sweetspot.provenance import source_hash
 
-
 try:
     CAMPAIGN = Campaign(config)
     CAMPAIGN.check_writable()

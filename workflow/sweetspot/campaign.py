@@ -153,7 +153,7 @@ class Campaign:
                 pass
         except OSError as error:
             raise SweetspotError(
-                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a directory you may write to"
+                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a directory of yours"
             ) from None
 
     def _engine(self, model: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from sweetspot import style, summary
 from sweetspot.laws import LAWS
 from sweetspot.summary import Group
+from sweetspot.table import GROUP
 
 _WIDTH = 7.6
 _RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
@@ -100,7 +101,7 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
     ax.axvline(summary.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="worst / best energy per output token", ylim=(-0.6, len(parts) - 0.4))
     ax.set_yticks(range(len(parts)), [name for name, _ in parts])
-    ax.set_xlim(left=1)
+    ax.set_xlim(1, 1.15 * max(summary.PAPER_RATIO, ax.get_xlim()[1] / 1.1))
     style.value_axis(ax.xaxis)
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=str(b)) for b, colour in hues.items()]
     fig.legend(handles=handles, title="batch", loc="outside right center", handlelength=0.9)
@@ -125,8 +126,8 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     low = float(min(table["x"].min(), table["y"].min())) / 1.15  # type: ignore[type-var, arg-type]
     high = float(max(table["x"].max(), table["y"].max())) * 1.15  # type: ignore[type-var, arg-type]
     ends = np.array([low, high])
-    left.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.GRID, linewidth=0, zorder=1)
-    right.fill_between(ends, -10, 10, color=style.GRID, linewidth=0, zorder=1)
+    left.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.GRID, alpha=0.6, linewidth=0)
+    right.fill_between(ends, -10, 10, color=style.GRID, alpha=0.6, linewidth=0)
     left.plot(ends, ends, color=style.INK, linewidth=0.8)
     right.axhline(0, color=style.INK, linewidth=0.8)
     raster = table.height > _RASTER_ABOVE
@@ -140,10 +141,10 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
             left.scatter(part["x"], part["y"], rasterized=raster, **dots)
             right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), rasterized=raster, **dots)
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted J per output token")
-    left.set_aspect("equal")
     right.set(xscale="log", xlim=(low, high), ylabel="predicted - measured, % of measured")
     for ax in (left, right):
         ax.set_xlabel("measured J per output token")
+        ax.set_box_aspect(1)
         style.value_axis(ax.xaxis)
     style.value_axis(left.yaxis)
     _model_legend(fig, groups, names, present)
@@ -158,7 +159,8 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     caption = (
         f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: cells that "
         f"the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over its 13 "
-        f"models; its scheme is not known to us. tdp-time fits nothing." + _style_words(names)
+        f"models; its scheme is not known to us. tdp-time fits nothing; n/a: the law has no batch term."
+        + _style_words(names)
     )
     fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
     axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
@@ -166,7 +168,8 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         seen = scheme == "in-sample"
         ax.set_title("IN-SAMPLE\n" if seen else f"HELD-OUT\n{scheme}", fontweight="bold" if seen else "normal")
         if seen:
-            ax.set_facecolor(style.GRID + "80")
+            ax.set_facecolor(style.GRID)
+            ax.patch.set_alpha(0.6)
         for row, law in enumerate(laws):
             _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
         ax.axvline(summary.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
@@ -184,21 +187,24 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
 
 def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
     if not part.height:
-        ax.text(0.5, row, "does not apply", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7)
+        ax.text(0.98, row - 0.05, "n/a", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5)
         return
     for model, mape in part.select("model", "mape_percent").iter_rows():
         look = style.model_style(model)
         ax.plot(mape, row + 0.18, marker=look.marker, color=look.colour, markersize=3.4, alpha=0.75, linestyle="")
     mean = float(part["mape_percent"].mean())  # type: ignore[arg-type]
     ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
-    ax.text(mean, row - 0.12, f"{style.shown(mean)} %", ha="center", va="bottom", fontsize=7.5)
+    place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
+    ax.text(0.98, row - 0.05, f"{style.shown(mean)} %", transform=place, ha="right", va="bottom", fontsize=7.5)
 
 
 def _chosen(table: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
     """The rows of validation or predictions that belong to each group's chosen law."""
-    keys = [[*(group[name] for name in summary.GROUP), group["law"]] for group in groups if group.get("law")]
-    schema = dict.fromkeys((*summary.GROUP, "law"), pl.String)
-    return table.join(pl.DataFrame(keys, schema=schema, orient="row"), on=list(schema), how="semi", maintain_order="left")
+    keys = [[*(group[name] for name in GROUP), group["law"]] for group in groups if group.get("law")]
+    schema = dict.fromkeys((*GROUP, "law"), pl.String)
+    return table.join(
+        pl.DataFrame(keys, schema=schema, orient="row"), on=list(schema), how="semi", maintain_order="left"
+    )
 
 
 def _law_words(groups: Sequence[Group]) -> str:

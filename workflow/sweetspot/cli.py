@@ -45,11 +45,12 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command = commands.add_parser(
         "fit",
         help="fit energy laws to a table of measurements and validate them",
-        description="Fit every energy law to a table of measurements, one for each (model, gpu, engine, precision), and "
-        "validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
-        epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one whole batch run, board, "
-        "gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured or published), valid. "
-        "Other columns pass through. Example: sweetspot fit rows.csv --map nin=input_tokens --map nout=output_tokens --out fitted",
+        description="Fit every energy law to a table of measurements, one for each (model, gpu, engine, precision), "
+        "and validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
+        epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
+        "batch, board, gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured "
+        "or published), valid. Other columns pass through. Example: sweetspot fit rows.csv --map nin=input_tokens --map "
+        "nout=output_tokens --out fitted",
     )
     command.add_argument(
         "tables", nargs="+", type=Path, metavar="TABLE", help="CSV, Parquet or JSON lines; several are joined"
@@ -71,8 +72,8 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "predict",
         help="predict the energy of a request",
-        description="Predict joules per request and per output token from a fitted predictor, with a 95 %% interval. Says "
-        "when the query lies outside of what was measured.",
+        description="Predict joules per request and per output token from a fitted predictor, with a 95 %% interval. "
+        "Says when the query lies outside of what was measured.",
         epilog="Example: sweetspot predict --predictor results/demo/predictor.json --model llama-3.1-8b "
         "--input-tokens 1500 --output-tokens 200 --batch 64",
     )

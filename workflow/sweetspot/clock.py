@@ -1,9 +1,9 @@
-"""Time, real or virtual. What polls a sensor asks the clock to be called back, and so is the same on a GPU and without."""
+"""Time, real or virtual. What polls a sensor asks the clock to be called back: the same on a GPU and without one."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -16,7 +16,7 @@ class Clock(Protocol):
     def sleep(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""
 
-    def every(self, period_s: float, callback: Callable[[], None]) -> "contextmanager[None]":  # type: ignore[type-arg]
+    def every(self, period_s: float, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """A context in which `callback` is called every `period_s` seconds."""
 
 

@@ -51,8 +51,8 @@ class Config(_Strict):
     gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by the name that NVML reports.")
     positions: Literal["skip", "extend"] = Field(
         "skip",
-        description="Cells longer than a model's positions: `skip` lists them as skipped, `extend` measures them with a "
-        "longer position table (random weights only) and flags them.",
+        description="Cells longer than a model's positions: `skip` lists them as skipped, `extend` measures them with "
+        "a longer position table (random weights only) and flags them.",
     )
     cells_per_job: Length | Literal["all"] = Field(
         "all", description="Cells that one job measures with one loaded engine: from 1 to `all` of a (model, batch)."

@@ -2,12 +2,11 @@
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Iterator
 
 
 class SweetspotError(Exception):
-    """Something the user can put right: the message says what is wrong, where, and what to do. No traceback is shown."""
+    """Something the user can put right: the message says what is wrong, where, what to do. No traceback is shown."""
 
 
 @contextlib.contextmanager

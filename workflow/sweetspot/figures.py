@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from sweetspot import charts, style, summary
 from sweetspot.journal import write_atomically
 from sweetspot.summary import Group
+from sweetspot.table import CELL, GROUP
 
 _WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
 _PER_TOKEN = "J per output token"
@@ -84,7 +85,7 @@ def _figures(
         if not own.height:
             continue
         label = summary.source_label(own["source"])
-        if all(top[key] == group[key] for key in summary.GROUP):
+        if all(top[key] == group[key] for key in GROUP):
             yield _heat_map(group, name, "hero", index, own, plan, [top["batch"]], label)
         yield _curves(group, name, slug, index, own, hues, label)
         yield _heat_map(group, name, slug, index, own, plan, summary.representative(own["batch"]), label)
@@ -111,7 +112,7 @@ def _curves(
         part = own.filter(pl.col("batch") == batch)
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
             line = line.sort("output_tokens")
-            _points(ax, line["output_tokens"], line, hues[n], f"{n:,}")
+            _points(ax, line["output_tokens"], line, hues[n], str(n))
             reply = np.geomspace(line["output_tokens"].min(), line["output_tokens"].max(), 60)
             values = [summary.fitted(group, batch, n, m) for m in reply]
             if None not in values:
@@ -144,13 +145,13 @@ def _against_batch(
         part = own.filter(pl.col("output_tokens") == m)
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
             line = line.sort("batch")
-            _points(ax, line["batch"], line, hues[n], f"{n:,}")
+            _points(ax, line["batch"], line, hues[n], str(n))
             low, high = line["batch"].min(), line["batch"].max()
             batches = np.geomspace(low, high, 40) if everywhere else line["batch"].to_numpy()
             values = [summary.fitted(group, batch, n, m) for batch in batches]
             if None not in values:
                 ax.plot(batches, values, color=hues[n], linewidth=1.2)
-        ax.set(xscale="log", yscale="log", title=f"{m:,} output tokens")
+        ax.set(xscale="log", yscale="log", title=f"{m} output tokens")
         style.length_axis(ax.xaxis, own["batch"])
     style.value_axis(axes[0, 0].yaxis)
     _outer_labels(axes, len(replies), "batch (requests in flight)", _PER_TOKEN)
@@ -169,9 +170,9 @@ def _heat_map(
     batches: list[int],
     label: str,
 ) -> tuple[Drawn, Figure]:
-    grid = own.select(summary.CELL)
+    grid = own.select(CELL)
     if plan is not None:
-        planned = plan.filter(pl.col("model") == group["model"]).select(summary.CELL)
+        planned = plan.filter(pl.col("model") == group["model"]).select(CELL)
         grid = pl.concat([grid, planned.cast(dict(grid.schema))]).unique()
     inputs, outputs = sorted(set(grid["input_tokens"])), sorted(set(grid["output_tokens"]))
     shown = own.filter(pl.col("batch").is_in(batches))
@@ -180,7 +181,7 @@ def _heat_map(
     inside = any(spot["status"] == "interior" for spot in spots)
     title = f"{name}: {_PER_TOKEN}" + (f", batch {batches[0]}" if len(batches) == 1 else "")
     caption = (
-        f"{shown.height} cells, mean of the valid repetitions; light is cheap, one logarithmic colour scale. "
+        f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of the same batch (log scale). "
         + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
         + (f"Hatched: {missing} cells without a value (skipped, or no valid row). " if missing else "")
@@ -192,8 +193,7 @@ def _heat_map(
     height = min(max(side / (len(outputs) + 1.5), 0.2), 0.36 if columns == 2 else 0.42) * len(inputs) + 0.55
     fig = style.figure(_WIDTH, height * rows + 0.1, title, caption.strip(), label)
     axes = fig.subplots(rows, columns, squeeze=False)
-    low, high = float(shown["j_per_token"].min()), float(shown["j_per_token"].max())  # type: ignore[arg-type]
-    norm = LogNorm(low, high if high > low else low * 1.01)
+    norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))
     for ax, batch in zip(axes.flat, batches, strict=False):
         _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, side)
         ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
@@ -203,7 +203,7 @@ def _heat_map(
         ax.remove()
     _outer_labels(axes, len(batches), "output tokens", "input tokens")
     bar = fig.colorbar(axes[0, 0].collections[0], ax=axes, aspect=25 * rows, pad=0.02, fraction=0.05)
-    bar.set_label(_PER_TOKEN)
+    bar.set_label("× best cell of the batch")
     bar.outline.set_visible(False)  # type: ignore[operator]
     style.value_axis(bar.ax.yaxis)
     kind = "hero" if slug == "hero" else "heatmap"
@@ -218,12 +218,12 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
     longest = max(len(text) for text in numbers.flat)
     size = min(8.0, 72 * side / (len(outputs) + 1.5) / max(longest, 4) / 0.66)
     sns.heatmap(
-        values,
+        values / np.nanmin(values),
         norm=norm,
         cmap=style.HEAT,
         annot=numbers if size >= 4.5 else False,
         fmt="",
-        annot_kws={"fontsize": size},
+        annot_kws={"fontsize": size, "va": "bottom"},
         linewidths=0.5,
         linecolor="white",
         cbar=False,
@@ -246,9 +246,9 @@ def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: lis
     spots = sorted(spots, key=lambda spot: int(spot["input_tokens"]))
     centres = np.arange(len(outputs)) + 0.5
     x = np.interp(np.log([spot["output_tokens"] for spot in spots]), np.log(outputs), centres)
-    y = [inputs.index(spot["input_tokens"]) + 0.5 for spot in spots]
-    for colour, width, size in (("#ffffff", 3.6, 6.5), ("#0b6bcb", 1.8, 4.0)):
-        ax.plot(x, y, color=colour, linewidth=width, marker="o", markersize=size, alpha=0.9)
+    y = [inputs.index(spot["input_tokens"]) + 0.25 for spot in spots]  # below the numbers
+    for colour, width, size in (("#ffffff", 2.8, 6.0), ("#0b6bcb", 1.2, 4.0)):
+        ax.plot(x, y, color=colour, linewidth=width, marker="D", markersize=size)
 
 
 def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:

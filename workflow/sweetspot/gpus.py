@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A board: `name` as NVML reports it, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision."""
+    """A board: name as NVML reports it, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s."""
 
     name: str
     memory_bytes: int
@@ -15,8 +15,9 @@ class Gpu:
     peak_flops: dict[str, float]
 
 
-# NVIDIA's data sheets: H100 (SXM5 and PCIe, 2023), H200 (2024), A100 (SXM4, 2021), GH200 (2023). Dense, not sparse, rates.
-_H100 = {"float32": 494.7e12, "bfloat16": 989.4e12, "float16": 989.4e12, "fp8": 1978.9e12}  # float32: TF32 tensor cores
+# NVIDIA's data sheets: H100 (SXM5 and PCIe, 2023), H200 (2024), A100 (SXM4, 2021), GH200 (2023). Dense rates; those
+# of float32 are the tensor cores' TF32.
+_H100 = {"float32": 494.7e12, "bfloat16": 989.4e12, "float16": 989.4e12, "fp8": 1978.9e12}
 _A100 = {"float32": 156e12, "bfloat16": 312e12, "float16": 312e12}
 _H100_PCIE = {"float32": 378e12, "bfloat16": 756e12, "float16": 756e12, "fp8": 1513e12}
 
@@ -36,7 +37,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Gpu | None:
-    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" the 80 GB SXM board."""
+    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" that with 80 GB."""
     words = set(re.findall(r"[a-z]+\d+|pcie|\d+gb", name.lower()))
     chip = next((chip for chip in ("gh200", "h200", "h100", "a100") if chip in words), None)
     of_chip = [gpu for gpu in _GPUS if chip and chip in re.findall(r"[a-z]+\d+", gpu.name.lower())]

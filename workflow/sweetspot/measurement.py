@@ -184,7 +184,7 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
 
 def _known_well(rows: list[dict[str, Any]], protocol: Protocol) -> bool:
     """Whether the 95 % t-interval of the mean of the valid repetitions is tight enough."""
-    energies = [row["energy_j"] for row in rows if row["valid"]]
+    energies: list[float] = [row["energy_j"] for row in rows if row["valid"]]
     count = len(energies)
     if count < max(2, protocol.min_repetitions):
         return False

@@ -7,6 +7,7 @@ power readings are polled and integrated, because a counter can be plainly wrong
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 from typing import Protocol
 
@@ -109,7 +110,7 @@ class Meter:
         counter_j = None
         if opened is None or closed is None:
             reasons.append("counter_stuck")
-        elif closed < opened or any(b.energy_mj < a.energy_mj for a, b in zip(samples, samples[1:], strict=False)):
+        elif closed < opened or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
             reasons.append("counter_reset")
         else:
             counter_j = (closed - opened) / 1000 - (idle_w or 0.0) * (self.clock.now() - end_s)
@@ -158,7 +159,7 @@ class Meter:
 def _integral(points: list[tuple[float, float | None]]) -> float | None:
     """Joules under a polled power in W, which holds from one poll to the next; None where a poll gave none."""
     total = 0.0
-    for (at_s, _), (next_s, power_w) in zip(points, points[1:], strict=False):
+    for (at_s, _), (next_s, power_w) in pairwise(points):
         if power_w is None:
             return None
         # What a poll reads describes the time before it.

@@ -72,7 +72,7 @@ def write(predictor: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, no predictor, or of another version."""
+    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, or not a predictor of ours."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -195,13 +195,15 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
 
 
 def _outside(group: Mapping[str, Any], n: int, m: int, batch: int) -> list[str]:
-    reasons = []
+    reasons: dict[str, str] = {}
     for name, value in (("input_tokens", n), ("output_tokens", m), ("batch", batch), ("total_tokens", n + m)):
         low, high = group["measured_range"][name]
         if not low <= value <= high:
             measured = f"{low}-{high}" if low != high else f"{low}"
-            reasons.append(f"{name} {value} is {'below' if value < low else 'above'} the measured {measured}")
-    return reasons
+            reasons[name] = f"{name} {value} is {'below' if value < low else 'above'} the measured {measured}"
+    if reasons.keys() & {"input_tokens", "output_tokens"}:
+        reasons.pop("total_tokens", None)  # it says nothing new
+    return list(reasons.values())
 
 
 def _undetermined(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int) -> bool:

@@ -1,7 +1,7 @@
 """One job on one device: build an engine, or measure a block of cells with one loaded engine.
 
-Runs inside the engine's environment as `python -m sweetspot.session`, so it needs the standard library only. The job
-is one JSON object, the same that Snakemake tracks as the rule's parameter: it decides what is measured, nothing else does.
+Runs inside the engine's environment as `python -m sweetspot.session`, so it needs the standard library only. The job is
+one JSON object, the same that Snakemake tracks as the rule's parameter: nothing else decides what is measured.
 """
 
 import argparse
@@ -94,7 +94,8 @@ def _progress(job: dict[str, Any], cell: Any, rows: list[Any], index: int, total
 
 
 def _spec(job: dict[str, Any], architecture: Architecture, limits: dict[str, int]) -> engines.EngineSpec:
-    return engines.EngineSpec(architecture=architecture, batch=job["batch"], **job["engine"], **limits)
+    fields: dict[str, Any] = {**job["engine"], **limits}
+    return engines.EngineSpec(architecture=architecture, batch=job["batch"], **fields)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ RC = {
     "legend.fontsize": 7.5,
     "legend.title_fontsize": 7.5,
     "legend.frameon": False,
+    "axes.facecolor": "none",
     "axes.grid": True,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
@@ -108,21 +109,19 @@ def ramp(values: Iterable[int]) -> dict[int, str]:
 def figure(width: float, height: float, title: str, subtitle: str, label: str) -> Figure:
     """An empty figure of `width` by `height` inches below a header: title, wrapped subtitle, and the source `label`."""
     characters = int(width * 72 / (_HEADER_PT["subtitle"] * 0.56))
-    lines = textwrap.wrap(subtitle, characters)
+    lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
     total = height + header
     fig = Figure(figsize=(width, total), layout="constrained")
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
-    top, left = 1 - 3 / 72 / total, 4 / 72 / width
+    top, left = 1 - 4 / 72 / total, 4 / 72 / width
     fig.text(left, top, title, va="top", fontsize=_HEADER_PT["title"], fontweight="bold", gid="title")
     below = top - _HEADER_PT["title"] * 1.65 / 72 / total
     fig.text(left, below, "\n".join(lines), va="top", fontsize=_HEADER_PT["subtitle"], color=MUTED, linespacing=1.3)
     if label:
         box = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": ALARM, "linewidth": 1.0}
-        fig.text(
-            1 - 2 * left, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
-        )
+        fig.text(1 - 2 * left, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box)
     return fig
 
 
@@ -143,7 +142,8 @@ def value_axis(axis: Any) -> None:
     """Ticks of a logarithmic axis of quantities, written without powers of ten."""
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
-    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    finer = ((0.7, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)), (1.6, (1.0, 2.0, 5.0)), (3.0, (1.0, 3.0)))
+    steps = next((steps for limit, steps in finer if decades < limit), (1.0,))
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -153,11 +153,16 @@ def save(fig: Figure, directory: Path, name: str) -> list[Path]:
     """Write `name`.svg and `name`.png; the same figure gives the same bytes."""
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
-        fig.savefig(svg, transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.read_text(), flags=re.DOTALL)
-    svg.write_text(re.sub(r"(\.\d\d)\d+", r"\1", text))  # a hundredth of a point is finer than any screen
+    svg.write_text(re.sub(r'="[^"]*"', _short_coordinates, text))
     return [svg, png]
+
+
+def _short_coordinates(attribute: re.Match[str]) -> str:
+    """A hundredth of a point is finer than any screen; the text between the tags is not touched."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
 def shown(value: float) -> str:

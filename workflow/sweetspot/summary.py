@@ -9,7 +9,7 @@ import polars as pl
 
 from sweetspot import table
 from sweetspot.laws import LAWS, per_token
-from sweetspot.table import CELL, GROUP, UNSPECIFIED
+from sweetspot.table import GROUP, UNSPECIFIED
 
 PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
 PAPER_RATIO = 33.41  # arXiv 2602.05695, abstract: worst over best cell
@@ -28,7 +28,9 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(
         pl.lit(value, dtype=kind).alias(name) for name, (value, kind) in defaults.items() if name not in rows.columns
     )
-    return rows.with_columns(pl.col(name).cast(kind).fill_null(pl.lit(value)) for name, (value, kind) in defaults.items())
+    return rows.with_columns(
+        pl.col(name).cast(kind).fill_null(pl.lit(value)) for name, (value, kind) in defaults.items()
+    )
 
 
 def cells(rows: pl.DataFrame) -> pl.DataFrame:

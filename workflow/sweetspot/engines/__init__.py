@@ -87,7 +87,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
         if not fits:
             raise SweetspotError(
-                f"{directory}: built for {name} {built.get(name)}, needed for {value}; delete it and run again to rebuild it"
+                f"{directory}: built for {name} {built.get(name)}, needed for {value}; delete it to have it rebuilt"
             )
     engine, sensor, clock = _module(spec.name).open_device(spec, directory)
     return engine, sensor, clock

@@ -1,7 +1,8 @@
 """An engine that computes nothing: a roofline of passes turns a batch into stretches of time and dynamic energy.
 
-Physics, not the fitted law: compute and memory time per pass with efficiencies that saturate, launch overhead, prefill in
-chunks, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py holds it against published rows.
+Physics, not the fitted law: compute and memory time per pass with an efficiency that saturates, launch overhead,
+prefill in chunks, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py compares it with
+published rows.
 """
 
 import random
@@ -28,7 +29,7 @@ LAYER_S = 70e-6  # kernel starts and ramps, a layer of a pass; eager launches as
 REQUEST_S = 20e-6  # sampling and bookkeeping, a request of a pass
 # Energy beyond static and active power. Together with those they meet the powers of LLM-Inference-Bench's TensorRT-LLM
 # rows (413 W at batch 1, about 450 W at 16 to 64), and put a large GEMM at the power cap, where H100s run into it.
-J_PER_FLOP = 0.6e-12
+J_PER_FLOP = 0.65e-12
 J_PER_BYTE = 110e-12
 CHUNK_TOKENS = 8192  # prefill tokens of one pass: TensorRT-LLM's default max_num_tokens
 SEGMENT_PASSES = 64  # decode passes that share one stretch of constant power
@@ -71,7 +72,7 @@ class SimulatedEngine:
         fit = spec.architecture.max_requests(input_tokens, output_tokens, self._cache_bytes, element_bytes)
         if fit < 1:
             raise SweetspotError(
-                f"{spec.architecture.name}: the KV cache of one request of {input_tokens} + {output_tokens} tokens does not fit"
+                f"{spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the KV cache"
             )
         in_flight = min(fit, spec.batch)
         whole, rest = divmod(spec.batch, in_flight)
@@ -125,5 +126,7 @@ class SimulatedEngine:
 def _gpu(spec: EngineSpec) -> gpus.Gpu:
     gpu = gpus.find(spec.gpu)
     if gpu is None or spec.precision not in gpu.peak_flops:
-        raise SweetspotError(f"no {spec.precision} rates of {spec.gpu!r} are known; known GPUs: {', '.join(gpus.names())}")
+        raise SweetspotError(
+            f"no {spec.precision} rates of {spec.gpu!r} are known; known GPUs: {', '.join(gpus.names())}"
+        )
     return gpu

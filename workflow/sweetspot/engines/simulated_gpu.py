@@ -111,7 +111,7 @@ class SimulatedGpu:
 
 
 class SimulatedSensor:
-    """What NVML would say of the board: stepped, sampled, averaged, with a gain and noise. Energies in mJ, powers in W."""
+    """What NVML would say of the board: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
 
     def __init__(self, device: SimulatedGpu) -> None:
         """Sensors of `device`; gain and noise follow from its seed."""

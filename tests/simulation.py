@@ -1,0 +1,48 @@
+"""A simulated device at hand for tests."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweetspot import architecture, engines, gpus
+from sweetspot.engines.simulated import SimulatedEngine
+from sweetspot.engines.simulated_gpu import SimulatedGpu, SimulatedSensor, Work
+from sweetspot.measurement import Protocol, measure_cell, measure_idle, open_meter
+from sweetspot.meter import Meter
+
+ARCHITECTURES = Path(__file__).resolve().parent.parent / "resources/architectures"
+H100 = gpus.find("H100")
+assert H100 is not None
+
+
+@dataclass
+class Bench:
+    """A board with an engine on it, and a meter that sees the board only through its sensor."""
+
+    model: str = "llama-3.1-8b"
+    batch: int = 8
+    seed: int = 1
+    protocol: Protocol = field(default_factory=Protocol)
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        arch = architecture.load(ARCHITECTURES / f"{self.model}.json")
+        self.spec = engines.EngineSpec(
+            "simulated", arch, "bfloat16", self.weights, H100.name, self.batch, 4096, 4096, 0.9, self.seed
+        )
+        self.device = SimulatedGpu(H100, self.seed)
+        self.engine = SimulatedEngine(self.spec, self.device)
+        self.sensor: Any = SimulatedSensor(self.device)
+        self.gain = SimulatedSensor(self.device)._gain
+        self.idle_w = measure_idle(self.meter(), self.protocol)
+
+    def meter(self) -> Meter:
+        return open_meter(self.sensor, self.device.clock, self.protocol)
+
+    def cell(self, n: int, m: int, flags: str = "") -> list[dict[str, Any]]:
+        cell = {"input_tokens": n, "output_tokens": m, "flags": flags}
+        return measure_cell(self.engine, self.meter(), self.spec, cell, self.protocol, self.idle_w)
+
+    def watts(self, *levels: tuple[float, float]) -> None:
+        """Run stretches of (duration in s, dynamic power in W)."""
+        self.device.run([Work(duration_s, duration_s * power_w) for duration_s, power_w in levels])

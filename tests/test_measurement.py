@@ -1,0 +1,117 @@
+"""The protocol: warm-up, windows, repetitions, and when to stop."""
+
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+from simulation import Bench
+
+from sweetspot.measurement import Protocol
+
+COLUMNS = {
+    "schema_version",
+    "model",
+    "batch",
+    "input_tokens",
+    "output_tokens",
+    "repetition",
+    "energy_j",
+    "energy_instant_j",
+    "energy_average_j",
+    "duration_s",
+    "batch_runs",
+    "window_s",
+    "edge_error",
+    "power_w",
+    "idle_w",
+    "temperature_c",
+    "sm_clock_mhz",
+    "event_reasons",
+    "valid",
+    "reasons",
+    "flags",
+    "in_flight",
+    "waves",
+    "gpu",
+    "gpu_uuid",
+    "engine",
+    "engine_version",
+    "driver_version",
+    "precision",
+    "weights",
+    "source",
+    "time_s",
+}
+
+
+def test_a_row_holds_the_energy_of_one_batch_run() -> None:
+    bench = Bench()
+    rows = bench.cell(512, 128)
+    for row in rows:
+        assert set(row) >= COLUMNS
+        assert row["valid"]
+        assert row["reasons"] == ""
+        true_j = bench.device.true_energy_j(row["time_s"], row["time_s"] + row["window_s"])
+        assert row["energy_j"] * row["batch_runs"] / bench.gain == pytest.approx(true_j, rel=0.005)
+        assert row["duration_s"] * row["batch_runs"] == pytest.approx(row["window_s"])
+        assert row["power_w"] == pytest.approx(row["energy_j"] / row["duration_s"])
+        assert 100 < row["idle_w"] < 135
+
+
+@pytest.mark.parametrize(("n", "m", "runs"), [(64, 64, 32), (64, 2048, 2), (4096, 4096, 1)])
+def test_a_window_is_long_enough_and_no_longer(n: int, m: int, runs: int) -> None:
+    row = Bench(batch=1).cell(n, m)[0]
+    assert row["window_s"] >= 10
+    assert row["batch_runs"] == runs
+
+
+def test_warm_up_is_discarded_and_lasts_until_the_gpu_is_steady() -> None:
+    bench = Bench(batch=1)
+    start = bench.device.clock.now()
+    rows = bench.cell(64, 64)
+    assert rows[0]["time_s"] - start >= 10
+    assert "not_steady" not in rows[0]["flags"]
+    restless = Bench(batch=1, protocol=Protocol(warmup_drift=1e-9, warmup_max_s=25.0))
+    start = restless.device.clock.now()
+    rows = restless.cell(64, 64)
+    assert rows[0]["time_s"] - start >= 25
+    assert all("not_steady" in row["flags"] for row in rows)
+
+
+def test_repeating_stops_when_the_mean_is_known_well_enough() -> None:
+    assert len(Bench().cell(256, 128)) == 3
+    assert len(Bench(protocol=Protocol(stop_interval=0.0)).cell(256, 128)) == 5
+    tight = Bench(protocol=Protocol(stop_interval=0.0012, repetitions=40, window_max_s=10.0, window_runs=1))
+    energies = [row["energy_j"] for row in tight.cell(256, 128)]
+    assert 3 < len(energies) < 40
+    assert 1.9 * stdev(energies) / len(energies) ** 0.5 <= 0.0012 * fmean(energies)
+
+
+def test_a_row_whose_sources_contradict_each_other_stays_and_is_invalid() -> None:
+    bench = Bench()
+    good = bench.sensor.energy_mj
+    bench.sensor.energy_mj = lambda: good() * 9 // 10
+    rows = bench.cell(64, 64)
+    assert len(rows) == 5, "an invalid repetition does not count towards stopping"
+    assert all(not row["valid"] and row["reasons"] == "counter_vs_integral" and row["energy_j"] > 0 for row in rows)
+
+
+def test_a_stuck_counter_gives_no_joules() -> None:
+    bench = Bench()
+    bench.sensor.energy_mj = lambda: 10**9
+    for row in bench.cell(64, 64):
+        assert row["energy_j"] is None
+        assert row["power_w"] is None
+        assert row["energy_instant_j"] > 0
+        assert row["reasons"] == "counter_stuck"
+
+
+def test_flags_of_the_plan_and_of_the_weights_reach_the_row() -> None:
+    assert Bench().cell(64, 64, "extended_positions")[0]["flags"] == "extended_positions"
+    assert "random_weights" in Bench(weights="dummy").cell(64, 64)[0]["flags"]
+
+
+def test_every_number_of_the_protocol_says_what_it_is() -> None:
+    for field in Protocol.__dataclass_fields__.values():
+        assert field.metadata["description"], field.name
+    assert replace(Protocol(), version=2) != Protocol()
