@@ -1,6 +1,6 @@
 """The figures that compare models: sweet spots, best against worst, predicted against measured, accuracy."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from sweetspot import style, summary
 from sweetspot.laws import LAWS
 from sweetspot.summary import Group
-from sweetspot.table import GROUP
 
 _WIDTH = 7.6
 _RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
@@ -31,7 +30,7 @@ def overall(
     if any(spot["status"] == "interior" for group in groups for spot in group.get("sweet_spots", [])):
         yield _sweet_spots(groups, names, label)
     yield _ratios(means, groups, names, label)
-    held_out = _chosen(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
     if held_out.height:
         yield _predicted(held_out, groups, names, label)
     errors = validation.filter(pl.col("mape_percent").is_not_null())
@@ -86,7 +85,7 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
     table = summary.ratios(means)
     hues = style.ramp(table["batch"])
     parts = [(name, summary.of(table, group)) for group, name in zip(groups, names, strict=True)]
-    parts = sorted((part for part in parts if part[1].height), key=lambda part: float(part[1]["ratio"].max()))  # type: ignore[arg-type]
+    parts = sorted((part for part in parts if part[1].height), key=lambda part: max(part[1]["ratio"]))
     title = "What the lengths decide: worst over best cell"
     caption = (
         f"Energy per output token of the worst measured cell divided by that of the best, at the same model and batch; "
@@ -95,12 +94,13 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
     fig = style.figure(_WIDTH, 0.9 + 0.24 * len(parts), title, caption, label)
     ax = fig.subplots()
     for row, (_, part) in enumerate(parts):
-        ax.hlines(row, part["ratio"].min(), part["ratio"].max(), color=style.GRID, linewidth=3, zorder=1)
+        values = part["ratio"].to_list()
+        ax.hlines(row, min(values), max(values), color=style.GRID, linewidth=3, zorder=1)
         for batch, ratio in part.select("batch", "ratio").iter_rows():
             ax.plot(ratio, row, "o", color=hues[batch], markersize=5.5)
     ax.axvline(summary.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="worst / best energy per output token", ylim=(-0.6, len(parts) - 0.4))
-    ax.set_yticks(range(len(parts)), [name for name, _ in parts])
+    ax.set_yticks(range(len(parts)), [style.shortened(name) for name, _ in parts])
     ax.set_xlim(1, 1.15 * max(summary.PAPER_RATIO, ax.get_xlim()[1] / 1.1))
     style.value_axis(ax.xaxis)
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=str(b)) for b, colour in hues.items()]
@@ -114,17 +114,18 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
 def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
     tokens = pl.col("batch") * pl.col("output_tokens")
     table = held_out.with_columns(x=pl.col("energy_j") / tokens, y=pl.col("predicted_j") / tokens)
-    within = 100 * float((table["ape_percent"] <= 10).mean())  # type: ignore[arg-type]
+    errors = table["ape_percent"].to_numpy()
     title = "Predicted against measured, held-out cells"
     caption = (
-        f"{table.height} cells, each predicted by its model's chosen law ({_law_words(groups)}) fitted without it (5-fold). "
-        f"Band: ±10 %, which holds {within:.3g} % of the cells. MAPE over the cells {table['ape_percent'].mean():.3g} %."
+        f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
+        f"it (5-fold). Band: ±10 %, which holds {100 * np.mean(errors <= 10):.3g} % of the cells. MAPE over all these "
+        f"cells: {errors.mean():.3g} %."
         + _style_words(names)
     )
-    fig = style.figure(_WIDTH, 3.5, title, caption, label)
+    fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
-    low = float(min(table["x"].min(), table["y"].min())) / 1.15  # type: ignore[type-var, arg-type]
-    high = float(max(table["x"].max(), table["y"].max())) * 1.15  # type: ignore[type-var, arg-type]
+    values = table.filter(pl.col("y") > 0).select("x", "y").to_numpy()
+    low, high = values.min() / 1.15, values.max() * 1.15
     ends = np.array([low, high])
     left.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.GRID, alpha=0.6, linewidth=0)
     right.fill_between(ends, -10, 10, color=style.GRID, alpha=0.6, linewidth=0)
@@ -137,7 +138,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
         if part.height:
             present.append(index)
             look = style.model_style(group["model"])
-            dots = {"color": look.colour, "marker": look.marker, "s": 9, "alpha": 0.6, "linewidths": 0, "zorder": 3}
+            dots = {"color": look.colour, "marker": look.marker, "s": 9, "alpha": 0.4, "linewidths": 0, "zorder": 3}
             left.scatter(part["x"], part["y"], rasterized=raster, **dots)
             right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), rasterized=raster, **dots)
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted J per output token")
@@ -192,27 +193,10 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
     for model, mape in part.select("model", "mape_percent").iter_rows():
         look = style.model_style(model)
         ax.plot(mape, row + 0.18, marker=look.marker, color=look.colour, markersize=3.4, alpha=0.75, linestyle="")
-    mean = float(part["mape_percent"].mean())  # type: ignore[arg-type]
+    mean = part["mape_percent"].to_numpy().mean()
     ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
     place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
     ax.text(0.98, row - 0.05, f"{style.shown(mean)} %", transform=place, ha="right", va="bottom", fontsize=7.5)
-
-
-def _chosen(table: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
-    """The rows of validation or predictions that belong to each group's chosen law."""
-    keys = [[*(group[name] for name in GROUP), group["law"]] for group in groups if group.get("law")]
-    schema = dict.fromkeys((*GROUP, "law"), pl.String)
-    return table.join(
-        pl.DataFrame(keys, schema=schema, orient="row"), on=list(schema), how="semi", maintain_order="left"
-    )
-
-
-def _law_words(groups: Sequence[Group]) -> str:
-    laws = [group["law"] for group in groups if group.get("law")]
-    counts: Mapping[str, int] = {law: laws.count(law) for law in dict.fromkeys(laws)}
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{law} for {count}" for law, count in counts.items())
 
 
 def _style_words(names: Sequence[str]) -> str:
@@ -222,8 +206,6 @@ def _style_words(names: Sequence[str]) -> str:
 def _model_legend(fig: Figure, groups: Sequence[Group], names: Sequence[str], indices: Sequence[int]) -> None:
     handles = []
     for index in indices:
-        look = style.model_style(groups[index]["model"])
-        handles.append(
-            Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, label=names[index])
-        )
+        look, name = style.model_style(groups[index]["model"]), style.shortened(names[index])
+        handles.append(Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, ms=4, label=name))
     fig.legend(handles=handles, loc="outside right center", handlelength=2.2)

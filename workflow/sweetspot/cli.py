@@ -49,8 +49,8 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "and validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
         epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
         "batch, board, gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured "
-        "or published), valid. Other columns pass through. Example: sweetspot fit rows.csv --map nin=input_tokens --map "
-        "nout=output_tokens --out fitted",
+        "or published), valid. Other columns pass through. Example: sweetspot fit rows.csv --map nin=input_tokens "
+        "--map nout=output_tokens --out fitted",
     )
     command.add_argument(
         "tables", nargs="+", type=Path, metavar="TABLE", help="CSV, Parquet or JSON lines; several are joined"

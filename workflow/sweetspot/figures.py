@@ -1,4 +1,4 @@
-"""The figures of a campaign, each as SVG for the page and PNG for papers, and figures.json, which says what each shows."""
+"""The figures of a campaign: each as SVG for the page and PNG for papers, and figures.json, which lists them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import polars as pl
 import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from sweetspot import charts, style, summary
 from sweetspot.journal import write_atomically
@@ -25,7 +25,7 @@ _PER_TOKEN = "J per output token"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure and what it is: `kind` names the plot, `group` the index of its group in the predictor (None: of all)."""
+    """A figure and what it is: `kind` names the plot, `group` the index of its group in the predictor (None: all)."""
 
     name: str
     kind: str
@@ -113,7 +113,7 @@ def _curves(
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
             line = line.sort("output_tokens")
             _points(ax, line["output_tokens"], line, hues[n], str(n))
-            reply = np.geomspace(line["output_tokens"].min(), line["output_tokens"].max(), 60)
+            reply = np.geomspace(line["output_tokens"][0], line["output_tokens"][-1], 60)
             values = [summary.fitted(group, batch, n, m) for m in reply]
             if None not in values:
                 ax.plot(reply, values, color=hues[n], linewidth=1.2)
@@ -146,8 +146,8 @@ def _against_batch(
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
             line = line.sort("batch")
             _points(ax, line["batch"], line, hues[n], str(n))
-            low, high = line["batch"].min(), line["batch"].max()
-            batches = np.geomspace(low, high, 40) if everywhere else line["batch"].to_numpy()
+            measured = line["batch"].to_list()
+            batches = np.geomspace(measured[0], measured[-1], 40) if everywhere else measured
             values = [summary.fitted(group, batch, n, m) for batch in batches]
             if None not in values:
                 ax.plot(batches, values, color=hues[n], linewidth=1.2)
@@ -173,7 +173,7 @@ def _heat_map(
     grid = own.select(CELL)
     if plan is not None:
         planned = plan.filter(pl.col("model") == group["model"]).select(CELL)
-        grid = pl.concat([grid, planned.cast(dict(grid.schema))]).unique()
+        grid = pl.concat([grid, planned.cast(pl.Int64)]).unique()
     inputs, outputs = sorted(set(grid["input_tokens"])), sorted(set(grid["output_tokens"]))
     shown = own.filter(pl.col("batch").is_in(batches))
     missing = len(inputs) * len(outputs) * len(batches) - shown.height
@@ -181,7 +181,7 @@ def _heat_map(
     inside = any(spot["status"] == "interior" for spot in spots)
     title = f"{name}: {_PER_TOKEN}" + (f", batch {batches[0]}" if len(batches) == 1 else "")
     caption = (
-        f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of the same batch (log scale). "
+        f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of that batch (log scale). "
         + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
         + (f"Hatched: {missing} cells without a value (skipped, or no valid row). " if missing else "")
@@ -204,7 +204,7 @@ def _heat_map(
     _outer_labels(axes, len(batches), "output tokens", "input tokens")
     bar = fig.colorbar(axes[0, 0].collections[0], ax=axes, aspect=25 * rows, pad=0.02, fraction=0.05)
     bar.set_label("× best cell of the batch")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     style.value_axis(bar.ax.yaxis)
     kind = "hero" if slug == "hero" else "heatmap"
     return Drawn("hero" if slug == "hero" else f"heatmap-{slug}", kind, index, title, caption.strip()), fig
@@ -232,8 +232,7 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
         yticklabels=inputs,
     )
     for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
-        hatch = {"hatch": "////", "facecolor": "none", "edgecolor": style.MUTED, "linewidth": 0}
-        ax.add_patch(matplotlib.patches.Rectangle((column, row), 1, 1, **hatch))
+        ax.add_patch(Rectangle((column, row), 1, 1, hatch="////", facecolor="none", edgecolor=style.MUTED, linewidth=0))
     ax.tick_params(length=0)
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
     ax.invert_yaxis()
@@ -247,8 +246,8 @@ def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: lis
     centres = np.arange(len(outputs)) + 0.5
     x = np.interp(np.log([spot["output_tokens"] for spot in spots]), np.log(outputs), centres)
     y = [inputs.index(spot["input_tokens"]) + 0.25 for spot in spots]  # below the numbers
-    for colour, width, size in (("#ffffff", 2.8, 6.0), ("#0b6bcb", 1.2, 4.0)):
-        ax.plot(x, y, color=colour, linewidth=width, marker="D", markersize=size)
+    ax.plot(x, y, color="#0b6bcb", linewidth=1, alpha=0.5)
+    ax.plot(x, y, color="#0b6bcb", linestyle="", marker="D", markersize=5, markeredgecolor="white")
 
 
 def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:
@@ -267,7 +266,7 @@ def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) 
 
 
 def _outer_labels(axes: Any, panels: int, x: str, y: str) -> None:
-    rows, columns = axes.shape
+    columns = axes.shape[1]
     for position, ax in enumerate(axes.flat[:panels]):
         if position % columns == 0:
             ax.set_ylabel(y)

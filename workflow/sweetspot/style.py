@@ -10,17 +10,18 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from sweetspot.summary import number
 
+LineStyle = Literal["-", "--", ":"]
 INK, MUTED, GRID, ALARM = "#1f2328", "#5f6873", "#d9dee3", "#c2410c"
 FAMILIES = {
     "opt": "#0072b2",
@@ -41,7 +42,8 @@ LAWS = {
     "paper-6": "#0072b2",
     "batch-8": "#d55e00",
 }
-SIZES = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))  # below so many billion parameters: marker, line
+# Below so many billion parameters: marker, line.
+SIZES: tuple[tuple[float, str, LineStyle], ...] = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))
 RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b5fc4", "#7a55c9", "#b94a9b", "#d6564f", "#d98a1f"])
 HEAT = sns.color_palette("rocket_r", as_cmap=True)
 RC = {
@@ -77,7 +79,7 @@ class ModelStyle:
 
     colour: str
     marker: str
-    line: str
+    line: LineStyle
 
 
 def model_style(model: str) -> ModelStyle:
@@ -108,7 +110,7 @@ def ramp(values: Iterable[int]) -> dict[int, str]:
 
 def figure(width: float, height: float, title: str, subtitle: str, label: str) -> Figure:
     """An empty figure of `width` by `height` inches below a header: title, wrapped subtitle, and the source `label`."""
-    characters = int(width * 72 / (_HEADER_PT["subtitle"] * 0.56))
+    characters = int(width * 72 / (_HEADER_PT["subtitle"] * 0.54))
     lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
     total = height + header
@@ -116,7 +118,8 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
     top, left = 1 - 4 / 72 / total, 4 / 72 / width
-    fig.text(left, top, title, va="top", fontsize=_HEADER_PT["title"], fontweight="bold", gid="title")
+    fitting = 72 * (width - 0.15 * len(label) - 0.1) / (0.62 * len(title))
+    fig.text(left, top, title, va="top", fontsize=min(_HEADER_PT["title"], fitting), fontweight="bold")
     below = top - _HEADER_PT["title"] * 1.65 / 72 / total
     fig.text(left, below, "\n".join(lines), va="top", fontsize=_HEADER_PT["subtitle"], color=MUTED, linespacing=1.3)
     if label:
@@ -142,9 +145,10 @@ def value_axis(axis: Any) -> None:
     """Ticks of a logarithmic axis of quantities, written without powers of ten."""
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
-    finer = ((0.7, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)), (1.6, (1.0, 2.0, 5.0)), (3.0, (1.0, 3.0)))
+    finer = ((0.8, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)), (1.6, (1.0, 2.0, 5.0)), (3.0, (1.0, 3.0)))
     steps = next((steps for limit, steps in finer if decades < limit), (1.0,))
-    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    locator = MaxNLocator(5, steps=[1, 2, 5, 10]) if decades < 0.4 else LogLocator(subs=steps, numticks=12)
+    axis.set_major_locator(locator)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -154,8 +158,11 @@ def save(fig: Figure, directory: Path, name: str) -> list[Path]:
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.set_layout_engine("none")  # the places just computed serve again
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.read_text(), flags=re.DOTALL)
+    # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
+    text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     svg.write_text(re.sub(r'="[^"]*"', _short_coordinates, text))
     return [svg, png]
 
@@ -163,6 +170,11 @@ def save(fig: Figure, directory: Path, name: str) -> list[Path]:
 def _short_coordinates(attribute: re.Match[str]) -> str:
     """A hundredth of a point is finer than any screen; the text between the tags is not touched."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+
+
+def shortened(name: str) -> str:
+    """A name for a legend, at most 28 characters."""
+    return name if len(name) <= 28 else f"{name[:16]}…{name[-11:]}"
 
 
 def shown(value: float) -> str:

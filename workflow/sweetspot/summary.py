@@ -18,7 +18,7 @@ Group = Mapping[str, Any]
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with every column that figures and report use; what a table lacks is unspecified, valid, unflagged or null."""
+    """`rows` with every column that figures and report use: unspecified, valid, unflagged or null where one lacks."""
     defaults: dict[str, tuple[Any, Any]] = {
         **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
         **{name: ("", pl.String) for name in ("reasons", "flags")},
@@ -34,7 +34,7 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def cells(rows: pl.DataFrame) -> pl.DataFrame:
-    """`table.cells` of the valid rows, with `j_per_token` (J per output token) and `sd` (J, null for one repetition)."""
+    """`table.cells` of the valid rows, with `j_per_token` (J per output token) and its `sd` (null for one row)."""
     tokens = pl.col("batch") * pl.col("output_tokens")
     means = table.cells(complete(rows))
     return means.with_columns(j_per_token=pl.col("energy_j") / tokens, sd=pl.col("energy_sd_j") / tokens)
@@ -116,6 +116,24 @@ def fitted(group: Group, batch: int, n: float, m: float) -> float | None:
             values = {name: term["value"] for name, term in fit["terms"].items()}
             return per_token(LAWS[fit["law"]], values, n, m, batch)
     return None
+
+
+def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
+    """The rows of validation or predictions that belong to each group's chosen law."""
+    keys = [[*(group[name] for name in GROUP), group["law"]] for group in groups if group.get("law")]
+    schema = dict.fromkeys((*GROUP, "law"), pl.String)
+    chosen = pl.DataFrame(keys, schema=schema, orient="row")
+    return frame.join(chosen, on=list(schema), how="semi", maintain_order="left")
+
+
+def law_words(groups: Sequence[Group]) -> str:
+    """The chosen laws for a sentence: "paper-6", or "paper-6 for 10 models, batch-8 for 3"."""
+    laws = [str(group["law"]) for group in groups if group.get("law")]
+    counts = {law: laws.count(law) for law in dict.fromkeys(laws)}
+    if len(counts) == 1:
+        return next(iter(counts))
+    words = [f"{law} for {count}" for law, count in counts.items()]
+    return ", ".join([f"{words[0]} models", *words[1:]]) if words else "none"
 
 
 def number(value: float | None, digits: int = 3) -> str:
