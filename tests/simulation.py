@@ -24,6 +24,7 @@ class Bench:
     seed: int = 1
     protocol: Protocol = field(default_factory=Protocol)
     weights: str = "none"
+    started_s: float = 0.0
 
     def __post_init__(self) -> None:
         arch = architecture.load(ARCHITECTURES / f"{self.model}.json")
@@ -41,8 +42,15 @@ class Bench:
 
     def cell(self, n: int, m: int, flags: str = "") -> list[dict[str, Any]]:
         cell = {"input_tokens": n, "output_tokens": m, "flags": flags}
-        return measure_cell(self.engine, self.meter(), self.spec, cell, self.protocol, self.idle_w)
+        meter = self.meter()
+        self.started_s = meter.started_s
+        return measure_cell(self.engine, meter, self.spec, cell, self.protocol, self.idle_w)
 
     def watts(self, *levels: tuple[float, float]) -> None:
         """Run stretches of (duration in s, dynamic power in W)."""
         self.device.run([Work(duration_s, duration_s * power_w) for duration_s, power_w in levels])
+
+    def true_j(self, row: dict[str, Any]) -> float:
+        """True joules of a row's window."""
+        start_s = self.started_s + row["time_s"]
+        return self.device.true_energy_j(start_s, start_s + row["window_s"])

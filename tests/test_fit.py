@@ -150,6 +150,12 @@ def test_batches_that_follow_no_batch_law_keep_their_own_coefficients(fitted: An
     assert fitted(pl.concat(parts))["law"] == "paper-6"
 
 
+def test_a_law_that_covers_every_cell_goes_before_one_that_does_not(fitted: Any) -> None:
+    group = fitted(pl.concat([measured(batches=(1,)), measured(cells=[(512, 512, 32)])]))
+    assert "skipped" in group["laws"]["paper-6"][1]
+    assert group["law"] == "batch-8"
+
+
 def test_one_batch(fitted: Any) -> None:
     group = fitted(measured(noise=0.02))
     assert "two batches" in group["laws"]["batch-8"][0]["skipped"]
@@ -217,8 +223,10 @@ def test_one_output_length_gives_no_sweet_spot(fitted: Any) -> None:
     assert fit["in_sample_mape_percent"] < 1e-6
 
 
-def test_two_output_lengths_give_no_sweet_spot(fitted: Any) -> None:
-    group = fitted(measured(outputs=(64, 4096)))
+@pytest.mark.parametrize("law", ["paper-5", "paper-6"])
+def test_two_output_lengths_give_no_sweet_spot(fitted: Any, law: str) -> None:
+    group = fitted(measured(law, outputs=(64, 4096)))
+    assert group["law"] == law
     assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
 
 
@@ -363,6 +371,10 @@ def test_a_fold_that_the_others_cannot_determine_is_left_out_and_said(as_table: 
     assert row["cells"] == 7
     assert row["note"].startswith("7 of 14 held-out cells left out")
     assert not predictions.filter(pl.col("held_out") == "output_tokens 256").height
+    # With one output length left, a fit exists but knows nothing of another.
+    errors, _ = validate(as_table(measured("linear", inputs=GRID, outputs=(64, 256), noise=0.01)))
+    assert error(errors, "linear", "leave-one-length-out")["note"].startswith("14 of 28 held-out cells left out")
+    assert error(errors, "linear", "leave-one-length-out")["mape_percent"] < 5
 
 
 def test_cross_terms_matter(as_table: Any) -> None:

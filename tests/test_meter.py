@@ -1,10 +1,13 @@
 """The meter against joules that are known, through the simulated board's sensors."""
 
+import time
+
 import pytest
 from simulation import Bench
 
 from sweetspot.clock import WallClock
 from sweetspot.engines.simulated_gpu import STEP_S
+from sweetspot.meter import Meter
 
 TRACES = {
     "constant": [(12.0, 300.0)],
@@ -23,7 +26,7 @@ def error_beyond_gain(bench: Bench, window) -> float:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_known_joules_come_back(trace: str, seed: int) -> None:
     bench = Bench(seed=seed)
-    window = bench.meter().window(lambda: bench.watts(*TRACES[trace]), bench.idle_w)
+    window = bench.meter().window(lambda: bench.watts(*TRACES[trace]))
     assert window.reasons == ()
     assert window.duration_s == pytest.approx(sum(duration for duration, _ in TRACES[trace]))
     assert abs(error_beyond_gain(bench, window)) < 0.005
@@ -35,7 +38,7 @@ def test_the_window_opens_on_a_counter_step_and_does_not_count_the_tail() -> Non
     for tenths in range(20):
         bench = Bench()
         bench.device.clock.sleep(0.013 * tenths)
-        window = bench.meter().window(lambda b=bench, t=tenths: b.watts((1.0 + 0.007 * t, 500.0)), bench.idle_w)
+        window = bench.meter().window(lambda b=bench, t=tenths: b.watts((1.0 + 0.007 * t, 500.0)))
         errors.append(abs(error_beyond_gain(bench, window)))
         assert window.edge_error == pytest.approx(STEP_S / window.duration_s)
     assert max(errors) < 0.005
@@ -44,7 +47,7 @@ def test_the_window_opens_on_a_counter_step_and_does_not_count_the_tail() -> Non
 def test_three_sources_agree_on_steady_power() -> None:
     bench = Bench()
     bench.watts((5.0, 300.0))
-    window = bench.meter().window(lambda: bench.watts((20.0, 300.0)), bench.idle_w)
+    window = bench.meter().window(lambda: bench.watts((20.0, 300.0)))
     assert window.instant_j == pytest.approx(window.counter_j, rel=0.01)
     assert window.average_j == pytest.approx(window.counter_j, rel=0.01)
 
@@ -54,7 +57,7 @@ def test_the_gain_of_the_board_is_in_every_source_and_differs_between_boards() -
     for seed in range(8):
         bench = Bench(seed=seed)
         bench.watts((3.0, 300.0))
-        window = bench.meter().window(lambda b=bench: b.watts((20.0, 300.0)), bench.idle_w)
+        window = bench.meter().window(lambda b=bench: b.watts((20.0, 300.0)))
         true_j = bench.device.true_energy_j(window.start_s, window.start_s + window.duration_s)
         assert window.counter_j / true_j == pytest.approx(bench.gain, rel=0.002)
         assert window.instant_j / true_j == pytest.approx(bench.gain, rel=0.01)
@@ -91,7 +94,7 @@ def reset_half_way(bench: Bench):
 def test_each_fault_has_its_reason(reason: str, fault) -> None:
     bench = Bench()
     bench.sensor = Faulty(bench.sensor, **fault(bench))
-    window = bench.meter().window(lambda: bench.watts((12.0, 300.0)), bench.idle_w)
+    window = bench.meter().window(lambda: bench.watts((12.0, 300.0)))
     assert window.reasons == (reason,)
     if reason in ("counter_stuck", "counter_reset"):
         assert window.counter_j is None, "no number where there is none, least of all 0 J"
@@ -124,3 +127,33 @@ def test_the_wall_clock_calls_back_and_passes_errors_on() -> None:
 
     with pytest.raises(OSError, match="GPU is lost"), clock.every(0.01, fail):
         clock.sleep(0.1)
+
+
+def test_what_ending_the_polls_takes_is_not_in_the_window() -> None:
+    """NVML calls take milliseconds, and the window's duration is a measured column."""
+
+    class Slow:
+        def __getattr__(self, name: str):
+            def read():
+                time.sleep(0.01)
+                return int(1000 * clock.now()) // 20 * 20 if name == "energy_mj" else 300
+
+            return read
+
+    clock = WallClock()
+    window = Meter(Slow(), clock, poll_s=0.05, tolerance=9.0, counter_timeout_s=1.0, step_s=0.02).window(
+        lambda: clock.sleep(0.3)
+    )
+    assert window.duration_s == pytest.approx(0.3, abs=0.02)
+
+
+def test_the_tail_is_taken_off_at_what_idling_costs_then() -> None:
+    """A board that idles hot after its work: the idle power of a cold morning would leave joules in the window."""
+    errors = []
+    for phase in range(10):
+        bench = Bench()
+        bench.watts((300.0, 590.0))
+        bench.device.clock.sleep(0.011 * phase)
+        window = bench.meter().window(lambda b=bench, p=phase: b.watts((1.0 + 0.01 * p, 1.0)))
+        errors.append(error_beyond_gain(bench, window))
+    assert max(map(abs, errors)) < 0.002

@@ -93,6 +93,9 @@ def test_static_power_rises_with_temperature() -> None:
     bench.device.clock.sleep(1.0)
     hot_w = bench.gain * bench.device.true_energy_j(start, start + 1.0)
     assert hot_w > 1.05 * cold_w
+    bench.device.clock.sleep(120.0)
+    end = bench.device.clock.now()
+    assert bench.gain * bench.device.true_energy_j(end - 1.0, end) < 1.02 * cold_w, "an idle board cools"
 
 
 def test_rows_say_that_they_are_simulated() -> None:
@@ -106,7 +109,7 @@ def test_rows_say_that_they_are_simulated() -> None:
 def test_true_joules_are_not_in_a_row() -> None:
     bench = Bench()
     for row in bench.cell(64, 64):
-        true_j = bench.device.true_energy_j(row["time_s"], row["time_s"] + row["window_s"]) / row["batch_runs"]
+        true_j = bench.true_j(row) / row["batch_runs"]
         assert all(value != pytest.approx(true_j, rel=1e-6) for value in row.values() if isinstance(value, float))
 
 

@@ -13,6 +13,7 @@ SCHEMA_VERSION = 1
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons
 _POWER_CAP = 0x4
+_RECOMMENDED_WINDOW_S = 10.0
 _THROTTLED = 0x8 | 0x20 | 0x40  # hardware slowdown, software and hardware thermal slowdown
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
@@ -69,8 +70,7 @@ def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
 def measure_idle(meter: Meter, protocol: Protocol) -> float | None:
     """Power in W with context and weights resident and no work; None when the sensor cannot tell."""
     window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
-    # The tail after the window is idle too: the counter's joules belong to the time up to the last step.
-    return None if window.instant_j is None else window.instant_j / window.duration_s
+    return None if window.counter_j is None else window.counter_j / window.duration_s
 
 
 def measure_cell(
@@ -114,8 +114,9 @@ def measure_cell(
                 engine.run(n, m)
                 runs += 1
 
-        window = meter.window(work, idle_w)
-        rows.append({**common, "repetition": repetition, **_row(window, runs, flags)})
+        window = meter.window(work)
+        since_s = window.start_s - meter.started_s
+        rows.append({**common, "repetition": repetition, **_row(window, runs, flags), "time_s": since_s})
         if _known_well(rows, protocol):
             break
     return rows
@@ -145,10 +146,14 @@ def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -
 
 
 def _means(samples: list[Sample]) -> tuple[float, float]:
-    """Mean power (by the counter, else by the average sensor) in W and mean SM clock in MHz."""
-    first, last = samples[0], samples[-1]
-    power_w = (last.energy_mj - first.energy_mj) / 1000 / (last.at_s - first.at_s)
-    return power_w, fmean(s.sm_clock_mhz for s in samples)
+    """Mean power in W and mean SM clock in MHz of a block of whole batch runs.
+
+    By the one-second average, which leaves no time unseen; the instant sensor only stands in for it. Not by the
+    counter: two of its 100 ms steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
+    """
+    powers_w = [s.instant_w if s.average_w is None else s.average_w for s in samples]
+    known_w = [power_w for power_w in powers_w if power_w is not None]
+    return fmean(known_w or [0.0]), fmean(s.sm_clock_mhz for s in samples)
 
 
 def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
@@ -163,6 +168,7 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
 
     regime = ["power_capped"] * bool(window.event_reasons & _POWER_CAP)
     regime += ["throttled"] * bool(window.event_reasons & _THROTTLED)
+    regime += ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
     return {
         "energy_j": per_run(window.counter_j),
         "energy_instant_j": per_run(window.instant_j),
@@ -178,7 +184,6 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
         "valid": not window.reasons,
         "reasons": ";".join(window.reasons),
         "flags": ";".join([*flags, *regime]),
-        "time_s": window.start_s,
     }
 
 

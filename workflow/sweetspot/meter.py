@@ -79,43 +79,49 @@ class Meter:
     ) -> None:
         """Poll every `poll_s`; two sources that differ by more than `tolerance` (relative) invalidate a window.
 
-        A counter without a step for `counter_timeout_s` is stuck. `step_s` is the counter's period.
+        A counter without a step for `counter_timeout_s` is stuck. `step_s` is the counter's period. `started_s` is when
+        the session began, by the clock.
         """
-        self.sensor, self.clock = sensor, clock
+        self.sensor, self.clock, self.started_s = sensor, clock, clock.now()
         self._poll_s, self._tolerance, self._timeout_s, self._step_s = poll_s, tolerance, counter_timeout_s, step_s
 
     @contextmanager
     def polling(self) -> Iterator[list[Sample]]:
-        """Poll the sensor in the background; the list fills while the context is open."""
-        samples = [self._sample()]
+        """Poll the sensor in the background; the list fills while the context is open, and once more as it closes.
+
+        There is no poll before the work: what the board shows then (idle clock, idle reason) is not the work's.
+        """
+        samples: list[Sample] = []
         with self.clock.every(self._poll_s, lambda: samples.append(self._sample())):
             yield samples
         samples.append(self._sample())
 
-    def window(self, work: Callable[[], None], idle_w: float | None = None) -> Window:
+    def window(self, work: Callable[[], None]) -> Window:
         """Measure `work`, which must be synchronised when it returns.
 
-        The window opens on a counter step. The work does not end on one, so the counter is read at the next step after
-        it, and the joules of the tail between are taken off again: at `idle_w`, since nothing runs in it. The tail is
-        at most one step, so 30 W too few in `idle_w` cost 3 J.
+        The window opens on a counter step. The work does not end on one, so the GPU is left idle until the counter has
+        stepped twice: the first step closes the window, and the second tells, by the same counter and at the same
+        temperature and clocks, what an idle second costs. The joules of the tail up to the first step are taken off at
+        that power. The tail lasts one step at most, so even 20 % of error in it would cost about 2 J.
         """
         reasons = []
         opened = self._next_step()
         start_s = self.clock.now()
         with self.polling() as samples:
             work()
-        end_s = self.clock.now()
-        closed = self._next_step()
+            end_s = self.clock.now()  # here: ending the polls takes a thread and several NVML calls
+        closed, closed_s = self._next_step(), self.clock.now()
+        later, later_s = self._next_step(), self.clock.now()
         duration_s = end_s - start_s
         counter_j = None
-        if opened is None or closed is None:
+        if opened is None or closed is None or later is None:
             reasons.append("counter_stuck")
-        elif closed < opened or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
+        elif not opened < closed < later or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
             reasons.append("counter_reset")
         else:
-            counter_j = (closed - opened) / 1000 - (idle_w or 0.0) * (self.clock.now() - end_s)
-        instant_j = _integral([(s.at_s, s.instant_w) for s in samples])
-        average_j = _integral([(s.at_s, s.average_w) for s in samples])
+            counter_j = (closed - opened) / 1000 - (later - closed) / 1000 / (later_s - closed_s) * (closed_s - end_s)
+        instant_j = _integral(start_s, [(s.at_s, s.instant_w) for s in samples])
+        average_j = _integral(start_s, [(s.at_s, s.average_w) for s in samples])
         if instant_j is None:
             reasons.append("instant_power_missing")
         elif counter_j is not None and abs(counter_j - instant_j) > self._tolerance * counter_j:
@@ -156,10 +162,10 @@ class Meter:
         return None
 
 
-def _integral(points: list[tuple[float, float | None]]) -> float | None:
-    """Joules under a polled power in W, which holds from one poll to the next; None where a poll gave none."""
+def _integral(start_s: float, points: list[tuple[float, float | None]]) -> float | None:
+    """Joules under a polled power in W from `start_s` to the last poll; None where a poll gave none."""
     total = 0.0
-    for (at_s, _), (next_s, power_w) in pairwise(points):
+    for (at_s, _), (next_s, power_w) in pairwise([(start_s, None), *points]):
         if power_w is None:
             return None
         # What a poll reads describes the time before it.

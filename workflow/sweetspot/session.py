@@ -6,9 +6,11 @@ one JSON object, the same that Snakemake tracks as the rule's parameter: nothing
 
 import argparse
 import json
+import os
 import random
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ def measure(job: dict[str, Any], architecture: Architecture, engine: Path, journ
 def _measure_missing(job: dict[str, Any], architecture: Architecture, engine_directory: Path, cells: list[Any]) -> Any:
     limits = {f"max_{length}": max(cell[length] for cell in cells) for length in ("input_tokens", "output_tokens")}
     spec = _spec(job, architecture, limits)
+    session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
     engine, sensor, clock = engines.open_device(spec, engine_directory)
     protocol = Protocol(**job["protocol"])
     meter = open_meter(sensor, clock, protocol)
@@ -73,10 +76,12 @@ def _measure_missing(job: dict[str, Any], architecture: Architecture, engine_dir
     order.shuffle(cells)
     try:
         idle_w = measure_idle(meter, protocol)
+        if idle_w is None:
+            raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
         for index, cell in enumerate(cells, 1):
             rows = measure_cell(engine, meter, spec, cell, protocol, idle_w)
             for row in rows:
-                row.update(campaign=job["campaign"], model=job["model"])
+                row.update(campaign=job["campaign"], model=job["model"], session=session)
             print(_progress(job, cell, rows, index, len(cells)), file=sys.stderr, flush=True)
             yield cell, rows
     finally:

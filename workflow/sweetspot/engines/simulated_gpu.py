@@ -23,7 +23,8 @@ AMBIENT_C = 28.0
 KELVIN_PER_W = 0.06  # 700 W settle at 70 degrees Celsius, as air-cooled boards do under a sustained GEMM
 HEATING_S = 20.0
 MAX_CLOCK_MHZ = 1980
-SW_POWER_CAP = 0x4  # nvmlClocksEventReasonSwPowerCap
+IDLE_CLOCK_MHZ = 345
+GPU_IDLE, SW_POWER_CAP = 0x1, 0x4  # nvmlClocksEventReasonGpuIdle, nvmlClocksEventReasonSwPowerCap
 
 # The sensors of an H100 as Yang, Adamek and Armour found them (SC24, arXiv 2312.02741).
 STEP_S = 0.1
@@ -51,6 +52,7 @@ class SimulatedGpu:
         self.seed = seed
         self.temperature_c = AMBIENT_C + KELVIN_PER_W * CONTEXT_W
         self._ends = [0.0]  # end of each stretch of constant power, s
+        self._busy_until = 0.0
         self._energies = [0.0]  # energy from time 0 to that end, J
         self._limits: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)]  # (start, end, clock) of capped stretches
 
@@ -70,6 +72,7 @@ class SimulatedGpu:
                 duration_s /= clock
                 power_w = self.gpu.tdp_w
             self._spend(duration_s, power_w, clock)
+            self._busy_until = self._ends[-1]
             self.clock.sleep(duration_s)
 
     def true_energy_j(self, start_s: float, end_s: float) -> float:
@@ -77,15 +80,16 @@ class SimulatedGpu:
         return self._energy_at(end_s) - self._energy_at(start_s)
 
     def clock_share(self, at_s: float) -> float:
-        """The SM clock at a moment, as a share of the full clock."""
+        """The SM clock at a moment, as a share of the full clock; 0 when idle."""
         start, end, share = self._limits[-1]
+        if at_s > self._busy_until:
+            return 0.0
         return share if start <= at_s <= end else 1.0
 
     def _settle(self) -> None:
-        """Account for the idle time since the last work."""
-        gap_s = self.clock.now() - self._ends[-1]
-        if gap_s > 0:
-            self._spend(gap_s, self._static_w(), 1.0)
+        """Account for the idle time since the last work, in pieces short enough for the board to cool in."""
+        while (gap_s := self.clock.now() - self._ends[-1]) > 0:
+            self._spend(min(gap_s, 1.0), self._static_w(), 1.0)
 
     def _spend(self, duration_s: float, power_w: float, clock: float) -> None:
         start = self._ends[-1]
@@ -100,6 +104,7 @@ class SimulatedGpu:
         return CONTEXT_W * (1 + LEAKAGE_PER_K * (self.temperature_c - REFERENCE_C))
 
     def _energy_at(self, at_s: float) -> float:
+        self._settle()
         if at_s <= 0:
             return self._static_w() * at_s  # before the simulation began the board idled
         index = bisect_right(self._ends, at_s)
@@ -136,15 +141,20 @@ class SimulatedSensor:
 
     def temperature_c(self) -> float:
         """Temperature in whole degrees Celsius."""
+        self._device._settle()
         return float(round(self._device.temperature_c))
 
     def sm_clock_mhz(self) -> int:
         """SM clock."""
-        return round(MAX_CLOCK_MHZ * self._device.clock_share(self._device.clock.now()))
+        share = self._device.clock_share(self._device.clock.now())
+        return round(MAX_CLOCK_MHZ * share) if share else IDLE_CLOCK_MHZ
 
     def event_reasons(self) -> int:
         """Bits of the reasons for clocks below the maximum."""
-        return SW_POWER_CAP if self._device.clock_share(self._device.clock.now()) < 1 else 0
+        share = self._device.clock_share(self._device.clock.now())
+        if not share:
+            return GPU_IDLE
+        return SW_POWER_CAP if share < 1 else 0
 
     def identity(self) -> dict[str, str | float]:
         """What the board says of itself."""
