@@ -2,7 +2,7 @@
 
 The eight TensorRT-LLM rows on one H100 of LLM-Inference-Bench (SC24 workshops; argonne-lcf/LLM-Inference-Bench, commit
 4211f5d4, BSD-3-Clause): 1024 tokens in, 1024 out; energy is average power times latency. One set of constants for all
-rows; goal: 15 % mean error in energy, the simulated board's sensor gain included. Also prints what a simulated cell costs in CPU time.
+rows; goal: 15 % mean error in energy, the gain of the simulated sensor included. Prints the CPU time of a cell as well.
 """
 
 import tempfile

@@ -119,8 +119,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     caption = (
         f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
         f"it (5-fold). Band: ±10 %, which holds {100 * np.mean(errors <= 10):.3g} % of the cells. MAPE over all these "
-        f"cells: {errors.mean():.3g} %."
-        + _style_words(names)
+        f"cells: {errors.mean():.3g} %." + _style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
@@ -138,7 +137,14 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
         if part.height:
             present.append(index)
             look = style.model_style(group["model"])
-            dots = {"color": look.colour, "marker": look.marker, "s": 9, "alpha": 0.4, "linewidths": 0, "zorder": 3}
+            dots = {
+                "color": look.colour,
+                "marker": look.marker,
+                "s": 9,
+                "alpha": 0.4 if raster else 0.75,
+                "linewidths": 0,
+                "zorder": 3,
+            }
             left.scatter(part["x"], part["y"], rasterized=raster, **dots)
             right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), rasterized=raster, **dots)
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted J per output token")
@@ -167,7 +173,9 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
     for ax, scheme in zip(axes.flat, schemes, strict=True):
         seen = scheme == "in-sample"
-        ax.set_title("IN-SAMPLE\n" if seen else f"HELD-OUT\n{scheme}", fontweight="bold" if seen else "normal")
+        ax.set_title(
+            "IN-SAMPLE\ncells of the fit" if seen else f"HELD-OUT\n{scheme}", fontweight="bold" if seen else "normal"
+        )
         if seen:
             ax.set_facecolor(style.GRID)
             ax.patch.set_alpha(0.6)

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Iterator
 
 
@@ -23,5 +24,8 @@ def logged(log: str) -> Iterator[None]:
         except SweetspotError as error:
             message = f"error: {error}"
             print(message, file=file)
+        except Exception:
+            traceback.print_exc()
+            raise
     print(message, file=sys.stderr)
     sys.exit(1)

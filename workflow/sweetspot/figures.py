@@ -184,7 +184,7 @@ def _heat_map(
         f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of that batch (log scale). "
         + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
-        + (f"Hatched: {missing} cells without a value (skipped, or no valid row). " if missing else "")
+        + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
         + (_batch_words(own, batches) if slug != "hero" else "")
     )
     columns = 2 if len(batches) > 1 and len(outputs) <= 8 else 1
@@ -202,7 +202,9 @@ def _heat_map(
     for ax in axes.flat[len(batches) :]:
         ax.remove()
     _outer_labels(axes, len(batches), "output tokens", "input tokens")
-    bar = fig.colorbar(axes[0, 0].collections[0], ax=axes, aspect=25 * rows, pad=0.02, fraction=0.05)
+    bar = fig.colorbar(
+        axes[0, 0].collections[0], ax=list(axes.flat[: len(batches)]), aspect=25 * rows, pad=0.02, fraction=0.05
+    )
     bar.set_label("× best cell of the batch")
     bar.outline.set_visible(False)
     style.value_axis(bar.ax.yaxis)
@@ -233,6 +235,7 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
     )
     for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
         ax.add_patch(Rectangle((column, row), 1, 1, hatch="////", facecolor="none", edgecolor=style.MUTED, linewidth=0))
+    ax.grid(visible=False)
     ax.tick_params(length=0)
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
     ax.invert_yaxis()

@@ -1,7 +1,7 @@
 """One look for all figures: colours that keep their meaning, a header with title, caption and label, small SVG files.
 
-Colours are told apart with the common colour-vision deficiencies (Okabe and Ito 2008, darkened where needed) and keep a
-contrast of about 3 against white and against a near-black page, so that a page may swap ink and background alone.
+Colours are told apart with the common colour-vision deficiencies (after Okabe and Ito 2008) and are of middle lightness:
+they show on white and on a near-black page, so that a page may swap ink and background alone.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FAMILIES = {
     "llama": "#d55e00",
     "gemma": "#009e73",
     "falcon": "#c56a9d",
-    "qwen": "#2f97cf",
+    "qwen": "#56b4e9",
     "granite": "#96741a",
     "mistral": "#7a5bc7",
     "phi": "#b8473f",
@@ -38,7 +38,7 @@ LAWS = {
     "tdp-time": "#7b828a",
     "linear": "#96741a",
     "wilkins": "#c56a9d",
-    "paper-5": "#2f97cf",
+    "paper-5": "#56b4e9",
     "paper-6": "#0072b2",
     "batch-8": "#d55e00",
 }
@@ -117,14 +117,16 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     fig = Figure(figsize=(width, total), layout="constrained")
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
-    top, left = 1 - 4 / 72 / total, 4 / 72 / width
+    top, left = 1 - 4 / 72 / total, 1 / 72 / width
     fitting = 72 * (width - 0.15 * len(label) - 0.1) / (0.62 * len(title))
     fig.text(left, top, title, va="top", fontsize=min(_HEADER_PT["title"], fitting), fontweight="bold")
     below = top - _HEADER_PT["title"] * 1.65 / 72 / total
     fig.text(left, below, "\n".join(lines), va="top", fontsize=_HEADER_PT["subtitle"], color=MUTED, linespacing=1.3)
     if label:
         box = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": ALARM, "linewidth": 1.0}
-        fig.text(1 - 2 * left, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box)
+        fig.text(
+            1 - 5 / 72 / width, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
+        )
     return fig
 
 
