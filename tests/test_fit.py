@@ -14,7 +14,7 @@ from sweetspot import gpus, predictor
 from sweetspot.errors import SweetspotError
 from sweetspot.fit import fit_table
 from sweetspot.laws import LAWS, per_token, sweet_spot
-from sweetspot.table import GROUP, Table, read
+from sweetspot.table import CELL, GROUP, Table, read
 from sweetspot.validation import SCHEMES, summary, validate, write
 
 GRID = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -73,6 +73,7 @@ def test_exact_energies_give_the_coefficients_back(fitted: Any, law: str) -> Non
     assert values(fit) == pytest.approx(TRUTH[law], rel=1e-6)
     assert fit["in_sample_mape_percent"] < 1e-6
     assert group["law"] == law  # and the law that made the table is the one chosen
+    assert law == "batch-8" or "two batches" in group["laws"]["batch-8"][0]["skipped"]
 
 
 @pytest.mark.parametrize("law", ["paper-6", "batch-8"])
@@ -83,14 +84,6 @@ def test_noisy_energies_give_them_back_within_their_errors(fitted: Any, law: str
         if not term["at_bound"]:
             assert abs(term["value"] - TRUTH[law][name]) < 3 * term["standard_error"], name
     assert fit["relative_residual_sd"] == pytest.approx(0.02, rel=0.25)
-
-
-def test_standard_errors_are_those_of_repeated_experiments(fitted: Any) -> None:
-    fits = [fitted(measured(noise=0.02, seed=seed))["laws"]["paper-6"][0] for seed in range(60)]
-    for name in ("t0", "t2", "t3", "t4"):
-        spread = np.std([fit["terms"][name]["value"] for fit in fits], ddof=1)
-        claimed = np.mean([fit["terms"][name]["standard_error"] for fit in fits])
-        assert claimed == pytest.approx(spread, rel=0.35), name
 
 
 def test_the_fit_minimises_relative_errors(fitted: Any) -> None:
@@ -117,12 +110,8 @@ def test_coefficients_at_their_bound_are_marked(fitted: Any) -> None:
     assert fit["degrees_of_freedom"] == 49 - 5
     assert not fit["terms"]["t3"]["at_bound"]
     assert {spot["status"] for spot in group["sweet_spots"]} == {"no interior minimum"}
-
-
-def test_a_negative_cost_per_request_is_allowed(fitted: Any) -> None:
     (fit,) = fitted(measured(values=TRUTH["paper-6"] | {"t5": -20.0}))["laws"]["paper-6"]
-    assert fit["terms"]["t5"]["value"] == pytest.approx(-20)
-    assert not fit["terms"]["t5"]["at_bound"]
+    assert (fit["terms"]["t5"]["value"], fit["terms"]["t5"]["at_bound"]) == (pytest.approx(-20), False)
 
 
 def test_covariance_is_of_the_terms_in_their_order(fitted: Any) -> None:
@@ -156,12 +145,6 @@ def test_a_law_that_covers_every_cell_goes_before_one_that_does_not(fitted: Any)
     assert group["law"] == "batch-8"
 
 
-def test_one_batch(fitted: Any) -> None:
-    group = fitted(measured(noise=0.02))
-    assert "two batches" in group["laws"]["batch-8"][0]["skipped"]
-    assert group["law"] == "paper-6"
-
-
 def test_the_simpler_law_is_chosen_where_it_is_as_good(fitted: Any) -> None:
     group = fitted(measured("linear", noise=0.02, seed=3))
     assert group["law"] == "linear"
@@ -190,14 +173,13 @@ def test_repetitions_are_averaged_and_invalid_rows_left_out(fitted: Any) -> None
     assert (group["cells"], group["rows"]) == (49, 98)
 
 
-def test_no_valid_row(as_table: Any) -> None:
-    with pytest.raises(SweetspotError, match="every row is marked invalid"):
-        fit_table(as_table(measured(valid=False)))
-
-
-def test_too_few_cells_for_any_law(as_table: Any) -> None:
-    with pytest.raises(SweetspotError, match="needs more than"):
-        fit_table(as_table(measured(inputs=(64,), outputs=(64,))))
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [(measured(valid=False), "every row is marked invalid"), (measured(cells=[(64, 64, 8)]), "needs more than")],
+)
+def test_nothing_to_fit(as_table: Any, frame: pl.DataFrame, reason: str) -> None:
+    with pytest.raises(SweetspotError, match=reason):
+        fit_table(as_table(frame))
 
 
 def test_a_group_too_small_does_not_stop_the_others(as_table: Any) -> None:
@@ -322,36 +304,29 @@ def test_a_held_out_cell_does_not_help_to_predict_itself(as_table: Any, scheme: 
     """Change one fold's energies: its own predictions must stay, others may move."""
     frame = measured("batch-8", batches=BATCHES, noise=0.02)
     _, before = validate(as_table(frame))
-    chosen = before.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == scheme))
-    name = chosen["held_out"][0]
-    own = chosen.filter(pl.col("held_out") == name).select("batch", "input_tokens", "output_tokens")
-    cells = set(own.rows())
-    inside = pl.struct("batch", "input_tokens", "output_tokens").is_in(
-        [dict(zip(own.columns, c, strict=True)) for c in cells]
-    )
-    changed = frame.with_columns(pl.when(inside).then(pl.col("energy_j") * 1.4).otherwise("energy_j"))
-    _, after = validate(as_table(changed))
-    pick = (pl.col("law") == "batch-8") & (pl.col("scheme") == scheme) & (pl.col("held_out") == name)
-    assert after.filter(pick)["predicted_j"].to_list() == pytest.approx(
-        before.filter(pick)["predicted_j"].to_list(), rel=1e-9
-    )
-    assert after.filter(~pick)["predicted_j"].to_list() != pytest.approx(before.filter(~pick)["predicted_j"].to_list())
+    own = (pl.col("law") == "batch-8") & (pl.col("scheme") == scheme)
+    pick = own & (pl.col("held_out") == before.filter(own)["held_out"][0])
+    changed = before.filter(pick).select(CELL).with_columns(factor=1.4)
+    frame = frame.join(changed, on=CELL, how="left").with_columns(pl.col("energy_j") * pl.col("factor").fill_null(1.0))
+    _, after = validate(as_table(frame))
+    same, moved = ([f.filter(part)["predicted_j"].to_list() for f in (before, after)] for part in (pick, ~pick))
+    assert same[0] == pytest.approx(same[1], rel=1e-9)
+    assert moved[0] != pytest.approx(moved[1])
 
 
 def test_every_length_is_held_out_once_on_each_axis(as_table: Any) -> None:
     _, predictions = validate(as_table(measured(noise=0.02)))
     own = predictions.filter((pl.col("law") == "paper-6") & (pl.col("scheme") == "leave-one-length-out"))
-    assert set(own["held_out"]) == {f"{axis} {length}" for axis in ("input_tokens", "output_tokens") for length in GRID}
     for axis in ("input_tokens", "output_tokens"):
         part = own.filter(pl.col("held_out").str.starts_with(axis))
-        assert part.height == 49
+        assert part.select("input_tokens", "output_tokens").n_unique() == part.height == 49
         assert (part["held_out"] == axis + " " + part[axis].cast(pl.String)).all()
 
 
 def test_each_cell_is_in_one_fold_and_folds_are_balanced(as_table: Any) -> None:
     _, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.02)))
     own = predictions.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == "5-fold"))
-    assert own.select("batch", "input_tokens", "output_tokens").n_unique() == own.height == 196
+    assert own.select(CELL).n_unique() == own.height == 196
     sizes = own.group_by("held_out", "batch").len()["len"]
     assert set(sizes) <= {9, 10}
 
@@ -383,7 +358,7 @@ def test_cross_terms_matter(as_table: Any) -> None:
     assert error(errors, "paper-6", "5-fold")["mape_percent"] < 1.5
 
 
-def test_tdp_time_is_the_tdp_times_the_duration(as_table: Any) -> None:
+def test_tdp_time_is_the_tdp_times_the_duration_where_both_are_known(as_table: Any) -> None:
     frame = measured(noise=0.01, gpu="NVIDIA H100 80GB HBM3").with_columns(duration_s=pl.col("energy_j") / 350)
     errors, predictions = validate(as_table(frame))
     gpu = gpus.find("NVIDIA H100 80GB HBM3")
@@ -393,12 +368,9 @@ def test_tdp_time_is_the_tdp_times_the_duration(as_table: Any) -> None:
         assert row["mape_percent"] == pytest.approx(100 * (gpu.tdp_w / 350 - 1))
         assert "not fitted" in row["note"]
     assert "tdp-time" in predictions["law"]
-
-
-def test_tdp_time_needs_a_duration_and_a_known_gpu(as_table: Any) -> None:
-    errors, _ = validate(as_table(measured(gpu="NVIDIA H100 80GB HBM3")))
+    errors, _ = validate(as_table(frame.drop("duration_s")))
     assert "duration_s" in error(errors, "tdp-time", "in-sample")["note"]
-    errors, _ = validate(as_table(measured(duration_s=1.0)))
+    errors, _ = validate(as_table(frame.drop("gpu")))
     assert "TDP" in error(errors, "tdp-time", "5-fold")["note"]
     assert error(errors, "tdp-time", "5-fold")["mape_percent"] is None
 

@@ -237,6 +237,11 @@ def test_a_choice_left_open_lists_the_choices(make: Any) -> None:
     assert "there is a" in refused(fitted, gpu="h100", engine="c")
 
 
+def test_a_whole_name_goes_before_a_part_of_another(make: Any) -> None:
+    fitted = make(rows("paper-6", SIX, (8,), gpu="NVIDIA H100 NVL"), rows("paper-6", SIX, (8,), gpu="NVIDIA H100"))
+    assert ask(fitted, gpu="nvidia h100").gpu == "NVIDIA H100"
+
+
 @pytest.mark.parametrize(
     ("n", "m", "batch", "name"), [(0, 64, 8, "input_tokens"), (64, -1, 8, "output_tokens"), (64, 64, 0, "batch")]
 )

@@ -3,15 +3,17 @@ from pathlib import Path
 
 import polars as pl
 
+from sweetspot import report
 from sweetspot.errors import logged
-from sweetspot.figures import draw_all
 
 with logged(snakemake.log[0]):
-    draw_all(
+    report.write(
         pl.read_parquet(snakemake.input.measurements),
         json.loads(Path(snakemake.input.predictor).read_text()),
         pl.read_csv(snakemake.input.validation),
         pl.read_parquet(snakemake.input.predictions),
         pl.read_csv(snakemake.input.plan),
+        json.loads(Path(snakemake.input.campaign).read_text()),
+        Path(snakemake.input.figures),
         Path(snakemake.output[0]),
     )

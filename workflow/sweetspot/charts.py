@@ -164,9 +164,9 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     laws = [law for law in LAWS if law in set(errors["law"])]
     title = "Accuracy by law, in-sample and held-out"
     caption = (
-        f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: cells that "
-        f"the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over its 13 "
-        f"models; its scheme is not known to us. tdp-time fits nothing; n/a: the law has no batch term."
+        f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: "
+        "cells that the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over "
+        "its 13 models; its scheme is not known to us. tdp-time fits nothing; n/a: does not apply."
         + _style_words(names)
     )
     fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)

@@ -126,8 +126,8 @@ def _findings(
     )
     return [
         f"{name} at batch {top['batch']} needs {number(top['best'])} J per output token at best "
-        f"({_lengths(top, 'best')}) and {number(top['worst'])} J at worst ({_lengths(top, 'worst')}): the lengths alone "
-        f"make a factor of {number(top['ratio'])}"
+        f"({_lengths(top, 'best')}) and {number(top['worst'])} J at worst ({_lengths(top, 'worst')}): the lengths "
+        f"alone make a factor of {number(top['ratio'])}"
         + (f", the largest of {len(groups)} models." if len(groups) > 1 else "."),
         _spot_sentence(group, top["batch"], groups),
         _accuracy_sentence(groups, validation),
@@ -155,7 +155,8 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     ends = f"{number(low)} tokens after a prompt of {first:,}"
     if last != first:
         ends += f" and {number(high)} after one of {last:,}"
-    return f"Its sweet spot by the fitted law {group['law']}, the reply length of least energy per token, is {ends}; {span}"
+    meaning = "the reply length of least energy per token"
+    return f"Its sweet spot by the fitted law {group['law']}, {meaning}, is {ends}; {span}"
 
 
 def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame) -> str:

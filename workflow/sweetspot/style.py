@@ -1,6 +1,6 @@
 """One look for all figures: colours that keep their meaning, a header with title, caption and label, small SVG files.
 
-Colours are told apart with the common colour-vision deficiencies (after Okabe and Ito 2008) and are of middle lightness:
+Colours can be told apart with the common colour-vision deficiencies (after Okabe and Ito 2008). Of middle lightness,
 they show on white and on a near-black page, so that a page may swap ink and background alone.
 """
 
@@ -65,6 +65,7 @@ RC = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.3,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a model's name may hold a dollar sign
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "svg.hashsalt": "sweetspot",
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -132,7 +133,7 @@ def sweet_spots(group: Group) -> Table | None:
 
 
 def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | None:
-    """Per model: how many sweet spots lie inside the measured lengths, between which values, and what the others are."""
+    """Per model: how many sweet spots lie inside the measured lengths, between which values; what the others are."""
     rows = []
     for group, name in zip(groups, names, strict=True):
         spots = group.get("sweet_spots", [])
@@ -176,7 +177,8 @@ def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
     chosen = summary.of_chosen_law(errors, groups)
     parts = [(f"chosen ({summary.law_words(groups)})", "", chosen)]
     parts += [(law.name, law.source, errors.filter(pl.col("law") == law.name)) for law in LAWS.values()]
-    rows, strong = [], []
+    rows: list[list[str]] = []
+    strong: list[int] = []
     for name, source, part in parts:
         for scheme in _SCHEMES[:1] if name == "tdp-time" else _SCHEMES:
             of_scheme = part.filter(pl.col("scheme") == scheme)
@@ -218,8 +220,14 @@ def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequ
     tokens = pl.col("batch") * pl.col("output_tokens")
     worst = held_out.with_columns(measured=pl.col("energy_j") / tokens, predicted=pl.col("predicted_j") / tokens)
     rows = [
-        [name_of[tuple(row[key] for key in GROUP)], row["law"], *(f"{row[key]:,}" for key in CELL)]
-        + [number(row["measured"]), number(row["predicted"]), _percent(row["ape_percent"])]
+        [
+            name_of[tuple(row[key] for key in GROUP)],
+            row["law"],
+            *(f"{row[key]:,}" for key in CELL),
+            number(row["measured"]),
+            number(row["predicted"]),
+            _percent(row["ape_percent"]),
+        ]
         for row in worst.sort("ape_percent", descending=True, maintain_order=True).head(10).iter_rows(named=True)
     ]
     head = [
@@ -242,16 +250,16 @@ def skipped(plan: pl.DataFrame | None) -> Table | None:
         if row["status"] == "skipped":
             n, m = row["input_tokens"], row["output_tokens"]
             reason = re.sub(rf"\b{n} \+ {m} tokens", "input + output tokens", row["reason"] or "no reason given")
-            reason = re.sub(rf"\b{n + m} positions", "positions", reason)
             found.setdefault((row["model"], reason), {}).setdefault((n, m), []).append(row["batch"])
     rows = []
     for (model, reason), places in found.items():
         by_batches: dict[str, list[str]] = {}
+        counts: Counter[str] = Counter()
         for (n, m), batches in places.items():
             by_batches.setdefault(listed(sorted(batches)), []).append(f"{n}→{m}")
+            counts[listed(sorted(batches))] += len(batches)
         for batches_text, lengths in by_batches.items():
-            count = sum(len(places[tuple(map(int, text.split("→")))]) for text in lengths)  # type: ignore[index]
-            rows.append([model, reason, ", ".join(lengths), batches_text, str(count)])
+            rows.append([model, reason, ", ".join(lengths), batches_text, str(counts[batches_text])])
     head = ["model", "reason", "input→output tokens", "batches", "cells"]
     return Table("Cells of the grid that were not run", head, rows, text=4) if rows else None
 
@@ -269,8 +277,13 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
     bad = rows.filter(~pl.col("valid"))
     repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
     lines = [
-        [row["model"], (row["reasons"] or "–").replace(";", ", "), *(f"{row[key]:,}" for key in CELL)]
-        + ["–" if row["_repetition"] is None else str(row["_repetition"]), number(row["energy_j"])]
+        [
+            row["model"],
+            (row["reasons"] or "–").replace(";", ", "),
+            *(f"{row[key]:,}" for key in CELL),
+            "–" if row["_repetition"] is None else str(row["_repetition"]),
+            number(row["energy_j"]),
+        ]
         for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
     ]
     head = ["model", "reasons", "batch", "input tokens", "output tokens", "repetition", "energy, J per batch run"]
@@ -281,8 +294,14 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
 def flags(rows: pl.DataFrame) -> Table | None:
     """Regimes that rows were measured in, with the models and batches concerned."""
     lines = [
-        [code, FLAGS.get(code, ""), listed(sorted(set(part["model"]))), listed(sorted(set(part["batch"])))]
-        + [str(part.height), str(_cells(part))]
+        [
+            code,
+            FLAGS.get(code, ""),
+            listed(sorted(set(part["model"]))),
+            listed(sorted(set(part["batch"]))),
+            str(part.height),
+            str(_cells(part)),
+        ]
         for code, part in _codes(rows, "flags", "")
     ]
     head = ["flag", "meaning", "models", "batches", "rows", "cells"]

@@ -85,7 +85,9 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     lines, notes = [header], []
     for group in predictor["groups"]:
         key = tuple(group[name] for name in GROUP)
-        name = group_name(key) + (" (SIMULATED)" if group["source"] == "simulated" else "")
+        name = group_name(key)
+        if group["source"] == "simulated" and "SIMULATED" not in name:
+            name += " (SIMULATED)"
         wanted = [(group["law"], scheme) for scheme in SCHEMES] + [(law, "5-fold") for law in baselines]
         found = [mape.get((*key, *pair)) for pair in wanted]
         shown = ["-" if value is None else f"{value:.2f} %" for value in found]
