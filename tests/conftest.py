@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("Snakefile", "workflow", "profiles", "local", "slurm", "resources", "config")
+PARTS = ("Snakefile", "workflow", "envs", "profiles", "local", "slurm", "resources", "config")
 CONFIG = {
     "campaign": "tiny",
     "models": "config/models.tsv",
