@@ -136,15 +136,16 @@ def test_what_ending_the_polls_takes_is_not_in_the_window() -> None:
         def __getattr__(self, name: str):
             def read():
                 time.sleep(0.01)
-                return int(1000 * clock.now()) // 20 * 20 if name == "energy_mj" else 300
+                counter = int(1000 * clock.now()) // 20 * 20
+                return {"energy_mj": counter, "strangers": ()}.get(name, 300)
 
             return read
 
     clock = WallClock()
-    window = Meter(Slow(), clock, poll_s=0.05, tolerance=9.0, counter_timeout_s=1.0, step_s=0.02).window(
-        lambda: clock.sleep(0.3)
-    )
+    numbers = {"poll_s": 0.05, "poll_gap_s": 1.0, "tolerance": 9.0, "counter_timeout_s": 1.0}
+    window = Meter(Slow(), clock, step_s=0.02, sensor_s=0.1, **numbers).window(lambda: clock.sleep(0.3))
     assert window.duration_s == pytest.approx(0.3, abs=0.02)
+    assert window.instant_j == pytest.approx(300 * window.duration_s, rel=0.01)
 
 
 def test_the_tail_is_taken_off_at_what_idling_costs_then() -> None:

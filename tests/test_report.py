@@ -295,9 +295,16 @@ def test_findings_are_those_of_the_rows(simulated: Made) -> None:
     means = rows.group_by("model", "batch", "input_tokens", "output_tokens").agg(pl.col("j").mean())
     spans = means.group_by("model", "batch").agg(pl.col("j").min().alias("low"), pl.col("j").max().alias("high"))
     top = spans.sort(pl.col("high") / pl.col("low")).row(-1, named=True)
+    own = means.filter(pl.col("model") == top["model"], pl.col("batch") == top["batch"]).sort("j")
+    best, worst = (
+        f"{row['input_tokens']:,} tokens in, {row['output_tokens']:,} out"
+        for row in (own.row(0, named=True), own.row(-1, named=True))
+    )
     first, _, third = re.findall(r"<li>(.*?)</li>", simulated.html.split('class="findings"')[1].split("</ol>")[0])
     assert first.startswith(f"{top['model']} at batch {top['batch']} needs {top['low']:.3g} J")
     assert f"factor of {top['high'] / top['low']:.3g}" in first
+    assert f"at best ({best})" in first
+    assert f"at worst ({worst})" in first
     assert "held-out" in third
     assert "in-sample" in third
 

@@ -3,10 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simulation import ARCHITECTURES
-from sweetspot import architecture, journal, session
+
+from sweetspot import architecture, engines, journal, session, table
+from sweetspot.engines import simulated
+from sweetspot.engines.simulated import SimulatedEngine
+from sweetspot.errors import OutOfMemory
 from sweetspot.measurement import Protocol
 
 
@@ -115,3 +120,89 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.
         journal.write_atomically(path, "new\n")
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, *places: tuple[int, int]) -> list[str]:
+    """Let these cells run out of memory; the list fills with what is loaded and closed."""
+    log: list[str] = []
+    run, load = SimulatedEngine.run, simulated.open_device
+
+    def failing_run(engine: SimulatedEngine, n: int, m: int) -> engines.BatchRun:
+        if (n, m) in places:
+            raise OutOfMemory("the GPU is full")
+        return run(engine, n, m)
+
+    def logged_load(*arguments: Any) -> Any:
+        log.append("load")
+        return load(*arguments)
+
+    monkeypatch.setattr(SimulatedEngine, "run", failing_run)
+    monkeypatch.setattr(SimulatedEngine, "close", lambda engine: log.append("close"))
+    monkeypatch.setattr(simulated, "open_device", logged_load)
+    return log
+
+
+def test_a_cell_that_exceeds_the_memory_is_one_invalid_row_and_the_others_go_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [(n, 64) for n in (64, 128, 256, 512)]
+    log = out_of_memory(monkeypatch, (128, 64))
+    rows = measure(place, job(cells))
+    (bad,) = [row for row in rows if row["input_tokens"] == 128]
+    assert (bad["valid"], bad["reasons"], bad["energy_j"]) == (False, "out_of_memory", None)
+    assert (bad["model"], bad["campaign"]) == ("opt", "test")
+    assert all(row["valid"] for row in rows if row is not bad)
+    assert {row["input_tokens"] for row in rows} == {64, 128, 256, 512}
+    assert "the GPU is full" in capsys.readouterr().err
+    assert log == ["load", "close"] * 2, "loaded again for the cells that follow"
+    assert len(lines(place)) == 3, "the cell is not finished"
+    collected = table.read([place / "grid.jsonl"])
+    assert collected.notes == [f"1 of {len(rows)} rows are marked invalid: kept, not fitted"]
+
+
+def test_a_cell_that_exceeded_the_memory_is_tried_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        out_of_memory(patch, (128, 64))
+        before = measure(place, job([(64, 64), (128, 64)]))
+    after = measure(place, job([(64, 64), (128, 64)]))
+    assert [row for row in after if row["input_tokens"] == 64] == [row for row in before if row["input_tokens"] == 64]
+    assert all(row["valid"] for row in after)
+
+
+def test_an_engine_that_does_not_load_marks_every_cell_and_keeps_earlier_rows(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = measure(place, job([(64, 64)]))
+    loads = []
+
+    def refuse(*arguments: Any) -> Any:
+        loads.append(arguments)
+        raise OutOfMemory("weights do not fit")
+
+    monkeypatch.setattr(simulated, "open_device", refuse)
+    rows = measure(place, job([(64, 64), (128, 64), (256, 64)]))
+    assert [row for row in rows if row["valid"]] == earlier
+    assert [row["reasons"] for row in rows if not row["valid"]] == ["out_of_memory"] * 2
+    assert len(loads) == 1, "what does not load once does not load for the next cell"
+
+
+def test_a_defect_closes_the_engine_and_is_no_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = out_of_memory(monkeypatch)
+    monkeypatch.setattr(SimulatedEngine, "run", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure(place, job([(64, 64)]))
+    assert log == ["load", "close"]
+
+
+def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = architecture.published_config(ARCHITECTURES / "opt-1.3b.json")
+    assert config["architectures"] == ["OPTForCausalLM"]
+    assert not [key for key in config if key.startswith("_")]
+    path = place / "architecture.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
+    seen = []
+    build = simulated.build
+    monkeypatch.setattr(simulated, "build", lambda spec, directory: (seen.append(spec), build(spec, directory))[1])
+    measure(place, job([(64, 256), (128, 64)]))
+    assert seen[0].model_config == config
+    assert json.loads((place / "engine/engine.json").read_text())["spec"]["model_config"] == config

@@ -1,6 +1,8 @@
 """What Snakemake would do, asked of the real Snakemake: nothing twice, nothing too much, nothing too little."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +65,9 @@ def test_a_new_length_keeps_every_finished_cell(checkout: Checkout) -> None:
     assert set(before) < set(after)
     assert len(after) - len(before) == 2 * 3 * 2
     new = pl.read_parquet(checkout.out / "measurements.parquet")
-    assert new.filter(pl.col("output_tokens") != 256).sort(old.columns[:10]).equals(old.sort(old.columns[:10]))
+    key = ["model", "batch", "input_tokens", "output_tokens", "repetition"]
+    kept = new.filter(pl.col("output_tokens") != 256).select(old.columns)
+    assert kept.sort(key).equals(old.sort(key))
 
 
 def test_another_partition_into_jobs_measures_nothing(checkout: Checkout) -> None:
@@ -88,20 +92,22 @@ def test_another_precision_measures_that_model_again(checkout: Checkout) -> None
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "jobs"),
+    ("file", "addition", "jobs"),
     [
-        ("measurement.py", '"""', '# a comment\n"""', {}),
-        ("measurement.py", "import ", "DEAD = 1\nimport ", {}),
-        ("fit.py", "import ", "DEAD = 1\nimport ", ANALYSIS),
-        ("fit.py", "import ", "# a comment\nimport ", {}),
-        ("figures.py", "import ", "DEAD = 1\nimport ", {"figures": 1, "report": 1}),
-        ("report.html", "<body", "<body data-edited", {"report": 1}),
+        ("measurement.py", "# a comment", {}),
+        ("measurement.py", "DEAD = 1", {"report": 1}),  # the report explains the protocol
+        ("meter.py", "DEAD = 1", {"report": 1}),
+        ("fit.py", "DEAD = 1", ANALYSIS),
+        ("fit.py", "# a comment", {}),
+        ("figures.py", "DEAD = 1", {"figures": 1, "report": 1}),
+        ("report.html", "<!-- edited -->", {"report": 1}),
     ],
 )
 def test_an_edit_runs_what_it_can_change_and_no_more(
-    checkout: Checkout, file: str, old: str, new: str, jobs: dict[str, int]
+    checkout: Checkout, file: str, addition: str, jobs: dict[str, int]
 ) -> None:
-    edit(checkout.path / "workflow/sweetspot" / file, old, new)
+    with (checkout.path / "workflow/sweetspot" / file).open("a") as source:
+        source.write(f"\n{addition}\n")
     assert checkout.planned() == jobs
 
 
@@ -111,17 +117,13 @@ def test_deleting_the_report_rebuilds_the_report_only(checkout: Checkout) -> Non
 
 
 def test_deleting_engines_measures_nothing(checkout: Checkout) -> None:
-    import shutil
-
     shutil.rmtree(checkout.out / "engines")
     assert checkout.planned() == {}
 
 
 def test_a_killed_measurement_loses_at_most_its_cell(checkout: Checkout) -> None:
     """SIGKILL in the middle of a block; the second run measures what is missing and nothing else."""
-    job = json.loads((checkout.out / "measurements/opt-1.3b/bs8/grid.jsonl").read_text().splitlines()[0])
-    assert job["model"] == "opt-1.3b"
-    lengths = [16 * k for k in range(1, 31)]
+    lengths = [16 * k for k in range(1, 21)]
     checkout.configure(input_tokens=lengths, output_tokens=lengths, batches=[8], select=["opt-1.3b"], campaign="big")
     command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "1"]
     run = subprocess.Popen(
@@ -133,12 +135,12 @@ def test_a_killed_measurement_loses_at_most_its_cell(checkout: Checkout) -> None
         assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    subprocess.run(["kill", "-KILL", f"-{run.pid}"], check=True)
+    os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     with journal.open("ab") as file:
         file.write(b'{"key": "half a li')  # what a crash in the middle of a write leaves
     kept = [line for line in journal.read_text().splitlines() if line.endswith("}")]
-    assert 5 <= len(kept) < 900
+    assert 5 <= len(kept) < 400
     checkout.run("--unlock")
     checkout.run("--rerun-incomplete")
     lines = journal.read_text().splitlines()
@@ -146,11 +148,11 @@ def test_a_killed_measurement_loses_at_most_its_cell(checkout: Checkout) -> None
     cells = [
         (r["input_tokens"], r["output_tokens"]) for r in map(json.loads, (line for line in lines if line.endswith("}")))
     ]
-    assert len(cells) == len(set(cells)) == 900
+    assert len(cells) == len(set(cells)) == 400
 
 
 def test_ctrl_c_ends_the_run_and_keeps_finished_cells(checkout: Checkout) -> None:
-    lengths = [16 * k for k in range(1, 31)]
+    lengths = [16 * k for k in range(1, 21)]
     checkout.configure(input_tokens=lengths, output_tokens=lengths, batches=[8], select=["opt-1.3b"], campaign="big")
     command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "1"]
     run = subprocess.Popen(
@@ -162,7 +164,7 @@ def test_ctrl_c_ends_the_run_and_keeps_finished_cells(checkout: Checkout) -> Non
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    subprocess.run(["kill", f"-{signal.SIGINT.value}", f"-{run.pid}"], check=True)
+    os.killpg(run.pid, signal.SIGINT)
     output = run.communicate(timeout=60)[0]
     assert run.returncode != 0
     assert "Traceback" not in output

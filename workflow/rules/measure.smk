@@ -1,10 +1,11 @@
 # Expensive: no code digest here, or an edited comment would measure a study again. What the rows depend on is the job;
-# a change of what the procedure means is a new protocol version (see Protocol.version). The engine may be deleted or
-# rebuilt for longer cells without measuring again, hence ancient(). The journal is no output: Snakemake would delete it.
+# a change of what the procedure means is a new protocol version (see Protocol.version). The journal is no output, since
+# Snakemake deletes outputs: with it a job that runs again, for a longer grid or a rebuilt engine, measures only cells
+# that are not in it. (No ancient() on the engine: Snakemake then overlooks a changed job whose engine is rebuilt.)
 rule measure:
     input:
         architecture="<out>/architectures/{model}.json",
-        engine=ancient("<out>/engines/{model}/bs{batch}"),
+        engine="<out>/engines/{model}/bs{batch}",
     output:
         "<out>/measurements/{model}/bs{batch}/{block}.jsonl",
     log:

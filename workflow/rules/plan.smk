@@ -10,7 +10,6 @@ rule plan:
     conda:
         "../../envs/analysis.yaml"
     params:
-        config=CAMPAIGN.config.model_dump_json(),
-        code=code("plan.py"),
+        plan=CAMPAIGN.digest(),
     script:
         "../scripts/plan.py"

@@ -225,6 +225,22 @@ def load(path: Path) -> Architecture:
 
     Raises SweetspotError naming the file, the key and the remedy.
     """
+    file, config = _read(path)
+    try:
+        return Architecture.from_config(config, file.parent.resolve().name if file.name == "config.json" else file.stem)
+    except SweetspotError as error:
+        raise SweetspotError(f"{file}: {error}") from None
+
+
+def published_config(path: Path) -> dict[str, Any]:
+    """The publisher's keys of an architecture file, without those that this project added (they start with "_").
+
+    Raises SweetspotError as `load` does.
+    """
+    return {key: value for key, value in _read(path)[1].items() if not key.startswith("_")}
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     file = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -238,10 +254,7 @@ def load(path: Path) -> Architecture:
         raise SweetspotError(f"{file}: not valid JSON ({error}); truncated? Copy the config.json again") from None
     if not isinstance(config, dict):
         raise SweetspotError(f"{file}: holds no JSON object; give the publisher's config.json, not a list or a number")
-    try:
-        return Architecture.from_config(config, file.parent.resolve().name if file.name == "config.json" else file.stem)
-    except SweetspotError as error:
-        raise SweetspotError(f"{file}: {error}") from None
+    return file, config
 
 
 @dataclass(frozen=True)

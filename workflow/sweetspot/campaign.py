@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sweetspot import __version__, architecture, gpus
+from sweetspot import __version__, architecture, engines, gpus
 from sweetspot.architecture import PRECISION_BYTES, Architecture
 from sweetspot.config import Config, ModelRow, parse, read_models
 from sweetspot.engines import kv_cache_bytes
 from sweetspot.errors import SweetspotError
-from sweetspot.journal import write_atomically
+from sweetspot.journal import key, write_atomically
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,9 @@ class Campaign:
     def engine_job(self, model: str, batch: int) -> str:
         """The job of building an engine, as JSON: what it depends on and nothing else."""
         cells = [cell for (name, size, _), part in self.jobs.items() if (name, size) == (model, batch) for cell in part]
-        limits = {
-            "max_input_tokens": max(cell.input_tokens for cell in cells),
-            "max_output_tokens": max(cell.output_tokens for cell in cells),
-        }
-        return json.dumps({"batch": batch, "engine": self._engine(model), "limits": limits})
+        return json.dumps(
+            {"batch": batch, "engine": self._engine(model), "limits": engines.limits(asdict(cell) for cell in cells)}
+        )
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
         """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
@@ -110,13 +108,10 @@ class Campaign:
             }
         )
 
-    def record(self) -> dict[str, Any]:
-        """What the campaign is, for people and for the report."""
+    def _record(self) -> dict[str, Any]:
         return {
             "schema_version": 1,
             "sweetspot_version": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
             "campaign": self.config.campaign,
             "config": self.config.model_dump(mode="json"),
             "models": [
@@ -136,6 +131,10 @@ class Campaign:
             ],
         }
 
+    def digest(self) -> str:
+        """Digest of all that `write` writes but the machine it is written on."""
+        return key({"record": self._record(), "cells": [asdict(cell) for cell in self.cells]})
+
     def write(self, cells: Path, campaign: Path) -> None:
         """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
         text = io.StringIO()
@@ -143,7 +142,8 @@ class Campaign:
         table.writeheader()
         table.writerows(asdict(cell) for cell in self.cells)
         write_atomically(cells, text.getvalue())
-        write_atomically(campaign, json.dumps(self.record(), indent=2) + "\n")
+        machine = {"python": platform.python_version(), "platform": platform.platform()}
+        write_atomically(campaign, json.dumps({**self._record(), **machine}, indent=2) + "\n")
 
     def check_writable(self) -> None:
         """Raises SweetspotError when the results directory cannot be made or written."""
@@ -157,15 +157,21 @@ class Campaign:
             ) from None
 
     def _engine(self, model: str) -> dict[str, Any]:
-        config = self.config.engine
-        return {
+        config, row = self.config.engine, self.models[model].row
+        engine = {
             "name": config.name,
             "gpu": self._gpu.name,
-            "precision": self.models[model].row.precision,
-            "weights": "none",
+            "precision": row.precision,
+            "weights": self._weights(row),
             "kv_cache_fraction": config.kv_cache_fraction,
             "seed": self.config.seed,
         }
+        if engine["weights"] == "checkpoint":
+            engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
+        return engine
+
+    def _weights(self, row: ModelRow) -> str:
+        return "none" if self.config.engine.name == "simulated" else row.weights
 
     def _blocks(self, cells: list[PlannedCell]) -> Iterator[tuple[str, list[PlannedCell]]]:
         size = self.config.cells_per_job
@@ -180,12 +186,13 @@ class Campaign:
 
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch, element_bytes = model.architecture, PRECISION_BYTES[model.row.precision]
-        skipped, flags = "", []
+        weights, flags = self._weights(model.row), []
+        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.row.precision, weights)
         if n + m > arch.max_positions:
-            if self.config.positions == "extend":
+            if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
             else:
-                skipped = f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
+                skipped = skipped or f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
         free = kv_cache_bytes(arch, self._gpu, model.row.precision, self.config.engine.kv_cache_fraction)
         fit = arch.max_requests(n, m, free, element_bytes) if free > 0 else 0
         if fit < 1:

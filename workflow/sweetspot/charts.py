@@ -52,7 +52,7 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         + (f" Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else "")
         + _style_words(names)
     )
-    columns = min(len(batches), 2)
+    columns = style.columns(len(batches))
     rows = -(-len(batches) // columns)
     fig = style.figure(_WIDTH, 2.6 * rows if columns > 1 else 3.4, title, caption, label)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -119,7 +119,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     caption = (
         f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
         f"it (5-fold). Band: ±10 %, which holds {100 * np.mean(errors <= 10):.3g} % of the cells. MAPE over all these "
-        f"cells: {errors.mean():.3g} %." + _style_words(names)
+        f"cells: {summary.percent(errors.mean())}." + _style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
@@ -204,7 +204,7 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
     mean = part["mape_percent"].to_numpy().mean()
     ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
     place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
-    ax.text(0.98, row - 0.05, f"{style.shown(mean)} %", transform=place, ha="right", va="bottom", fontsize=7.5)
+    ax.text(0.98, row - 0.05, summary.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
 
 
 def _style_words(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_predict(commands)
+    _add_meter(commands)
+    _add_probe(commands)
     return top
 
 
@@ -90,6 +93,43 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_predict)
 
 
+def _add_meter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "meter",
+        help="measure the energy of any command on a GPU",
+        description="Run a command and print the joules that the GPU drew meanwhile (whole board, gross), whether they "
+        "can be believed, and how far. The result goes to standard error and the exit status is the command's.",
+        epilog="Example: sweetspot meter -- python generate.py --model llama",
+    )
+    _add_gpu(command)
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object to standard output; what the command prints goes to standard error",
+    )
+    command.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
+    command.set_defaults(run=_meter)
+
+
+def _add_probe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "probe",
+        help="find out how the sensors of this GPU behave",
+        description="Find the periods and lags of this GPU's sensors, its idle power, and whether its energy counter "
+        "sees all of the time (needs PyTorch for a load). Writes a machine record and suggests protocol numbers.",
+    )
+    _add_gpu(command)
+    command.add_argument("--seconds", type=float, default=120.0, metavar="S", help="how long to probe (default: 120)")
+    command.add_argument(
+        "--out", type=Path, default=Path("machine.json"), metavar="FILE", help="record (default: machine.json)"
+    )
+    command.set_defaults(run=_probe)
+
+
+def _add_gpu(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--gpu", metavar="UUID", help="the GPU (or how its UUID begins), where several are visible")
+
+
 def _fit(options: argparse.Namespace) -> None:
     from sweetspot import predictor, table, validation
     from sweetspot.fit import fit_table
@@ -132,6 +172,38 @@ def _predict(options: argparse.Namespace) -> None:
         precision=options.precision,
     )
     print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())
+
+
+def _meter(options: argparse.Namespace) -> int:
+    from sweetspot import metered, nvml
+    from sweetspot.clock import WallClock
+    from sweetspot.measurement import Protocol
+
+    sensor = nvml.open_sensor(uuid=options.gpu)
+    result, status = metered.measure(options.command, sensor, WallClock(), Protocol(), aside=options.json)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(metered.as_text(result), file=sys.stderr)
+    return status
+
+
+def _probe(options: argparse.Namespace) -> None:
+    from sweetspot import nvml, probe
+    from sweetspot.clock import WallClock
+    from sweetspot.journal import write_atomically
+
+    if not options.seconds > 0:
+        raise SweetspotError(f"--seconds {options.seconds:g}: give a time above 0; 120 is usual")
+    sensor = nvml.open_sensor(uuid=options.gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = sensor.uuid  # the load must run on the board that is probed
+    record = probe.probe(sensor, sensor.machine(), WallClock(), options.seconds, probe.torch_load())
+    try:
+        write_atomically(options.out, json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise SweetspotError(f"cannot write {options.out}: {error.strerror}; choose another --out") from None
+    print(probe.as_text(record))
+    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

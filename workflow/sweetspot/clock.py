@@ -16,6 +16,9 @@ class Clock(Protocol):
     def sleep(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""
 
+    def offset_s(self) -> float:
+        """The time of day less this clock, in seconds: it stays the same while the host's clocks keep time."""
+
     def every(self, period_s: float, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """A context in which `callback` is called every `period_s` seconds."""
 
@@ -30,6 +33,10 @@ class WallClock:
     def sleep(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""
         time.sleep(duration_s)
+
+    def offset_s(self) -> float:
+        """The time of day less this clock, in seconds: a set clock or a suspended host changes it."""
+        return time.time() - time.monotonic()
 
     @contextmanager
     def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:
@@ -81,6 +88,10 @@ class VirtualClock:
             due[0] += period_s
             callback()
         self._now = end
+
+    def offset_s(self) -> float:
+        """Virtual time keeps time."""
+        return 0.0
 
     @contextmanager
     def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:

@@ -26,8 +26,9 @@ class _Strict(BaseModel):
 class EngineConfig(_Strict):
     """The inference engine and how it is run."""
 
-    name: Literal["simulated"] = Field(
-        description="Engine. `simulated` needs no GPU and labels all it makes SIMULATED."
+    name: Literal["simulated", "vllm", "trt-engine", "trt-pytorch"] = Field(
+        description="Engine. `simulated` needs no GPU and labels all it makes SIMULATED; `vllm` is vLLM; `trt-engine` "
+        "and `trt-pytorch` are TensorRT-LLM with built engines (1.2 only) and with its PyTorch backend."
     )
     kv_cache_fraction: float = Field(
         0.9, gt=0, le=1, description="Share of the memory left beside the weights that the KV cache may take."
@@ -82,6 +83,20 @@ class ModelRow(_Strict):
     precision: Literal["float32", "bfloat16", "float16", "fp8"] = Field(
         "bfloat16", description="Data type of weights and KV cache."
     )
+    weights: Literal["dummy", "gaussian", "checkpoint"] = Field(
+        "dummy",
+        description="`dummy`: the engine's own random weights. `gaussian`: random ones as before training, N(0, 0.02). "
+        "`checkpoint`: those of `checkpoint`. The simulation has none.",
+    )
+    checkpoint: str | None = Field(
+        None, description="Directory of a downloaded model with its weights, relative to this table."
+    )
+
+    @model_validator(mode="after")
+    def _checkpoint_for_its_weights(self) -> "ModelRow":
+        if (self.weights == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("weights `checkpoint` needs a directory in column checkpoint, and no other weights do")
+        return self
 
 
 assert set(PRECISION_BYTES) == set(ModelRow.model_fields["precision"].annotation.__args__)  # type: ignore[union-attr]

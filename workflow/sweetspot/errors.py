@@ -10,6 +10,10 @@ class SweetspotError(Exception):
     """Something the user can put right: the message says what is wrong, where, what to do. No traceback is shown."""
 
 
+class OutOfMemory(SweetspotError):
+    """The GPU's memory does not suffice. It spoils the cell it happened in, and no other."""
+
+
 @contextlib.contextmanager
 def logged(log: str) -> Iterator[None]:
     """Send standard output and error to the file `log`; a SweetspotError ends the process with its message alone.

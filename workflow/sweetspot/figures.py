@@ -88,7 +88,8 @@ def _figures(
         if all(top[key] == group[key] for key in GROUP):
             yield _heat_map(group, name, "hero", index, own, plan, [top["batch"]], label)
         yield _curves(group, name, slug, index, own, hues, label)
-        yield _heat_map(group, name, slug, index, own, plan, summary.representative(own["batch"]), label)
+        batches = summary.representative(own["batch"])
+        yield _heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label)
         if own["batch"].n_unique() > 1:
             yield _against_batch(group, name, slug, index, own, hues, label)
     for kind, title, caption, fig in charts.overall(means, groups, names, validation, predictions):
@@ -104,7 +105,7 @@ def _curves(
         f"{own.filter(pl.col('batch').is_in(batches)).height} cells. Points: mean of the valid repetitions, "
         f"bars ±1 SD. {_fit_words(group)} {_batch_words(own, batches)} Each panel has its own vertical scale."
     )
-    columns = min(len(batches), 2)
+    columns = style.columns(len(batches))
     rows = -(-len(batches) // columns)
     fig = style.figure(_WIDTH, 2.5 * rows if columns > 1 else 3.3, title, caption, label)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True)
@@ -163,7 +164,7 @@ def _against_batch(
 def _heat_map(
     group: Group,
     name: str,
-    slug: str,
+    file: str,
     index: int,
     own: pl.DataFrame,
     plan: pl.DataFrame | None,
@@ -185,17 +186,19 @@ def _heat_map(
         + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
-        + (_batch_words(own, batches) if slug != "hero" else "")
+        + (_batch_words(own, batches) if file != "hero" else "")
     )
-    columns = 2 if len(batches) > 1 and len(outputs) <= 8 else 1
+    columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
     rows = -(-len(batches) // columns)
-    side = (_WIDTH - 1.4) / columns
-    height = min(max(side / (len(outputs) + 1.5), 0.2), 0.36 if columns == 2 else 0.42) * len(inputs) + 0.55
+    cell = ((_WIDTH - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
+    longest = max(len(style.shown(value)) for value in shown["j_per_token"])
+    size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
+    height = min(max(cell, 0.2), 0.42 if columns == 1 else 0.36) * len(inputs) + 0.55
     fig = style.figure(_WIDTH, height * rows + 0.1, title, caption.strip(), label)
-    axes = fig.subplots(rows, columns, squeeze=False)
+    axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))
     for ax, batch in zip(axes.flat, batches, strict=False):
-        _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, side)
+        _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, size)
         ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
         _ridge(ax, ridge, inputs, outputs)
         ax.set_title(f"batch {batch}" if len(batches) > 1 else "")
@@ -208,17 +211,14 @@ def _heat_map(
     bar.set_label("× best cell of the batch")
     bar.outline.set_visible(False)
     style.value_axis(bar.ax.yaxis)
-    kind = "hero" if slug == "hero" else "heatmap"
-    return Drawn("hero" if slug == "hero" else f"heatmap-{slug}", kind, index, title, caption.strip()), fig
+    return Drawn(file, file.split("-")[0], index, title, caption.strip()), fig
 
 
-def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, side: float) -> None:
+def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, size: float) -> None:
     values = np.full((len(inputs), len(outputs)), np.nan)
     for n, m, value in part.select("input_tokens", "output_tokens", "j_per_token").iter_rows():
         values[inputs.index(n), outputs.index(m)] = value
     numbers = np.array([[style.shown(value) if np.isfinite(value) else "" for value in row] for row in values])
-    longest = max(len(text) for text in numbers.flat)
-    size = min(8.0, 72 * side / (len(outputs) + 1.5) / max(longest, 4) / 0.66)
     sns.heatmap(
         values / np.nanmin(values),
         norm=norm,
@@ -237,8 +237,8 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
         ax.add_patch(Rectangle((column, row), 1, 1, hatch="////", facecolor="none", edgecolor=style.MUTED, linewidth=0))
     ax.grid(visible=False)
     ax.tick_params(length=0)
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
-    ax.invert_yaxis()
+    ax.tick_params(axis="y", rotation=0)
+    ax.set_ylim(0, len(inputs))  # short prompts at the bottom
 
 
 def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: list[int]) -> None:

@@ -7,14 +7,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sweetspot.engines import BatchRun, Engine, EngineSpec
-from sweetspot.meter import Meter, Sample, Window
+from sweetspot.meter import Meter, Sample, Window, regime
 
 SCHEMA_VERSION = 1
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons
-_POWER_CAP = 0x4
 _RECOMMENDED_WINDOW_S = 10.0
-_THROTTLED = 0x8 | 0x20 | 0x40  # hardware slowdown, software and hardware thermal slowdown
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
@@ -46,11 +43,19 @@ class Protocol:
     )
     # Twice per update of the instant sensor (100 ms; Yang et al., SC24, arXiv 2312.02741).
     poll_s: float = _number(0.05, "Period of polling the power sensors, in s.", gt=0)
+    # Five updates of the instant sensor unseen: a busy interpreter delays a poll by less, a host that stalls by more.
+    poll_gap_s: float = _number(0.5, "Polls further apart than this, in s, invalidate a row.", gt=0)
     # Good practice reaches 4.9 % (Yang et al.); two sources further apart than that contradict each other.
     energy_tolerance: float = _number(
         0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0
     )
+    # Both as Yang et al. found them on an H100; `sweetspot probe` finds those of a board.
     counter_step_s: float = _number(0.1, "Period of the energy counter, in s.", gt=0)
+    sensor_s: float = _number(
+        1.0, "Time that the slowest power sensor averages over, in s; a shorter window is invalid.", gt=0
+    )
+    # What Yang et al. found as the largest systematic error of a board, and NVIDIA states.
+    sensor_gain: float = _number(0.05, "Relative systematic error of a board's sensors, for the error budget.", ge=0)
     counter_timeout_s: float = _number(2.0, "A counter that does not step for so long, in s, is stuck.", gt=0)
     idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
 
@@ -61,9 +66,11 @@ def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
         sensor,
         clock,
         poll_s=protocol.poll_s,
+        poll_gap_s=protocol.poll_gap_s,
         tolerance=protocol.energy_tolerance,
         counter_timeout_s=protocol.counter_timeout_s,
         step_s=protocol.counter_step_s,
+        sensor_s=protocol.sensor_s,
     )
 
 
@@ -83,26 +90,10 @@ def measure_cell(
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
-    flags = [flag for flag in cell["flags"].split(";") if flag]
+    flags = _flags(spec, cell)
     flags += ["kv_limited"] * (ran.in_flight < spec.batch and "kv_limited" not in flags)
-    flags += ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
     flags += ["not_steady"] * (not steady)
-    common = {
-        "schema_version": SCHEMA_VERSION,
-        "model": spec.architecture.name,
-        "batch": spec.batch,
-        "input_tokens": n,
-        "output_tokens": m,
-        "in_flight": ran.in_flight,
-        "waves": ran.waves,
-        "engine": spec.name,
-        "engine_version": engine.version,
-        "precision": spec.precision,
-        "weights": spec.weights,
-        "source": "simulated" if spec.name == "simulated" else "measured",
-        "idle_w": idle_w,
-        **meter.sensor.identity(),
-    }
+    common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}
     rows: list[dict[str, Any]] = []
     for repetition in range(protocol.repetitions):
         runs = 0
@@ -120,6 +111,45 @@ def measure_cell(
         if _known_well(rows, protocol):
             break
     return rows
+
+
+def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
+    """The one row of a cell that could not be measured: invalid for `reason`, without energies."""
+    nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
+    return [
+        {
+            **_common(spec, cell, BatchRun(0, 0), ""),
+            **nothing,
+            "gpu": spec.gpu,
+            "repetition": 0,
+            "batch_runs": 0,
+            "valid": False,
+            "reasons": reason,
+            "flags": ";".join(_flags(spec, cell)),
+        }
+    ]
+
+
+def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": spec.architecture.name,
+        "batch": spec.batch,
+        "input_tokens": cell["input_tokens"],
+        "output_tokens": cell["output_tokens"],
+        "in_flight": ran.in_flight,
+        "waves": ran.waves,
+        "engine": spec.name,
+        "engine_version": engine_version,
+        "precision": spec.precision,
+        "weights": spec.weights,
+        "source": "simulated" if spec.name == "simulated" else "measured",
+    }
+
+
+def _flags(spec: EngineSpec, cell: Mapping[str, Any]) -> list[str]:
+    flags = [flag for flag in cell["flags"].split(";") if flag]
+    return flags + ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
 
 
 def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -> tuple[bool, BatchRun]:
@@ -166,9 +196,7 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
     def per_run(energy_j: float | None) -> float | None:
         return None if energy_j is None else energy_j / runs
 
-    regime = ["power_capped"] * bool(window.event_reasons & _POWER_CAP)
-    regime += ["throttled"] * bool(window.event_reasons & _THROTTLED)
-    regime += ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
+    regimes = regime(window.event_reasons) + ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
     return {
         "energy_j": per_run(window.counter_j),
         "energy_instant_j": per_run(window.instant_j),
@@ -183,7 +211,7 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
         "event_reasons": window.event_reasons,
         "valid": not window.reasons,
         "reasons": ";".join(window.reasons),
-        "flags": ";".join([*flags, *regime]),
+        "flags": ";".join([*flags, *regimes]),
     }
 
 

@@ -14,7 +14,7 @@ def source_hash(script: Path) -> str:
     sheet beside a module (same stem) counts as part of it.
     """
     digest = sha256()
-    for path in sorted(_closure(script), key=lambda path: path.name):
+    for path in sorted(_closure(script), key=lambda path: path.parts[-2:]):
         for part in sorted(path.parent.glob(f"{path.stem}.*")) if path.parent == PACKAGE else [path]:
             digest.update(_meaning(part) if part.suffix == ".py" else part.read_bytes())
     return digest.hexdigest()[:12]

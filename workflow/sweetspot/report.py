@@ -14,7 +14,7 @@ from markupsafe import Markup
 from sweetspot import style, summary, tables
 from sweetspot.figures import headline
 from sweetspot.journal import write_atomically
-from sweetspot.summary import Group, number
+from sweetspot.summary import Group, number, percent
 from sweetspot.table import GROUP
 
 _HERE = Path(__file__).parent
@@ -77,6 +77,7 @@ def write(
                 ],
                 "coefficients": tables.coefficients(group),
                 "sweet_spots": tables.sweet_spots(group),
+                "notes": tables.accuracy_notes(summary.of(validation, group)),
                 "accuracy": tables.accuracy_of(summary.of(validation, group), group.get("law")),
             }
             for group, name, slug in zip(groups, names, slugs, strict=True)
@@ -144,11 +145,8 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
     if not everywhere:
         return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
-    span = (
-        f"over all models and batches it lies between {number(min(everywhere))} and {number(max(everywhere))} tokens."
-        if len(groups) > 1
-        else f"over all its batches it lies between {number(min(everywhere))} and {number(max(everywhere))} tokens."
-    )
+    over = "models and batches" if len(groups) > 1 else "batches and prompts"
+    span = f"over all {over} it lies between {number(min(everywhere))} and {number(max(everywhere))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     (first, low), (last, high) = here[0], here[-1]
@@ -166,15 +164,13 @@ def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame) -> str
     )
     if not unseen:
         return "How well a law predicts is not known: too few cells to hold any out."
-    of = f"mean of {len(unseen)} models, worst {number(max(unseen))} %" if len(unseen) > 1 else "one model"
+    of = f"mean of {len(unseen)} models, worst {percent(max(unseen))}" if len(unseen) > 1 else "one model"
     in_sample = (
-        f"in-sample, on the cells it was fitted to, {number(sum(seen) / len(seen))} %"
-        if seen
-        else "in-sample not known"
+        f"in-sample, on the cells it was fitted to, {percent(sum(seen) / len(seen))}" if seen else "in-sample not known"
     )
     return (
         f"The chosen law ({summary.law_words(groups)}) predicts cells that its fit has not seen with a MAPE of "
-        f"{number(sum(unseen) / len(unseen))} % (held-out, 5-fold; {of}); {in_sample}."
+        f"{percent(sum(unseen) / len(unseen))} (held-out, 5-fold; {of}); {in_sample}."
     )
 
 

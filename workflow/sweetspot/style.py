@@ -33,7 +33,7 @@ FAMILIES = {
     "mistral": "#7a5bc7",
     "phi": "#b8473f",
 }
-OTHER_FAMILIES = ("#6b7a1e", "#8a5a3c", "#4f7f8b", "#a04fb0", "#5f6bd0", "#b0793a", "#3f8f4f", "#a8506c")
+OTHER_FAMILIES = ("#6b7a1e", "#8a5a3c", "#4f7f8b", "#a04fb0", "#5f6bd0", "#35608f", "#3f8f4f", "#a8506c")
 LAWS = {
     "tdp-time": "#7b828a",
     "linear": "#96741a",
@@ -131,13 +131,18 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     return fig
 
 
+def columns(panels: int, most: float = 3) -> int:
+    """Columns for that many panels: one row where `most` allows it, else two columns, else one."""
+    return panels if panels <= most else 2 if most >= 2 else 1
+
+
 def length_axis(axis: Any, values: Iterable[int]) -> None:
     """Ticks of a logarithmic axis at the very lengths or batches that were measured, thinned where they would touch."""
     ticks: list[int] = []
     ordered = sorted(set(values))
     span = np.log(ordered[-1] / ordered[0]) if len(ordered) > 1 else 1.0
     for value in ordered:
-        if not ticks or np.log(value / ticks[-1]) > 0.1 * span:
+        if not ticks or np.log(value / ticks[-1]) > 0.12 * span:
             ticks.append(value)
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
@@ -160,8 +165,10 @@ def save(fig: Figure, directory: Path, name: str) -> list[Path]:
     """Write `name`.svg and `name`.png; the same figure gives the same bytes."""
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
+        layout: Any = fig.get_layout_engine()
+        layout.execute(fig)
+        fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        fig.set_layout_engine("none")  # the places just computed serve again
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
     # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")

@@ -149,6 +149,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{mantissa} × 10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
+def percent(value: float | None) -> str:
+    """An error in percent, three significant digits; what rounding alone would leave is below 0.001 %."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return "< 0.001 %" if value < 0.001 else f"{number(value)} %"
+
+
 def listed(values: Iterable[Any], most: int = 12) -> str:
     """Values for a sentence: "1, 8, 32"; a long list keeps its ends."""
     items = [str(value) for value in values]

@@ -9,21 +9,16 @@ from typing import Any
 
 import polars as pl
 
-from sweetspot import summary
+from sweetspot import meter, summary
 from sweetspot.laws import LAWS
 from sweetspot.measurement import Protocol
-from sweetspot.summary import Group, listed, number
+from sweetspot.summary import Group, listed, number, percent
 from sweetspot.table import CELL, GROUP, UNSPECIFIED
 
 _MOST_ROWS = 60  # of invalid repetitions; more are counted
 _UNITS = {"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"}
 _FORMS = {"n^2/m": "n²/m"}
-REASONS = {
-    "counter_vs_integral": "energy counter and integrated power differ by more than the protocol allows",
-    "counter_stuck": "the energy counter did not step",
-    "counter_reset": "the energy counter ran backwards",
-    "instant_power_missing": "the second source, instantaneous power, gave no values",
-}
+REASONS = {**meter.REASONS, "out_of_memory": "the GPU's memory did not suffice for the cell"}
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
     "power_capped": "the GPU ran into its power limit: energy shows up as time",
@@ -72,7 +67,7 @@ def provenance(
         ("Idle power, context and weights loaded", _span(rows, "idle_w", "W")),
         ("Random seed", config.get("seed")),
         ("Fitted by", predictor.get("created_by")),
-        ("Measured by", campaign and f"sweetspot {campaign.get('sweetspot_version')}"),
+        ("Run by", campaign and f"sweetspot {campaign.get('sweetspot_version')}"),
         ("Python", (campaign or {}).get("python")),
         ("Platform", (campaign or {}).get("platform")),
     ]
@@ -188,7 +183,7 @@ def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
                 worst_cell = max(of_scheme["worst_ape_percent"].drop_nulls(), default=None)
                 values = [sum(mapes) / len(mapes), max(mapes), worst_cell]
                 said = "" if rows and rows[-1][0] == name else source
-                rows.append([name, said, scheme_words(scheme, name), *map(_percent, values), str(len(mapes))])
+                rows.append([name, said, scheme_words(scheme, name), *map(percent, values), str(len(mapes))])
     paper = "SweetSpot paper, arXiv 2602.05695"
     known = "H100, TensorRT-LLM; batch and rows not known to us"
     rows.append([paper, known, "not known to us", f"{summary.PAPER_MAPE_PERCENT} %", "–", "–", "13"])
@@ -201,10 +196,17 @@ def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
     present = [scheme for scheme in _SCHEMES if scheme in set(validation["scheme"])]
     mape = {(row["law"], row["scheme"]): row["mape_percent"] for row in validation.iter_rows(named=True)}
     laws = [name for name in LAWS if any((name, scheme) in mape for scheme in present)]
-    rows = [[name, *(_percent(mape.get((name, scheme))) for scheme in present)] for name in laws]
+    rows = [[name, *(percent(mape.get((name, scheme))) for scheme in present)] for name in laws]
     head = ["law", *(scheme_words(scheme) for scheme in present)]
     strong = (laws.index(law),) if law in laws else ()
     return Table("MAPE by law and scheme", head, rows, strong=strong) if rows else None
+
+
+def accuracy_notes(validation: pl.DataFrame) -> list[str]:
+    """What has to be known about errors of one group that are given, such as cells that no fit could predict."""
+    given = validation.filter(pl.col("mape_percent").is_not_null(), pl.col("law") != "tdp-time")
+    rows = given.filter(pl.col("note").cast(pl.String).fill_null("") != "").iter_rows(named=True)
+    return [f"{row['law']}, {scheme_words(row['scheme'])}: {row['note']}" for row in rows]
 
 
 def scheme_words(scheme: str, law: str = "") -> str:
@@ -226,7 +228,7 @@ def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequ
             *(f"{row[key]:,}" for key in CELL),
             number(row["measured"]),
             number(row["predicted"]),
-            _percent(row["ape_percent"]),
+            percent(row["ape_percent"]),
         ]
         for row in worst.sort("ape_percent", descending=True, maintain_order=True).head(10).iter_rows(named=True)
     ]
@@ -245,22 +247,22 @@ def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequ
 
 def skipped(plan: pl.DataFrame | None) -> Table | None:
     """Cells of the grid that were not run, by model and reason."""
-    found: dict[tuple[str, str], dict[tuple[int, int], list[int]]] = {}
+    found: dict[tuple[str, str], dict[str, list[int]]] = {}
     for row in (plan if plan is not None else pl.DataFrame()).iter_rows(named=True):
         if row["status"] == "skipped":
             n, m = row["input_tokens"], row["output_tokens"]
             reason = re.sub(rf"\b{n} \+ {m} tokens", "input + output tokens", row["reason"] or "no reason given")
-            found.setdefault((row["model"], reason), {}).setdefault((n, m), []).append(row["batch"])
-    rows = []
+            found.setdefault((row["model"], reason), {}).setdefault(f"{n}→{m}", []).append(row["batch"])
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
     for (model, reason), places in found.items():
-        by_batches: dict[str, list[str]] = {}
-        counts: Counter[str] = Counter()
-        for (n, m), batches in places.items():
-            by_batches.setdefault(listed(sorted(batches)), []).append(f"{n}→{m}")
-            counts[listed(sorted(batches))] += len(batches)
-        for batches_text, lengths in by_batches.items():
-            rows.append([model, reason, ", ".join(lengths), batches_text, str(counts[batches_text])])
-    head = ["model", "reason", "input→output tokens", "batches", "cells"]
+        for batches in sorted({tuple(sorted(batches)) for batches in places.values()}):
+            lengths = [place for place, those in places.items() if tuple(sorted(those)) == batches]
+            key = (reason, ", ".join(lengths), listed(batches))
+            alike.setdefault(key, []).append(model)
+            counts[key] += len(lengths) * len(batches)
+    rows = [[", ".join(models), *key, str(counts[key])] for key, models in alike.items()]
+    head = ["models", "reason", "input→output tokens", "batches", "cells"]
     return Table("Cells of the grid that were not run", head, rows, text=4) if rows else None
 
 
@@ -360,7 +362,3 @@ def _coefficient(fit: Mapping[str, Any], name: str) -> str:
     decimals = max(0, 1 - math.floor(math.log10(error / 10.0**exponent)))
     text = f"{value / 10.0**exponent:.{decimals}f} ± {error / 10.0**exponent:.{decimals}f}"
     return f"({text}) {number(10.0**exponent, 1).removeprefix('1 ')}" if exponent else text
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{number(value)} %"

@@ -5,9 +5,12 @@ for a GPU and for the simulation. Standard library only here; each engine import
 """
 
 import json
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sweetspot.architecture import PRECISION_BYTES, Architecture
 from sweetspot.clock import Clock
@@ -18,10 +21,22 @@ from sweetspot.meter import Sensor
 
 SCHEMA_VERSION = 1
 
+# Which module drives which engine. One of them has the name of the package it drives; imports are absolute.
+MODULES = {
+    "simulated": "simulated",
+    "vllm": "vllm",
+    "trt-engine": "tensorrt_llm",
+    "trt-pytorch": "tensorrt_llm",
+}
+
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What an engine is built for. Lengths in tokens; `kv_cache_fraction` of the memory left beside the weights."""
+    """What an engine is built for. Lengths in tokens; `kv_cache_fraction` of the memory left beside the weights.
+
+    `weights`: "dummy" (the engine's own random ones), "gaussian", "checkpoint" (read from the directory `checkpoint`)
+    or "none" (the simulation). `model_config` is the publisher's config.json, which the simulation does without.
+    """
 
     name: str
     architecture: Architecture
@@ -33,6 +48,14 @@ class EngineSpec:
     max_output_tokens: int
     kv_cache_fraction: float
     seed: int
+    max_total_tokens: int = 0  # prompt and reply of the longest request; 0: both at their longest
+    checkpoint: str | None = None
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and reply of the longest request, in tokens."""
+        return self.max_total_tokens or self.max_input_tokens + self.max_output_tokens
 
 
 @dataclass(frozen=True)
@@ -61,41 +84,77 @@ def kv_cache_bytes(architecture: Architecture, gpu: Gpu, precision: str, kv_cach
     return int(kv_cache_fraction * (gpu.memory_bytes - weights))
 
 
-def build(spec: EngineSpec, directory: Path) -> None:
-    """Build an engine into `directory` and write engine.json, which says what it is for.
+def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The lengths in tokens that an engine for these cells must allow, by the names of EngineSpec."""
+    lengths = [(cell["input_tokens"], cell["output_tokens"]) for cell in cells]
+    return {
+        "max_input_tokens": max(n for n, _ in lengths),
+        "max_output_tokens": max(m for _, m in lengths),
+        "max_total_tokens": max(n + m for n, m in lengths),
+    }
 
-    Raises SweetspotError for an unknown engine or what the engine cannot do.
+
+def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+    """Why the engine `name` cannot run such a model, or "". Asks no package and no GPU, so it serves the plan too."""
+    reason: str = _module(name).refusal(name, model_type, precision, weights)
+    return reason
+
+
+def build(spec: EngineSpec, directory: Path) -> None:
+    """Build an engine into `directory` and write engine.json: what it is for, its version, memory (bytes), time (s).
+
+    Raises SweetspotError for an unknown engine or what the engine cannot do, OutOfMemory when the GPU is too small.
     """
     module = _module(spec.name)
+    if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
+        raise SweetspotError(f"{spec.architecture.name}: {reason}")
     directory.mkdir(parents=True, exist_ok=True)
+    start_s = time.monotonic()
     memory = module.build(spec, directory)
-    record = {"schema_version": SCHEMA_VERSION, "spec": asdict(spec), "version": module.VERSION, "memory": memory}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "spec": _as_built(spec),
+        "version": module.version(),
+        "memory": memory,
+        "build_s": round(time.monotonic() - start_s, 1),
+    }
     write_atomically(directory / "engine.json", json.dumps(record, indent=2) + "\n")
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Clock]:
     """Load the engine in `directory`; returns it with its GPU's sensor and the clock.
 
-    An engine built for longer requests serves. Raises SweetspotError when it was built for something else.
+    An engine built for longer requests serves. Raises SweetspotError when it was built for something else, OutOfMemory
+    when it does not fit the GPU.
     """
     try:
-        built = json.loads((directory / "engine.json").read_text())["spec"]
+        record = json.loads((directory / "engine.json").read_text())
+        built, built_by = record["spec"], record["version"]
     except (OSError, ValueError, KeyError):
         raise SweetspotError(f"{directory}: holds no whole engine; delete it and run again to build it") from None
-    wanted = json.loads(json.dumps(asdict(spec)))
+    module = _module(spec.name)
+    if built_by != module.version():
+        raise SweetspotError(
+            f"{directory}: built by version {built_by} of {spec.name}, and {module.version()} is installed; "
+            "delete it to have it rebuilt"
+        )
+    wanted = json.loads(json.dumps(_as_built(spec)))
     for name, value in wanted.items():
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
         if not fits:
-            raise SweetspotError(
-                f"{directory}: built for {name} {built.get(name)}, needed for {value}; delete it to have it rebuilt"
+            difference = (
+                f"another {name}" if isinstance(value, dict) else f"{name} {built.get(name)}, needed for {value}"
             )
-    engine, sensor, clock = _module(spec.name).open_device(spec, directory)
+            raise SweetspotError(f"{directory}: built for {difference}; delete it to have it rebuilt")
+    engine, sensor, clock = module.open_device(spec, directory)
     return engine, sensor, clock
 
 
-def _module(name: str):  # type: ignore[no-untyped-def]
-    if name == "simulated":
-        from sweetspot.engines import simulated
+def _as_built(spec: EngineSpec) -> dict[str, Any]:
+    return {**asdict(spec), "max_total_tokens": spec.total_tokens}
 
-        return simulated
-    raise SweetspotError(f"engine {name!r} is not known; known: simulated")
+
+def _module(name: str) -> Any:
+    if name not in MODULES:
+        raise SweetspotError(f"engine {name!r} is not known; known: {', '.join(MODULES)}")
+    return import_module(f"sweetspot.engines.{MODULES[name]}")

@@ -37,6 +37,16 @@ TIME_JITTER = 0.003
 ENERGY_JITTER = 0.002
 
 
+def version() -> str:
+    """Version of the simulation."""
+    return VERSION
+
+
+def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+    """Nothing is refused: a model is its dimensions here."""
+    return ""
+
+
 def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
     """Return the memory plan in bytes. Raises SweetspotError when not even one request of the longest fits."""
     board, arch = _gpu(spec), spec.architecture

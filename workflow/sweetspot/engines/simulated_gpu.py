@@ -156,6 +156,14 @@ class SimulatedSensor:
             return GPU_IDLE
         return SW_POWER_CAP if share < 1 else 0
 
+    def power_limit_w(self) -> float:
+        """Nobody changes the limit."""
+        return self._device.gpu.tdp_w
+
+    def strangers(self) -> tuple[int, ...]:
+        """Nobody else computes here."""
+        return ()
+
     def identity(self) -> dict[str, str | float]:
         """What the board says of itself."""
         return {

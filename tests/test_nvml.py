@@ -1,0 +1,552 @@
+"""The real bindings on a library of known power: joules that come back, faults that are caught, boards that are found.
+
+Most tests live in virtual time, which library and clock share; those that say so take real seconds.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nvml_stub
+import pytest
+from nvml_stub import A100, H100, OTHER, START_S, Stub, Trace
+
+from sweetspot import nvml, probe
+from sweetspot.clock import WallClock
+from sweetspot.errors import SweetspotError
+from sweetspot.measurement import Protocol, open_meter
+from sweetspot.meter import REASONS, GpuLostError, SensorError, Window, uncertainty
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
+
+CONSTANT = Trace(((1.0, 400.0, 400.0),))
+WAVE = Trace(((0.353, 650.0, 650.0), (0.461, 130.0, 130.0)))
+SLOW_RAMP = Trace(((31.0, 200.0, 600.0),))
+WORK_S = 10.037
+# As work does: it begins on the counter's first step after START_S, and leaves the board idle.
+TRACES = {
+    "constant": ((0.1, 130.0, 130.0), (WORK_S, 400.0, 400.0)),
+    "square wave": ((0.1, 130.0, 130.0), *[(0.353, 650.0, 650.0), (0.461, 130.0, 130.0)] * 12, (0.269, 650.0, 650.0)),
+    "ramp": ((0.1, 130.0, 130.0), (WORK_S, 150.0, 700.0)),
+    "two ramps": ((0.1, 130.0, 130.0), (7.3, 120.0, 700.0), (WORK_S - 7.3, 700.0, 300.0)),
+}
+UUID = H100.split()[0]
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
+    return nvml_stub.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="module")
+def inside(stub: Stub) -> Iterator[Callable[..., Any]]:
+    """Calls a function in a process that finds the stub as a process finds the driver's library."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stub.environment.items():
+            patch.setenv(name, value)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            yield lambda function, *arguments: pool.submit(function, stub, *arguments).result(timeout=60)
+
+
+# What runs inside.
+
+
+def measure(stub: Stub, duration_s: float, protocol: Protocol) -> Window:
+    clock = stub.clock()
+    sensor = nvml.open_sensor()
+    try:
+        return open_meter(sensor, clock, protocol).window(lambda: clock.sleep(duration_s))
+    finally:
+        sensor.close()
+
+
+def measure_twice(stub: Stub) -> list[Window]:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+    return [meter.window(lambda: clock.sleep(11.0)) for _ in range(2)]
+
+
+def measure_really(stub: Stub, duration_s: float) -> Window:
+    clock = WallClock()
+    return open_meter(nvml.open_sensor(), clock, Protocol()).window(lambda: clock.sleep(duration_s))
+
+
+def measure_failing_work(stub: Stub) -> None:
+    clock = stub.clock()
+
+    def work() -> None:
+        clock.sleep(8.0)
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    open_meter(nvml.open_sensor(), clock, Protocol()).window(work)
+
+
+def measure_with_a_child(stub: Stub) -> Window:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+
+    def work() -> None:
+        shell = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+        assert shell.stdout
+        grandchild = int(shell.stdout.readline())
+        stub.set(f"process {os.getpid()}", f"process {shell.pid}", f"process {grandchild}", trace=CONSTANT)
+        clock.sleep(5.0)
+        shell.kill()
+        shell.wait()  # the grandchild is an orphan now, and as much ours as before
+        clock.sleep(6.0)
+        os.kill(grandchild, 9)
+
+    return meter.window(work)
+
+
+def measure_on_a_bad_host(stub: Stub, fault: str) -> Window:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+    start_s = clock.now()
+    if fault == "jump":
+        clock.offset_s = lambda: 0.3 if clock.now() > start_s + 5 else 0.0  # type: ignore[method-assign]
+
+    def work() -> None:
+        clock.sleep(5.0)
+        if fault == "stall":
+            timers, clock._timers = clock._timers, []
+            clock.sleep(1.0)
+            for due, _, _ in timers:
+                due[0] += 1.0
+            clock._timers = timers
+        clock.sleep(5.0)
+
+    return meter.window(work)
+
+
+def identify(stub: Stub, visible: str | None = None, uuid: str | None = None, gpu: str | None = None) -> str:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        os.environ.pop(name, None)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    try:
+        return nvml.open_sensor(gpu, uuid).uuid
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+
+def describe(stub: Stub) -> dict[str, Any]:
+    return nvml.open_sensor().machine()
+
+
+def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
+    nvml._HOST_PROCESSES = "pid:[1]"
+    try:
+        sensor = nvml.open_sensor()
+        stub.set("process 4194304", f"process {os.getppid()}")
+        return sensor.strangers(), sensor.machine()["process_check"]
+    finally:
+        nvml._HOST_PROCESSES = "pid:[4026531836]"
+
+
+def use_twice(stub: Stub) -> int:
+    first, second = nvml.open_sensor(), nvml.open_sensor()
+    first.close()
+    return second.energy_mj()
+
+
+def probe_idle(stub: Stub) -> dict[str, Any]:
+    sensor = nvml.open_sensor()
+    return probe.probe(sensor, sensor.machine(), stub.clock(), 60.0, None)
+
+
+# Known joules.
+
+
+@pytest.mark.parametrize("gain", [0.96, 1.0, 1.05])
+@pytest.mark.parametrize("name", TRACES)
+def test_known_joules_come_back(stub: Stub, inside: Callable[..., Any], name: str, gain: float) -> None:
+    trace = Trace((*TRACES[name], (20 - sum(length for length, _, _ in TRACES[name]), 130.0, 130.0)))
+    stub.set(f"gain {gain}", trace=trace)
+    window = inside(measure, WORK_S, Protocol())
+    assert window.reasons == ()
+    assert window.duration_s == pytest.approx(WORK_S)
+    true_j = gain * trace.energy_j(window.start_s, window.start_s + window.duration_s)
+    assert window.counter_j == pytest.approx(true_j, rel=0.005)
+    assert window.average_j == pytest.approx(true_j, rel=0.1)
+    assert window.edge_error == pytest.approx(0.1 / WORK_S)
+
+
+def test_the_counter_sees_what_is_faster_than_its_steps(stub: Stub, inside: Callable[..., Any]) -> None:
+    fast = Trace(((0.0093, 650.0, 650.0), (0.0057, 130.0, 130.0)))
+    stub.set(trace=fast)
+    window = inside(measure, WORK_S, Protocol())
+    assert window.counter_j == pytest.approx(fast.energy_j(window.start_s, window.start_s + WORK_S), rel=0.005)
+
+
+def test_known_joules_come_back_in_real_time(stub: Stub, inside: Callable[..., Any]) -> None:
+    """Ten real seconds: the machine's clock, polls from a thread, and whatever else the machine does."""
+    stub.set("gain 1.03", trace=SLOW_RAMP, real=True)
+    epoch_s = float(stub.file.read_text().split()[1])
+    window = inside(measure_really, 10.2)
+    assert window.reasons == ()
+    start_s = window.start_s - epoch_s
+    true_j = 1.03 * SLOW_RAMP.energy_j(start_s, start_s + window.duration_s)
+    assert window.counter_j == pytest.approx(true_j, rel=0.005)
+
+
+def test_the_instant_sensor_misses_what_lies_between_its_looks(stub: Stub, inside: Callable[..., Any]) -> None:
+    """A wave of the sensor's own period: the second source contradicts the counter, and the window says so."""
+    hidden = Trace(((0.06, 650.0, 650.0), (0.04, 130.0, 130.0)))
+    stub.set(trace=hidden)
+    window = inside(measure, 12.0, Protocol())
+    assert window.counter_j == pytest.approx(hidden.energy_j(0, 12.0), rel=0.005)
+    assert window.instant_j == pytest.approx(130 * 12.0, rel=0.02)
+    assert window.reasons == ("counter_vs_integral",)
+
+
+@pytest.mark.parametrize("duration_s", [1.5, 5.0, 20.0])
+def test_the_error_is_within_the_budget(stub: Stub, inside: Callable[..., Any], duration_s: float) -> None:
+    """Also where the power changes in the tail, of which the meter knows nothing."""
+    stub.set(trace=WAVE)
+    window = inside(measure, duration_s, Protocol())
+    budget = uncertainty(window, 0.05)
+    assert budget["counter_step"] == pytest.approx(0.1 / duration_s)
+    assert budget["gain"] == 0.05
+    assert 0 < budget["tail"] < 0.1 / duration_s * 650 / 130
+    assert budget["total"] ** 2 == pytest.approx(sum(budget[name] ** 2 for name in ("gain", "counter_step", "tail")))
+    true_j = WAVE.energy_j(window.start_s, window.start_s + duration_s)
+    assert abs(window.counter_j / true_j - 1) < budget["total"]
+
+
+# Faults: each has its own reason.
+
+MID = START_S + 6
+FAULTS = {
+    "counter stuck": ([f"stuck {MID}"], "counter_stuck"),
+    "counter never steps": ([f"stuck {START_S}"], "counter_stuck"),
+    "counter stuck for a while": ([f"@{MID}-{MID + 3} stuck {MID}"], "counter_stuck"),
+    "counter reset": ([f"@{MID} reset {MID}"], "counter_reset"),
+    "counter too low by a factor": (["factor 0.57"], "counter_vs_integral"),
+    "counter too high by a factor": (["factor 1.1"], "counter_vs_integral"),
+    "instant sensor unsupported": (["fail:186 3"], "instant_power_missing"),
+    "instant sensor unknown to the driver": (["fail:186 2"], "instant_power_missing"),
+    "GPU lost": ([f"@{MID} lost"], "gpu_lost"),
+    "GPU needs a reset": ([f"@{MID} fail:nvmlDeviceGetFieldValues 16"], "gpu_lost"),
+    "a reading fails": ([f"@{MID} fail:83 999"], "sensor_failed"),
+    "another process comes and goes": ([f"@{MID}-{MID + 1.5} process {os.getppid()}"], "other_process"),
+    "power limit changed": ([f"@{MID} limit_mw 500000"], "power_limit_changed"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: str) -> None:
+    lines, reason = FAULTS[fault]
+    stub.set(*lines, trace=CONSTANT)
+    window = inside(measure, 12.0, Protocol())
+    assert window.reasons == (reason,)
+    assert reason in REASONS
+    if reason in ("counter_stuck", "counter_reset", "gpu_lost", "sensor_failed"):
+        assert window.counter_j is None, "no joules where there are none, least of all 0"
+        assert uncertainty(window, 0.05) == {}
+    else:
+        assert window.counter_j > 1000
+
+
+def test_a_window_shorter_than_the_sensor_has_its_reason(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set(trace=CONSTANT)
+    assert inside(measure, 0.7, Protocol()).reasons == ("window_too_short",)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("stall", "polls_late"), ("jump", "clock_jumped"), ("", None)])
+def test_a_bad_host_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: str, reason: str | None) -> None:
+    stub.set(trace=CONSTANT)
+    assert inside(measure_on_a_bad_host, fault).reasons == ((reason,) if reason else ())
+
+
+def test_a_power_limit_changed_between_two_windows_is_found(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set(f"@{START_S + 11.5} limit_mw 500000", trace=CONSTANT)
+    assert [window.reasons for window in inside(measure_twice)] == [(), ("power_limit_changed",)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "flags"),
+    [
+        ("0x4", ["power_capped"]),
+        ("0x20", ["throttled"]),
+        ("0x40", ["throttled"]),
+        ("0x8", ["throttled"]),
+        ("0x1", []),
+    ],
+)
+def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str, flags: list[str]) -> None:
+    from sweetspot.meter import regime
+
+    stub.set(f"@{MID}-{MID + 0.2} reasons {bits}", trace=CONSTANT)
+    window = inside(measure, 12.0, Protocol())
+    assert window.reasons == ()
+    assert regime(window.event_reasons) == flags
+
+
+def test_a_lost_gpu_explains_what_the_work_ran_into(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set(f"@{MID} lost", trace=CONSTANT)
+    with pytest.raises(GpuLostError, match=UUID):
+        inside(measure_failing_work)
+    stub.set(trace=CONSTANT)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        inside(measure_failing_work)
+
+
+def test_our_own_processes_may_compute(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set(trace=CONSTANT)
+    assert inside(measure_with_a_child).reasons == ()
+
+
+def test_a_container_that_sees_ids_of_the_host(stub: Stub, inside: Callable[..., Any]) -> None:
+    """An id that means nothing here may be ours, once the board was empty; one that is another process here is not."""
+    stub.set("process 4194304")
+    with pytest.raises(SweetspotError, match="4194304"):
+        inside(in_a_container)
+    stub.set()
+    strangers, check = inside(in_a_container)
+    assert strangers == (os.getpid(),)
+    assert check == "when opened"
+
+
+# Refusals before anything is measured.
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        (["fail:nvmlInitWithFlags 9"], ["driver is not loaded", "nvidia-smi"]),
+        (["fail:nvmlInitWithFlags 12"], ["libnvidia-ml.so.1", "--nv"]),
+        (["fail:nvmlInitWithFlags 18"], ["reboot"]),
+        (["fail:nvmlDeviceGetFieldValues 4"], ["denies access", UUID]),
+        (["fail:83 3"], ["energy counter", "Volta"]),
+        (["fail:nvmlDeviceGetUUID 999"], ["999"]),
+        (["mig 1"], ["MIG", UUID, "whole GPU"]),
+        ([f"process {os.getpid()}"], [str(os.getpid()), "in use", "python"]),
+        (["process 4194304"], ["4194304", "in use"]),
+        (["lost"], ["is lost"]),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    stub: Stub, inside: Callable[..., Any], lines: list[str], parts: list[str]
+) -> None:
+    stub.set(*lines)
+    with pytest.raises(SweetspotError) as raised:
+        inside(identify)
+    for part in parts:
+        assert part in str(raised.value)
+
+
+def test_no_library_is_one_message(stub: Stub) -> None:
+    environment = {**os.environ, "LD_LIBRARY_PATH": ""}
+    code = "import pynvml, sys; sys.exit(bool(pynvml.nvmlInit()))"
+    if subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0:
+        pytest.skip("this machine has NVIDIA's library")
+    done = sweetspot(environment, "meter", "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("sweetspot: error: ")
+    assert "libnvidia-ml.so.1" in done.stderr
+
+
+def test_no_bindings_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text("raise ImportError")
+    done = sweetspot({**os.environ, "PYTHONPATH": str(tmp_path)}, "meter", "--", "true")
+    assert done.returncode == 1
+    assert "pip install nvidia-ml-py" in done.stderr
+
+
+def test_nvml_is_given_up_by_the_last_user_only(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set()
+    assert inside(use_twice) > 0
+
+
+# Which board.
+
+SECOND = OTHER.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuid", "found"),
+    [
+        ("0", None, UUID),
+        ("1", None, SECOND),
+        (SECOND, None, SECOND),
+        ("GPU-222", None, SECOND),
+        ("1,0", UUID, UUID),
+        (None, SECOND, SECOND),
+        (None, "GPU-1", UUID),
+        ("1,1", None, SECOND),
+    ],
+)
+def test_the_allocated_board_is_found(
+    stub: Stub, inside: Callable[..., Any], visible: str | None, uuid: str | None, found: str
+) -> None:
+    stub.set(boards=(H100, OTHER))
+    assert inside(identify, visible, uuid) == found
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuid", "parts"),
+    [
+        (None, None, ["2 GPUs", UUID, SECOND, "--gpu"]),
+        ("0,1", None, ["2 GPUs", UUID, SECOND]),
+        ("", None, ["no GPU is visible"]),
+        ("-1", None, ["no GPU is visible"]),
+        ("7", None, ["7", "CUDA_VISIBLE_DEVICES"]),
+        ("GPU-9", None, ["GPU-9", "CUDA_VISIBLE_DEVICES"]),
+        ("GPU-", None, ["GPU- is not one GPU", "CUDA_VISIBLE_DEVICES"]),
+        ("0", SECOND, ["--gpu", "not among", UUID]),
+        ("MIG-44444444-aaaa-bbbb-cccc-000000000004", None, ["MIG", "slice"]),
+        (f"MIG-{UUID}/1/0", None, ["MIG", "slice"]),
+        (None, "MIG-44444444-aaaa-bbbb-cccc-000000000004", ["MIG", "slice"]),
+    ],
+)
+def test_a_board_that_is_not_ours_to_measure_is_refused(
+    stub: Stub, inside: Callable[..., Any], visible: str | None, uuid: str | None, parts: list[str]
+) -> None:
+    stub.set(boards=(H100, OTHER))
+    with pytest.raises(SweetspotError) as raised:
+        inside(identify, visible, uuid)
+    for part in parts:
+        assert part in str(raised.value)
+
+
+def test_indices_among_boards_of_two_kinds_are_refused(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set(boards=(H100, A100))
+    with pytest.raises(SweetspotError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        inside(identify, "1")
+    assert inside(identify, A100.split()[0]) == A100.split()[0]
+
+
+def test_another_kind_of_board_than_configured_is_refused(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set()
+    assert inside(identify, None, None, "NVIDIA H100 80GB HBM3") == UUID
+    with pytest.raises(SweetspotError, match="NVIDIA H200") as raised:
+        inside(identify, None, None, "NVIDIA H200")
+    assert "NVIDIA H100 80GB HBM3" in str(raised.value)
+
+
+# Machines.
+
+
+def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set()
+    before = inside(describe)
+    assert before["gpu"] == "NVIDIA H100 80GB HBM3"
+    assert (before["driver_version"], before["ecc"], before["power_limit_w"]) == ("580.159.03", "on", 700.0)
+    assert before["process_check"] == "throughout"
+    assert probe.changes(before, inside(describe)) == []
+    stub.set("driver 590.1", "ecc 0", "vbios 96.2", "limit_mw 500000", "persistence 0")
+    assert probe.changes(before, inside(describe)) == [
+        "driver_version: 580.159.03 -> 590.1",
+        "vbios_version: 96.00.89.00.01 -> 96.2",
+        "ecc: on -> off",
+        "power_limit_w: 700.0 -> 500.0",
+    ]
+
+
+def test_what_a_board_does_not_tell_is_none(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set("fail:nvmlDeviceGetEccMode 3", "fail:nvmlDeviceGetDefaultApplicationsClock 26")
+    machine = inside(describe)
+    assert machine["ecc"] == "none"
+    assert machine["sm_clock_default_mhz"] is None
+
+
+def test_the_probe_finds_the_periods_of_the_sensors(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set("step 0.2", trace=Trace(((3.7, 70.0, 75.0), (2.9, 75.0, 70.0))))
+    record = inside(probe_idle)
+    for source in ("counter", "instant", "average"):
+        assert record["sensors"][source]["period_s"] == pytest.approx(0.2, abs=0.004)
+    assert record["idle"]["bare"]["counter"] == pytest.approx(72.5, rel=0.02)
+    assert record["idle"]["bare"]["reasons"] == ""
+    assert "no load" in record["note"]
+    assert record["protocol"]["counter_step_s"] == pytest.approx(0.2, abs=0.004)
+    assert record["protocol"]["window_s"] == pytest.approx(20, abs=0.4)
+    assert set(record["protocol"]) <= set(Protocol.__dataclass_fields__)
+
+
+# The commands, in real time.
+
+
+def sweetspot(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweetspot.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.fixture
+def there(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return {**os.environ, **stub.environment}
+
+
+def test_any_command_is_measured(stub: Stub, there: dict[str, str]) -> None:
+    stub.set(trace=CONSTANT, real=True)
+    done = sweetspot(there, "meter", "--json", "--", "sh", "-c", "echo said; sleep 2; exit 7")
+    assert done.returncode == 7, done.stderr
+    assert done.stderr == "said\n"
+    result = json.loads(done.stdout)
+    assert (result["valid"], result["reasons"], result["exit_status"]) == (True, [], 7)
+    assert result["duration_s"] == pytest.approx(2.0, abs=0.3)
+    for source in ("energy_j", "energy_instant_j", "energy_average_j"):
+        assert result[source] == pytest.approx(400 * result["duration_s"], rel=0.03)
+    assert set(result["uncertainty"]) == {"gain", "counter_step", "tail", "total"}
+    assert result["uncertainty"]["gain"] == 0.05
+    assert result["gpu_uuid"] == UUID
+
+
+def test_the_result_for_people_leaves_standard_output_to_the_command(stub: Stub, there: dict[str, str]) -> None:
+    stub.set("factor 0.5", trace=CONSTANT, real=True)
+    done = sweetspot(there, "meter", "--", "sh", "-c", "echo said; sleep 1.2; kill -9 $$")
+    assert done.returncode == 128 + 9
+    assert done.stdout == "said\n"
+    assert "NOT VALID" in done.stderr
+    assert "counter_vs_integral" in done.stderr
+
+
+def test_a_gpu_lost_under_a_command(stub: Stub, there: dict[str, str]) -> None:
+    stub.set(f"@{START_S + 2} lost", trace=CONSTANT, real=True)
+    done = sweetspot(there, "meter", "--json", "--", "sleep", "2.5")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (result["energy_j"], result["valid"], result["reasons"]) == (None, False, ["gpu_lost"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["meter", "--", "no-such-command"], "no-such-command"),
+        (["meter", "--gpu", "GPU-9", "--", "true"], "GPU-9"),
+        (["probe", "--seconds", "0"], "--seconds 0"),
+        (["probe", "--seconds", "4", "--out", "/dev/null/machine.json"], "--out"),
+    ],
+)
+def test_a_mistake_is_one_message(stub: Stub, there: dict[str, str], arguments: list[str], part: str) -> None:
+    stub.set(trace=CONSTANT, real=True)
+    done = sweetspot(there, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sweetspot: error: ")
+    assert part in done.stderr
+
+
+def test_the_probe_writes_a_machine_record(stub: Stub, there: dict[str, str], tmp_path: Path) -> None:
+    stub.set(trace=SLOW_RAMP, real=True)
+    start_s = time.monotonic()
+    done = sweetspot(there, "probe", "--seconds", "6", "--out", tmp_path / "a/machine.json")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start_s < 12
+    record = json.loads((tmp_path / "a/machine.json").read_text())
+    assert record["machine"]["gpu_uuid"] == UUID
+    assert record["sensors"]["counter"]["period_s"] == pytest.approx(0.1, abs=0.02)
+    assert "counter_step_s" in done.stdout
+
+
+def test_errors_travel_between_processes() -> None:
+    assert issubclass(GpuLostError, SensorError)
+    assert issubclass(SensorError, SweetspotError)

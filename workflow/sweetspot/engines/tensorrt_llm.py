@@ -1,0 +1,225 @@
+"""TensorRT-LLM: `trt-engine` builds a TensorRT engine, `trt-pytorch` runs the PyTorch backend. Every call is here.
+
+Checked against the published sources of `tensorrt_llm.llmapi.llm_args`, `_tensorrt_engine` and `sampling_params`.
+TensorRT engines ended with 1.2: from 1.3 on there is the PyTorch backend alone, which knows fewer models.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sweetspot.clock import Clock, WallClock
+from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines.offline import (
+    MODEL_DIRECTORY,
+    PASS_TOKENS,
+    PRECISIONS,
+    Prompts,
+    check_lengths,
+    load_package,
+    memory_plan,
+    memory_watched,
+    prepare_model,
+    release_memory,
+    synchronize,
+)
+from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.meter import Sensor
+
+_ENGINE, _PYTORCH = "trt-engine", "trt-pytorch"
+_ENGINE_DIRECTORY = "engine"
+_REMEDY = "install it as envs/tensorrt-llm.md says and name its Python in engine.python"
+
+# Oldest version, and the first that no longer has the backend.
+_VERSIONS: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
+    _ENGINE: ((1, 2), (1, 3)),
+    _PYTORCH: ((1, 2), None),
+}
+_MODEL_TYPES = {
+    _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
+    _PYTORCH: ("llama", "qwen2"),
+}
+# The worker in this process, not in one started by MPI: NVML then sees the GPU used by the process that measures.
+_ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
+_CUDA_GRAPHS_KEPT = 1000  # trtllm-bench keeps as many; with the default of 0 none is ever used twice
+
+
+def version() -> str:
+    """Version of the installed package. Raises SweetspotError where it is missing."""
+    return str(_package().__version__)
+
+
+def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+    """Why the backend `name` cannot run such a model, or ""."""
+    if model_type not in _MODEL_TYPES[name]:
+        return f"engine {name} does not run {model_type} models; it runs {', '.join(_MODEL_TYPES[name])}"
+    if precision not in PRECISIONS:
+        return f"engine {name} is run in {' or '.join(PRECISIONS)} only, not in {precision}"
+    if weights == "gaussian":
+        return f"engine {name} gives no access to its weights; set weights to dummy or checkpoint"
+    return ""
+
+
+def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
+    """Check version and memory, write the model's directory, build a TensorRT engine. Returns the memory plan in bytes.
+
+    Raises SweetspotError, naming the remedy, for whatever would fail later, OutOfMemory when the build does not fit.
+    """
+    package = _package()
+    _check_version(spec.name, str(package.__version__))
+    plan = memory_plan(spec)
+    model = prepare_model(spec, directory)
+    if spec.name == _ENGINE:
+        with memory_watched(spec, "building the engine"):
+            llm = _llm_class(spec)(
+                model=str(model),
+                load_format=_load_format(spec),
+                dtype=spec.precision,
+                build_config=package.llmapi.BuildConfig(**_sizes(spec), max_beam_width=1),
+                **_common(spec),
+            )
+            try:
+                llm.save(str(directory / _ENGINE_DIRECTORY))
+            finally:
+                llm.shutdown()
+    return plan
+
+
+def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sensor, Clock]:
+    """Load the engine on the GPU; returns it with that GPU's sensor and the clock.
+
+    Raises SweetspotError when the GPU or the version is not the one wanted, OutOfMemory when the engine does not fit.
+    """
+    from sweetspot.nvml import open_sensor
+
+    sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
+    return TensorRtLlmEngine(spec, directory), sensor, WallClock()
+
+
+class TensorRtLlmEngine:
+    """One loaded engine of either backend. Its scheduler starts a request only when the whole of it fits the KV cache.
+
+    Requests of equal lengths end together, so what does not fit follows as another wave.
+    """
+
+    def __init__(self, spec: EngineSpec, directory: Path) -> None:
+        """Load, run one token, and ask how many blocks the KV cache has."""
+        package = _package()
+        self.version = str(package.__version__)
+        _check_version(spec.name, self.version)
+        self._spec, self._package, self._prompts = spec, package, Prompts(spec)
+        with memory_watched(spec, "loading"):
+            self._llm = _llm_class(spec)(**_common(spec), **_runtime(spec, directory))
+        self._blocks, self._block_tokens = self._cache()
+
+    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
+        """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
+        fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
+        if fit < 1:
+            raise OutOfMemory(
+                f"{self._spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the "
+                "KV cache; raise engine.kv_cache_fraction or choose shorter cells"
+            )
+        in_flight = min(fit, self._spec.batch)
+        self._generate(self._spec.batch, input_tokens, output_tokens)
+        return BatchRun(in_flight, -(-self._spec.batch // in_flight))
+
+    def close(self) -> None:
+        """Free the GPU, so that this process can load again."""
+        if self._llm is None:
+            return
+        self._llm.shutdown()
+        self._llm = None
+        release_memory()
+
+    def _generate(self, requests: int, input_tokens: int, output_tokens: int) -> None:
+        # With the tokenizer skipped, end_id has no other source; -1 is no token, so only the length ends a reply.
+        sampling = self._package.SamplingParams(
+            max_tokens=output_tokens, end_id=-1, pad_id=0, ignore_eos=True, detokenize=False
+        )
+        prompts = self._prompts.take(requests, input_tokens)
+        with memory_watched(self._spec, f"{input_tokens} + {output_tokens} tokens"):
+            results = self._llm.generate(prompts, sampling, use_tqdm=False)
+            synchronize()
+        check_lengths(self._spec, results, requests, output_tokens)
+
+    def _cache(self) -> tuple[int, int]:
+        """Blocks of the KV cache and tokens of a block, from the statistics of a run of one token."""
+        self._generate(1, 1, 1)
+        for statistics in reversed(self._llm.get_stats(timeout=5)):
+            cache = statistics.get("kvCacheStats") or {}
+            if cache.get("maxNumBlocks") and cache.get("tokensPerBlock"):
+                return int(cache["maxNumBlocks"]), int(cache["tokensPerBlock"])
+        self.close()
+        raise SweetspotError(
+            f"TensorRT-LLM {self.version} does not tell the size of its KV cache (get_stats), so rows could not say "
+            "how many requests ran at once; report it with the version"
+        )
+
+
+def _common(spec: EngineSpec) -> dict[str, Any]:
+    """What every LLM of this file is made with."""
+    api = _package().llmapi
+    return {
+        "skip_tokenizer_init": True,
+        **_sizes(spec),
+        # Block reuse would take prompts that repeat out of the prefill.
+        "kv_cache_config": api.KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction),
+        "scheduler_config": api.SchedulerConfig(
+            capacity_scheduler_policy=api.CapacitySchedulerPolicy.GUARANTEED_NO_EVICT
+        ),
+    }
+
+
+def _sizes(spec: EngineSpec) -> dict[str, int]:
+    return {
+        "max_batch_size": spec.batch,
+        "max_input_len": spec.max_input_tokens,
+        "max_seq_len": spec.total_tokens,
+        # Without chunked prefill a prompt passes whole.
+        "max_num_tokens": max(PASS_TOKENS, spec.max_input_tokens, spec.batch),
+    }
+
+
+def _runtime(spec: EngineSpec, directory: Path) -> dict[str, Any]:
+    api = _package().llmapi
+    if spec.name == _ENGINE:
+        knobs = api.ExtendedRuntimePerfKnobConfig(cuda_graph_mode=True, cuda_graph_cache_size=_CUDA_GRAPHS_KEPT)
+        return {"model": str(directory / _ENGINE_DIRECTORY), "extended_runtime_perf_knob_config": knobs}
+    checkpoint = spec.weights == "checkpoint"
+    return {
+        "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
+        "load_format": _load_format(spec),
+        "dtype": spec.precision,
+        "cuda_graph_config": api.CudaGraphConfig(max_batch_size=spec.batch, enable_padding=True),
+        "enable_iter_perf_stats": True,  # or get_stats has nothing to tell
+    }
+
+
+def _load_format(spec: EngineSpec) -> str:
+    return "auto" if spec.weights == "checkpoint" else "dummy"
+
+
+def _llm_class(spec: EngineSpec) -> Any:
+    if spec.name == _ENGINE:
+        return load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
+    return _package().LLM
+
+
+def _package() -> Any:
+    os.environ.update(_ENVIRONMENT)
+    package = load_package("tensorrt_llm", _REMEDY)
+    if not hasattr(package, "LLM"):
+        raise SweetspotError(
+            f"the package tensorrt_llm is the empty stand-in of the public index, not TensorRT-LLM; {_REMEDY}"
+        )
+    return package
+
+
+def _check_version(name: str, found: str) -> None:
+    oldest, ended = _VERSIONS[name]
+    release = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if release < oldest or (ended is not None and release >= ended):
+        wanted = f">={'.'.join(map(str, oldest))}" + (f",<{'.'.join(map(str, ended))}" if ended else "")
+        raise SweetspotError(f"engine {name} needs TensorRT-LLM {wanted}, and {found} is installed; {_REMEDY}")

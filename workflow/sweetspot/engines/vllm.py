@@ -1,0 +1,175 @@
+"""vLLM, offline and in this process: checked against the published API of 0.26.0 and 0.33.0.
+
+vLLM has no engine to build: "build" checks all that can be checked without loading and writes the model's config.json.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sweetspot.clock import Clock, WallClock
+from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines.offline import (
+    MODEL_DIRECTORY,
+    PASS_TOKENS,
+    PRECISIONS,
+    Prompts,
+    check_lengths,
+    load_package,
+    memory_plan,
+    memory_watched,
+    prepare_model,
+    release_memory,
+    synchronize,
+)
+from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.meter import Sensor
+
+_OLDEST = (0, 26)
+_MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
+# In this process, or NVML would see the GPU used by a process that is not the one that measures.
+_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+_PASSES_UNDER_WAY = 2  # asynchronous scheduling prepares a pass while another runs
+_GAUSSIAN_SD = 0.02  # the initializer_range of most published config.json files
+
+
+def version() -> str:
+    """Version of the installed package. Raises SweetspotError where it is missing or too old."""
+    return str(_package().__version__)
+
+
+def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+    """Why vLLM cannot run such a model, or ""."""
+    if model_type not in _MODEL_TYPES:
+        return f"engine {name} is not known to run {model_type} models; it runs {', '.join(_MODEL_TYPES)}"
+    if precision not in PRECISIONS:
+        return f"engine {name} is run in {' or '.join(PRECISIONS)} only, not in {precision}"
+    return ""
+
+
+def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
+    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes.
+
+    Raises SweetspotError, naming the remedy, for whatever would fail after minutes of loading.
+    """
+    package = _package()
+    plan = memory_plan(spec)
+    prepare_model(spec, directory)
+    wanted = set(spec.model_config.get("architectures") or [])
+    if not wanted & set(package.ModelRegistry.get_supported_archs()):
+        raise SweetspotError(
+            f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(wanted) or 'it'}; "
+            "install a version that does, or leave the model out with `select`"
+        )
+    return plan
+
+
+def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
+    """Load the model on the GPU; returns the engine, that GPU's sensor and the clock.
+
+    Raises SweetspotError when the GPU is not the one wanted, OutOfMemory when model and KV cache do not fit it.
+    """
+    from sweetspot.nvml import open_sensor
+
+    sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
+    return VllmEngine(spec, directory), sensor, WallClock()
+
+
+class VllmEngine:
+    """One loaded model. A batch whose KV cache does not fit goes in waves, so that no request is ever preempted."""
+
+    def __init__(self, spec: EngineSpec, directory: Path) -> None:
+        """Load, with weights as `spec.weights` says."""
+        package = _package()
+        self.version = str(package.__version__)
+        self._spec, self._package, self._prompts = spec, package, Prompts(spec)
+        with memory_watched(spec, "loading"):
+            self._llm = package.LLM(**_arguments(spec, directory))
+            if spec.weights == "gaussian":
+                self._llm.apply_model(lambda model: _initialize(model, spec.seed))
+
+    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
+        """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
+        fit = self._requests_that_fit(input_tokens + output_tokens)
+        if fit < 1:
+            raise OutOfMemory(
+                f"{self._spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the "
+                "KV cache; raise engine.kv_cache_fraction or choose shorter cells"
+            )
+        in_flight = min(fit, self._spec.batch)
+        whole, rest = divmod(self._spec.batch, in_flight)
+        sampling = self._package.SamplingParams(
+            temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
+        )
+        for requests in [in_flight] * whole + [rest] * bool(rest):
+            prompts = [{"prompt_token_ids": ids} for ids in self._prompts.take(requests, input_tokens)]
+            with memory_watched(self._spec, f"{input_tokens} + {output_tokens} tokens"):
+                results = self._llm.generate(prompts, sampling, use_tqdm=False)
+                synchronize()
+            check_lengths(self._spec, results, requests, output_tokens)
+        return BatchRun(in_flight, whole + bool(rest))
+
+    def close(self) -> None:
+        """Free the GPU, so that this process can load again."""
+        if self._llm is None:
+            return
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        load_package("vllm.distributed", "reinstall vLLM").cleanup_dist_env_and_memory()
+        release_memory()
+
+    def _requests_that_fit(self, tokens: int) -> int:
+        """How many requests of `tokens` tokens have all their blocks in vLLM's KV cache at once.
+
+        Layers of one kind of attention form a group; a block holds tokens of one group. A group with a sliding window
+        keeps the window and what the passes under way add to it, and one block more: a window may start amid a block.
+        """
+        cache = self._llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
+        blocks = 0
+        for group in cache.kv_cache_groups:
+            kind, held = group.kv_cache_spec, tokens
+            window = getattr(kind, "sliding_window", None)
+            if window is not None:
+                held = min(tokens, window - 1 + _PASSES_UNDER_WAY * PASS_TOKENS)
+            blocks += -(-held // kind.block_size) + (window is not None)
+        return int((cache.num_blocks - 1) // blocks)  # one block is vLLM's own, a placeholder for freed ones
+
+
+def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
+    plan = memory_plan(spec)
+    checkpoint = spec.weights == "checkpoint"
+    return {
+        "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
+        "load_format": "auto" if checkpoint else "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": spec.precision,
+        "seed": spec.seed,
+        "max_model_len": spec.total_tokens,
+        "max_num_seqs": spec.batch,
+        "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
+        "kv_cache_memory_bytes": plan["kv_cache_bytes"],
+        "enable_prefix_caching": False,  # repeated prompts would cost no prefill
+    }
+
+
+def _initialize(model: Any, seed: int) -> None:
+    """Weights as before training: matrices N(0, 0.02), norms one, biases zero."""
+    torch = load_package("torch", "vLLM installs it")
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0.0, _GAUSSIAN_SD)
+        else:
+            parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _package() -> Any:
+    os.environ.update(_ENVIRONMENT)
+    package = load_package("vllm", "install vLLM (envs/vllm.yaml) and name its Python in engine.python")
+    if tuple(int(part) for part in package.__version__.split(".")[:2] if part.isdigit()) < _OLDEST:
+        raise SweetspotError(
+            f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install it again from "
+            "envs/vllm.yaml"
+        )
+    return package
