@@ -32,6 +32,13 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+# Seconds of work with nothing before them: not worth a place in a queue.
+localrules:
+    all,
+    plan,
+    resolve_architecture,
+
+
 rule all:
     default_target: True
     input:

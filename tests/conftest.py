@@ -40,14 +40,14 @@ class Checkout:
         """Write config/config.yaml with `changes` to the small campaign."""
         (self.path / "config/config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}, sort_keys=False))
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the real snakemake with the local profile, as a user would."""
-        command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "2", *arguments]
+    def snakemake(self, *arguments: str, profile: str = "local") -> subprocess.CompletedProcess[str]:
+        """Run the real snakemake with a profile, as a user would."""
+        command = [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
         return subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=300)
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, profile: str = "local") -> str:
         """Run to the end; the test fails when the run does."""
-        done = self.snakemake(*arguments)
+        done = self.snakemake(*arguments, profile=profile)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NO_DRIVER = 9, LOST = 15 };
+enum { OK, UNINITIALIZED, INVALID, UNSUPPORTED, NOT_FOUND = 6, TOO_SMALL, NO_DRIVER = 9, LOST = 15 }; /* nvml.h */
 enum { LINES = 64, WIDTH = 1024, SEGMENTS = 128 };
 
 typedef struct { double from, to; char key[48], value[WIDTH]; } Line;
@@ -78,8 +78,8 @@ static double energy(const State *state, double end) {
     double length[SEGMENTS], first[SEGMENTS], last[SEGMENTS], period = 0, period_j = 0;
     int count = 0;
     const char *at = find(state, "trace", "1:100:100");
-    for (int used; count < SEGMENTS && sscanf(at, "%lf:%lf:%lf%n", length + count, first + count, last + count, &used) == 3;
-         at += used) {
+    for (int used; count < SEGMENTS; at += used) {
+        if (sscanf(at, "%lf:%lf:%lf%n", length + count, first + count, last + count, &used) != 3) break;
         period += length[count];
         period_j += length[count] * (first[count] + last[count]) / 2;
         count++;
@@ -153,8 +153,14 @@ static int copy(char *to, unsigned length, const char *text) {
     return OK;
 }
 
-int nvmlSystemGetDriverVersion(char *to, unsigned length) { BEGIN; return copy(to, length, find(&state, "driver", "580.159.03")); }
-int nvmlSystemGetNVMLVersion(char *to, unsigned length) { BEGIN; return copy(to, length, "13.580.159.03"); }
+int nvmlSystemGetDriverVersion(char *to, unsigned length) {
+    BEGIN;
+    return copy(to, length, find(&state, "driver", "580.159.03"));
+}
+int nvmlSystemGetNVMLVersion(char *to, unsigned length) {
+    BEGIN;
+    return copy(to, length, "13.580.159.03");
+}
 int nvmlDeviceGetCount_v2(unsigned *count) {
     BEGIN;
     for (*count = 0; board(&state, *count + 1); ++*count) {}
@@ -260,10 +266,16 @@ int nvmlDeviceGetFieldValues(uintptr_t handle, int count, Field *fields) {
         snprintf(key, sizeof key, "fail:%u", field->field);
         field->status = number(&state, key, OK);
         if (field->status) continue;
-        if (field->field == 83) field->type = 3, field->value.ull = counter_mj(&state);
-        else if (field->field == 185) field->type = 1, field->value.u = mean_mw(&state, number(&state, "average", 1.0));
-        else if (field->field == 186) field->type = 1, field->value.u = mean_mw(&state, number(&state, "instant", 0.025));
-        else field->status = UNSUPPORTED;
+        if (field->field == 83) {
+            field->type = 3; /* unsigned long long */
+            field->value.ull = counter_mj(&state);
+        } else if (field->field == 185 || field->field == 186) {
+            int average = field->field == 185;
+            field->type = 1; /* unsigned int */
+            field->value.u = mean_mw(&state, number(&state, average ? "average" : "instant", average ? 1.0 : 0.025));
+        } else {
+            field->status = UNSUPPORTED;
+        }
     }
     return OK;
 }
