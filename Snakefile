@@ -9,7 +9,7 @@ import sys
 # The library of this very checkout serves the workflow and every job, installed or not.
 LIBRARY = os.path.join(workflow.basedir, "workflow")
 sys.path.insert(0, LIBRARY)
-os.environ["PYTHONPATH"] = LIBRARY
+os.environ.update(PYTHONPATH=LIBRARY)
 
 from snakemake.utils import min_version
 

@@ -3,30 +3,25 @@
 Most tests live in virtual time, which library and clock share; those that say so take real seconds.
 """
 
-import json
 import multiprocessing
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
+import nvml_inside
 import nvml_stub
 import pytest
+from nvml_inside import CONSTANT
 from nvml_stub import A100, H100, OTHER, START_S, Stub, Trace
 
-from sweetspot import nvml, probe
-from sweetspot.clock import WallClock
+from sweetspot import probe
 from sweetspot.errors import SweetspotError
-from sweetspot.measurement import Protocol, open_meter
-from sweetspot.meter import REASONS, GpuLostError, SensorError, Window, uncertainty
+from sweetspot.measurement import Protocol
+from sweetspot.meter import REASONS, GpuLostError, uncertainty
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
 
-CONSTANT = Trace(((1.0, 400.0, 400.0),))
 WAVE = Trace(((0.353, 650.0, 650.0), (0.461, 130.0, 130.0)))
 SLOW_RAMP = Trace(((31.0, 200.0, 600.0),))
 WORK_S = 10.037
@@ -56,113 +51,6 @@ def inside(stub: Stub) -> Iterator[Callable[..., Any]]:
             yield lambda function, *arguments: pool.submit(function, stub, *arguments).result(timeout=60)
 
 
-# What runs inside.
-
-
-def measure(stub: Stub, duration_s: float, protocol: Protocol) -> Window:
-    clock = stub.clock()
-    sensor = nvml.open_sensor()
-    try:
-        return open_meter(sensor, clock, protocol).window(lambda: clock.sleep(duration_s))
-    finally:
-        sensor.close()
-
-
-def measure_twice(stub: Stub) -> list[Window]:
-    clock = stub.clock()
-    meter = open_meter(nvml.open_sensor(), clock, Protocol())
-    return [meter.window(lambda: clock.sleep(11.0)) for _ in range(2)]
-
-
-def measure_really(stub: Stub, duration_s: float) -> Window:
-    clock = WallClock()
-    return open_meter(nvml.open_sensor(), clock, Protocol()).window(lambda: clock.sleep(duration_s))
-
-
-def measure_failing_work(stub: Stub) -> None:
-    clock = stub.clock()
-
-    def work() -> None:
-        clock.sleep(8.0)
-        raise RuntimeError("CUDA error: unspecified launch failure")
-
-    open_meter(nvml.open_sensor(), clock, Protocol()).window(work)
-
-
-def measure_with_a_child(stub: Stub) -> Window:
-    clock = stub.clock()
-    meter = open_meter(nvml.open_sensor(), clock, Protocol())
-
-    def work() -> None:
-        shell = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
-        assert shell.stdout
-        grandchild = int(shell.stdout.readline())
-        stub.set(f"process {os.getpid()}", f"process {shell.pid}", f"process {grandchild}", trace=CONSTANT)
-        clock.sleep(5.0)
-        shell.kill()
-        shell.wait()  # the grandchild is an orphan now, and as much ours as before
-        clock.sleep(6.0)
-        os.kill(grandchild, 9)
-
-    return meter.window(work)
-
-
-def measure_on_a_bad_host(stub: Stub, fault: str) -> Window:
-    clock = stub.clock()
-    meter = open_meter(nvml.open_sensor(), clock, Protocol())
-    start_s = clock.now()
-    if fault == "jump":
-        clock.offset_s = lambda: 0.3 if clock.now() > start_s + 5 else 0.0  # type: ignore[method-assign]
-
-    def work() -> None:
-        clock.sleep(5.0)
-        if fault == "stall":
-            timers, clock._timers = clock._timers, []
-            clock.sleep(1.0)
-            for due, _, _ in timers:
-                due[0] += 1.0
-            clock._timers = timers
-        clock.sleep(5.0)
-
-    return meter.window(work)
-
-
-def identify(stub: Stub, visible: str | None = None, uuid: str | None = None, gpu: str | None = None) -> str:
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
-        os.environ.pop(name, None)
-    if visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    try:
-        return nvml.open_sensor(gpu, uuid).uuid
-    finally:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-
-
-def describe(stub: Stub) -> dict[str, Any]:
-    return nvml.open_sensor().machine()
-
-
-def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
-    nvml._HOST_PROCESSES = "pid:[1]"
-    try:
-        sensor = nvml.open_sensor()
-        stub.set("process 4194304", f"process {os.getppid()}")
-        return sensor.strangers(), sensor.machine()["process_check"]
-    finally:
-        nvml._HOST_PROCESSES = "pid:[4026531836]"
-
-
-def use_twice(stub: Stub) -> int:
-    first, second = nvml.open_sensor(), nvml.open_sensor()
-    first.close()
-    return second.energy_mj()
-
-
-def probe_idle(stub: Stub) -> dict[str, Any]:
-    sensor = nvml.open_sensor()
-    return probe.probe(sensor, sensor.machine(), stub.clock(), 60.0, None)
-
-
 # Known joules.
 
 
@@ -171,7 +59,7 @@ def probe_idle(stub: Stub) -> dict[str, Any]:
 def test_known_joules_come_back(stub: Stub, inside: Callable[..., Any], name: str, gain: float) -> None:
     trace = Trace((*TRACES[name], (20 - sum(length for length, _, _ in TRACES[name]), 130.0, 130.0)))
     stub.set(f"gain {gain}", trace=trace)
-    window = inside(measure, WORK_S, Protocol())
+    window = inside(nvml_inside.measure, WORK_S, Protocol())
     assert window.reasons == ()
     assert window.duration_s == pytest.approx(WORK_S)
     true_j = gain * trace.energy_j(window.start_s, window.start_s + window.duration_s)
@@ -183,7 +71,7 @@ def test_known_joules_come_back(stub: Stub, inside: Callable[..., Any], name: st
 def test_the_counter_sees_what_is_faster_than_its_steps(stub: Stub, inside: Callable[..., Any]) -> None:
     fast = Trace(((0.0093, 650.0, 650.0), (0.0057, 130.0, 130.0)))
     stub.set(trace=fast)
-    window = inside(measure, WORK_S, Protocol())
+    window = inside(nvml_inside.measure, WORK_S, Protocol())
     assert window.counter_j == pytest.approx(fast.energy_j(window.start_s, window.start_s + WORK_S), rel=0.005)
 
 
@@ -191,7 +79,7 @@ def test_known_joules_come_back_in_real_time(stub: Stub, inside: Callable[..., A
     """Ten real seconds: the machine's clock, polls from a thread, and whatever else the machine does."""
     stub.set("gain 1.03", trace=SLOW_RAMP, real=True)
     epoch_s = float(stub.file.read_text().split()[1])
-    window = inside(measure_really, 10.2)
+    window = inside(nvml_inside.measure_really, 10.2)
     assert window.reasons == ()
     start_s = window.start_s - epoch_s
     true_j = 1.03 * SLOW_RAMP.energy_j(start_s, start_s + window.duration_s)
@@ -202,7 +90,7 @@ def test_the_instant_sensor_misses_what_lies_between_its_looks(stub: Stub, insid
     """A wave of the sensor's own period: the second source contradicts the counter, and the window says so."""
     hidden = Trace(((0.06, 650.0, 650.0), (0.04, 130.0, 130.0)))
     stub.set(trace=hidden)
-    window = inside(measure, 12.0, Protocol())
+    window = inside(nvml_inside.measure, 12.0, Protocol())
     assert window.counter_j == pytest.approx(hidden.energy_j(0, 12.0), rel=0.005)
     assert window.instant_j == pytest.approx(130 * 12.0, rel=0.02)
     assert window.reasons == ("counter_vs_integral",)
@@ -212,7 +100,7 @@ def test_the_instant_sensor_misses_what_lies_between_its_looks(stub: Stub, insid
 def test_the_error_is_within_the_budget(stub: Stub, inside: Callable[..., Any], duration_s: float) -> None:
     """Also where the power changes in the tail, of which the meter knows nothing."""
     stub.set(trace=WAVE)
-    window = inside(measure, duration_s, Protocol())
+    window = inside(nvml_inside.measure, duration_s, Protocol())
     budget = uncertainty(window, 0.05)
     assert budget["counter_step"] == pytest.approx(0.1 / duration_s)
     assert budget["gain"] == 0.05
@@ -246,7 +134,7 @@ FAULTS = {
 def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: str) -> None:
     lines, reason = FAULTS[fault]
     stub.set(*lines, trace=CONSTANT)
-    window = inside(measure, 12.0, Protocol())
+    window = inside(nvml_inside.measure, 12.0, Protocol())
     assert window.reasons == (reason,)
     assert reason in REASONS
     if reason in ("counter_stuck", "counter_reset", "gpu_lost", "sensor_failed"):
@@ -258,18 +146,18 @@ def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: s
 
 def test_a_window_shorter_than_the_sensor_has_its_reason(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(trace=CONSTANT)
-    assert inside(measure, 0.7, Protocol()).reasons == ("window_too_short",)
+    assert inside(nvml_inside.measure, 0.7, Protocol()).reasons == ("window_too_short",)
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("stall", "polls_late"), ("jump", "clock_jumped"), ("", None)])
 def test_a_bad_host_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: str, reason: str | None) -> None:
     stub.set(trace=CONSTANT)
-    assert inside(measure_on_a_bad_host, fault).reasons == ((reason,) if reason else ())
+    assert inside(nvml_inside.measure_on_a_bad_host, fault).reasons == ((reason,) if reason else ())
 
 
 def test_a_power_limit_changed_between_two_windows_is_found(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(f"@{START_S + 11.5} limit_mw 500000", trace=CONSTANT)
-    assert [window.reasons for window in inside(measure_twice)] == [(), ("power_limit_changed",)]
+    assert [window.reasons for window in inside(nvml_inside.measure_twice)] == [(), ("power_limit_changed",)]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +174,7 @@ def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str,
     from sweetspot.meter import regime
 
     stub.set(f"@{MID}-{MID + 0.2} reasons {bits}", trace=CONSTANT)
-    window = inside(measure, 12.0, Protocol())
+    window = inside(nvml_inside.measure, 12.0, Protocol())
     assert window.reasons == ()
     assert regime(window.event_reasons) == flags
 
@@ -294,24 +182,24 @@ def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str,
 def test_a_lost_gpu_explains_what_the_work_ran_into(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(f"@{MID} lost", trace=CONSTANT)
     with pytest.raises(GpuLostError, match=UUID):
-        inside(measure_failing_work)
+        inside(nvml_inside.measure_failing_work)
     stub.set(trace=CONSTANT)
     with pytest.raises(RuntimeError, match="CUDA error"):
-        inside(measure_failing_work)
+        inside(nvml_inside.measure_failing_work)
 
 
 def test_our_own_processes_may_compute(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(trace=CONSTANT)
-    assert inside(measure_with_a_child).reasons == ()
+    assert inside(nvml_inside.measure_with_a_child).reasons == ()
 
 
 def test_a_container_that_sees_ids_of_the_host(stub: Stub, inside: Callable[..., Any]) -> None:
     """An id that means nothing here may be ours, once the board was empty; one that is another process here is not."""
     stub.set("process 4194304")
     with pytest.raises(SweetspotError, match="4194304"):
-        inside(in_a_container)
+        inside(nvml_inside.in_a_container)
     stub.set()
-    strangers, check = inside(in_a_container)
+    strangers, check = inside(nvml_inside.in_a_container)
     assert strangers == (os.getpid(),)
     assert check == "when opened"
 
@@ -339,32 +227,14 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     stub.set(*lines)
     with pytest.raises(SweetspotError) as raised:
-        inside(identify)
+        inside(nvml_inside.identify)
     for part in parts:
         assert part in str(raised.value)
 
 
-def test_no_library_is_one_message(stub: Stub) -> None:
-    environment = {**os.environ, "LD_LIBRARY_PATH": ""}
-    code = "import pynvml, sys; sys.exit(bool(pynvml.nvmlInit()))"
-    if subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0:
-        pytest.skip("this machine has NVIDIA's library")
-    done = sweetspot(environment, "meter", "--", "true")
-    assert done.returncode == 1
-    assert done.stderr.startswith("sweetspot: error: ")
-    assert "libnvidia-ml.so.1" in done.stderr
-
-
-def test_no_bindings_are_one_message(tmp_path: Path) -> None:
-    (tmp_path / "pynvml.py").write_text("raise ImportError")
-    done = sweetspot({**os.environ, "PYTHONPATH": str(tmp_path)}, "meter", "--", "true")
-    assert done.returncode == 1
-    assert "pip install nvidia-ml-py" in done.stderr
-
-
 def test_nvml_is_given_up_by_the_last_user_only(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set()
-    assert inside(use_twice) > 0
+    assert inside(nvml_inside.use_twice) > 0
 
 
 # Which board.
@@ -389,7 +259,7 @@ def test_the_allocated_board_is_found(
     stub: Stub, inside: Callable[..., Any], visible: str | None, uuid: str | None, found: str
 ) -> None:
     stub.set(boards=(H100, OTHER))
-    assert inside(identify, visible, uuid) == found
+    assert inside(nvml_inside.identify, visible, uuid) == found
 
 
 @pytest.mark.parametrize(
@@ -413,7 +283,7 @@ def test_a_board_that_is_not_ours_to_measure_is_refused(
 ) -> None:
     stub.set(boards=(H100, OTHER))
     with pytest.raises(SweetspotError) as raised:
-        inside(identify, visible, uuid)
+        inside(nvml_inside.identify, visible, uuid)
     for part in parts:
         assert part in str(raised.value)
 
@@ -421,15 +291,15 @@ def test_a_board_that_is_not_ours_to_measure_is_refused(
 def test_indices_among_boards_of_two_kinds_are_refused(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(boards=(H100, A100))
     with pytest.raises(SweetspotError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
-        inside(identify, "1")
-    assert inside(identify, A100.split()[0]) == A100.split()[0]
+        inside(nvml_inside.identify, "1")
+    assert inside(nvml_inside.identify, A100.split()[0]) == A100.split()[0]
 
 
 def test_another_kind_of_board_than_configured_is_refused(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set()
-    assert inside(identify, None, None, "NVIDIA H100 80GB HBM3") == UUID
+    assert inside(nvml_inside.identify, None, None, "NVIDIA H100 80GB HBM3") == UUID
     with pytest.raises(SweetspotError, match="NVIDIA H200") as raised:
-        inside(identify, None, None, "NVIDIA H200")
+        inside(nvml_inside.identify, None, None, "NVIDIA H200")
     assert "NVIDIA H100 80GB HBM3" in str(raised.value)
 
 
@@ -438,13 +308,13 @@ def test_another_kind_of_board_than_configured_is_refused(stub: Stub, inside: Ca
 
 def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set()
-    before = inside(describe)
+    before = inside(nvml_inside.describe)
     assert before["gpu"] == "NVIDIA H100 80GB HBM3"
     assert (before["driver_version"], before["ecc"], before["power_limit_w"]) == ("580.159.03", "on", 700.0)
     assert before["process_check"] == "throughout"
-    assert probe.changes(before, inside(describe)) == []
+    assert probe.changes(before, inside(nvml_inside.describe)) == []
     stub.set("driver 590.1", "ecc 0", "vbios 96.2", "limit_mw 500000", "persistence 0")
-    assert probe.changes(before, inside(describe)) == [
+    assert probe.changes(before, inside(nvml_inside.describe)) == [
         "driver_version: 580.159.03 -> 590.1",
         "vbios_version: 96.00.89.00.01 -> 96.2",
         "ecc: on -> off",
@@ -454,14 +324,14 @@ def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Ca
 
 def test_what_a_board_does_not_tell_is_none(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set("fail:nvmlDeviceGetEccMode 3", "fail:nvmlDeviceGetDefaultApplicationsClock 26")
-    machine = inside(describe)
+    machine = inside(nvml_inside.describe)
     assert machine["ecc"] == "none"
     assert machine["sm_clock_default_mhz"] is None
 
 
 def test_the_probe_finds_the_periods_of_the_sensors(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set("step 0.2", trace=Trace(((3.7, 70.0, 75.0), (2.9, 75.0, 70.0))))
-    record = inside(probe_idle)
+    record = inside(nvml_inside.probe_idle)
     for source in ("counter", "instant", "average"):
         assert record["sensors"][source]["period_s"] == pytest.approx(0.2, abs=0.004)
     assert record["idle"]["bare"]["counter"] == pytest.approx(72.5, rel=0.02)
@@ -470,83 +340,3 @@ def test_the_probe_finds_the_periods_of_the_sensors(stub: Stub, inside: Callable
     assert record["protocol"]["counter_step_s"] == pytest.approx(0.2, abs=0.004)
     assert record["protocol"]["window_s"] == pytest.approx(20, abs=0.4)
     assert set(record["protocol"]) <= set(Protocol.__dataclass_fields__)
-
-
-# The commands, in real time.
-
-
-def sweetspot(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sweetspot.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-
-
-@pytest.fixture
-def there(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return {**os.environ, **stub.environment}
-
-
-def test_any_command_is_measured(stub: Stub, there: dict[str, str]) -> None:
-    stub.set(trace=CONSTANT, real=True)
-    done = sweetspot(there, "meter", "--json", "--", "sh", "-c", "echo said; sleep 2; exit 7")
-    assert done.returncode == 7, done.stderr
-    assert done.stderr == "said\n"
-    result = json.loads(done.stdout)
-    assert (result["valid"], result["reasons"], result["exit_status"]) == (True, [], 7)
-    assert result["duration_s"] == pytest.approx(2.0, abs=0.3)
-    for source in ("energy_j", "energy_instant_j", "energy_average_j"):
-        assert result[source] == pytest.approx(400 * result["duration_s"], rel=0.03)
-    assert set(result["uncertainty"]) == {"gain", "counter_step", "tail", "total"}
-    assert result["uncertainty"]["gain"] == 0.05
-    assert result["gpu_uuid"] == UUID
-
-
-def test_the_result_for_people_leaves_standard_output_to_the_command(stub: Stub, there: dict[str, str]) -> None:
-    stub.set("factor 0.5", trace=CONSTANT, real=True)
-    done = sweetspot(there, "meter", "--", "sh", "-c", "echo said; sleep 1.2; kill -9 $$")
-    assert done.returncode == 128 + 9
-    assert done.stdout == "said\n"
-    assert "NOT VALID" in done.stderr
-    assert "counter_vs_integral" in done.stderr
-
-
-def test_a_gpu_lost_under_a_command(stub: Stub, there: dict[str, str]) -> None:
-    stub.set(f"@{START_S + 2} lost", trace=CONSTANT, real=True)
-    done = sweetspot(there, "meter", "--json", "--", "sleep", "2.5")
-    result = json.loads(done.stdout)
-    assert done.returncode == 0
-    assert (result["energy_j"], result["valid"], result["reasons"]) == (None, False, ["gpu_lost"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (["meter", "--", "no-such-command"], "no-such-command"),
-        (["meter", "--gpu", "GPU-9", "--", "true"], "GPU-9"),
-        (["probe", "--seconds", "0"], "--seconds 0"),
-        (["probe", "--seconds", "4", "--out", "/dev/null/machine.json"], "--out"),
-    ],
-)
-def test_a_mistake_is_one_message(stub: Stub, there: dict[str, str], arguments: list[str], part: str) -> None:
-    stub.set(trace=CONSTANT, real=True)
-    done = sweetspot(there, *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("sweetspot: error: ")
-    assert part in done.stderr
-
-
-def test_the_probe_writes_a_machine_record(stub: Stub, there: dict[str, str], tmp_path: Path) -> None:
-    stub.set(trace=SLOW_RAMP, real=True)
-    start_s = time.monotonic()
-    done = sweetspot(there, "probe", "--seconds", "6", "--out", tmp_path / "a/machine.json")
-    assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start_s < 12
-    record = json.loads((tmp_path / "a/machine.json").read_text())
-    assert record["machine"]["gpu_uuid"] == UUID
-    assert record["sensors"]["counter"]["period_s"] == pytest.approx(0.1, abs=0.02)
-    assert "counter_step_s" in done.stdout
-
-
-def test_errors_travel_between_processes() -> None:
-    assert issubclass(GpuLostError, SensorError)
-    assert issubclass(SensorError, SweetspotError)

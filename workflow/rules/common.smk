@@ -15,6 +15,8 @@ except SweetspotError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = str(CAMPAIGN.directory)
+# Not a parameter of a rule: another path to the same Python is no reason to run anything again.
+os.environ.update(SWEETSPOT_PYTHON=CAMPAIGN.python)
 
 
 pathvars:

@@ -13,5 +13,5 @@ rule build_engine:
     params:
         job=engine_job,
     shell:
-        "{CAMPAIGN.python} -m sweetspot.session build --job {params.job:q} --architecture {input} "
+        "$SWEETSPOT_PYTHON -m sweetspot.session build --job {params.job:q} --architecture {input} "
         "--engine {output} 2> {log}"

@@ -16,7 +16,7 @@ rule measure:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=measure_job,
+        journal=f"{OUT}/journal/{{model}}/bs{{batch}}/{{block}}.jsonl",
     shell:
-        "{CAMPAIGN.python} -m sweetspot.session measure --job {params.job:q} --architecture {input.architecture} "
-        "--engine {input.engine} --journal {OUT}/journal/{wildcards.model}/bs{wildcards.batch}/{wildcards.block}.jsonl "
-        "--output {output} 2> {log}"
+        "$SWEETSPOT_PYTHON -m sweetspot.session measure --job {params.job:q} --architecture {input.architecture} "
+        "--engine {input.engine} --journal {params.journal} --output {output} 2> {log}"
