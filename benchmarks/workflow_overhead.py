@@ -6,8 +6,8 @@ Prints two ratios, each against a bare Snakefile of the same job tree timed in t
 """
 
 import argparse
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +45,7 @@ EMPTY = "with open(snakemake.output[0], 'w'):\n    pass\n"
 
 def snakemake(directory: Path, *arguments: str) -> tuple[float, str]:
     """Seconds and output of one run."""
-    command = [sys.executable, "-m", "snakemake", "--scheduler", "greedy", *arguments]
+    command = [sys.executable, "-m", "snakemake", *arguments]
     start = time.perf_counter()
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     if done.returncode:
@@ -76,6 +76,7 @@ def bare(directory: Path, models: list[str], batches: list[int], cells: list[str
     """Write a Snakefile of the same job tree with nothing in it."""
     (directory / "Snakefile").write_text(BARE.format(models=models, batches=batches, cells=cells))
     (directory / "empty.py").write_text(EMPTY)
+    shutil.copytree(ROOT / "profiles/default", directory / "profiles/default")
 
 
 def touched(directory: Path, arguments: list[str]) -> None:
@@ -100,7 +101,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     names = [line.split("\t")[0] for line in (ROOT / "config/models.tsv").read_text().splitlines()[1:]]
-    os.environ["SNAKEMAKE_PROFILE"] = ""
     print("no-op dry run, 13 models x 49 cells x 12 batches")
     for per_job, cells in (("all", ["grid"]), (1, [f"i{n}-o{m}" for n in LENGTHS for m in LENGTHS])):
         with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:

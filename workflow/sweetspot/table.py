@@ -102,13 +102,18 @@ def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Tabl
     frames, problems = [], []
     raws = [(path, _load(path)) for path in paths]
     _check_renames(raws, rename or {})
+    # Thousands of blocks of one campaign look alike: checked together, they cost what one file costs.
+    alike: dict[str, list[pl.DataFrame]] = {}
     for path, raw in raws:
         if raw.height or raw.width:
             raw = _renamed(path, raw, rename or {})
             _check_columns(path, raw)
-            frame, found = _checked(path, raw)
-            frames.append(frame.with_columns(_file=pl.lit(str(path)), _row=pl.int_range(1, frame.height + 1)))
-            problems += found
+            placed = raw.with_columns(_file=pl.lit(str(path)), _row=pl.int_range(1, raw.height + 1))
+            alike.setdefault(str(raw.schema), []).append(placed)
+    for same in alike.values():
+        frame, found = _checked(pl.concat(same))
+        frames.append(frame)
+        problems += found
     if problems:
         rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise SweetspotError("\n".join(problems[:_SHOWN]) + rest + "\nmend or remove these rows")
@@ -231,8 +236,11 @@ def _likely(name: str, columns: Sequence[str]) -> str | None:
     return plain[close[0]] if close else None
 
 
-def _checked(path: Path, raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The frame with every column of `Row` in its type, and its problems in the order of rows."""
+def _checked(raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with every column of `Row` in its type, and its problems in the order of rows.
+
+    `raw` says in columns _file and _row where each row comes from.
+    """
     problems: dict[tuple[int, str], str] = {}
     frame = raw
     for name, column in _COLUMNS.items():
@@ -252,7 +260,8 @@ def _checked(path: Path, raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     kept = {
         key: what for key, what in problems.items() if key[1] not in _MEASURED or frame["valid"][key[0]] is not False
     }
-    return frame, [f"{path}, row {row + 1}: {name} {what}" for (row, name), what in sorted(kept.items())]
+    place = raw.select("_file", "_row").rows()
+    return frame, [f"{place[row][0]}, row {place[row][1]}: {name} {what}" for (row, name), what in sorted(kept.items())]
 
 
 def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, dict[int, str]]:
