@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,21 @@ class Campaign:
     @cached_property
     def jobs(self) -> dict[tuple[str, int, str], list[PlannedCell]]:
         """Cells of each measuring job, by (model, batch, block)."""
-        groups: dict[tuple[str, int], list[PlannedCell]] = {}
+        return {(*group, block): part for group, cells in self._grids.items() for block, part in self._blocks(cells)}
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, int], list[PlannedCell]]:
+        """Cells that one engine runs, by (model, batch)."""
+        grids: dict[tuple[str, int], list[PlannedCell]] = {}
         for cell in self.cells:
             if cell.status == "run":
-                groups.setdefault((cell.model, cell.batch), []).append(cell)
-        return {(*group, block): part for group, cells in groups.items() for block, part in self._blocks(cells)}
+                grids.setdefault((cell.model, cell.batch), []).append(cell)
+        return grids
 
     def engine_job(self, model: str, batch: int) -> str:
         """The job of building an engine, as JSON: what it depends on and nothing else."""
-        cells = [cell for (name, size, _), part in self.jobs.items() if (name, size) == (model, batch) for cell in part]
-        return json.dumps(
-            {"batch": batch, "engine": self._engine(model), "limits": engines.limits(asdict(cell) for cell in cells)}
-        )
+        limits = engines.limits(map(vars, self._grids[model, batch]))
+        return json.dumps({"batch": batch, "engine": self._engine(model), "limits": limits})
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
         """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
@@ -102,7 +105,7 @@ class Campaign:
                 "model": model,
                 "batch": batch,
                 "engine": self._engine(model),
-                "protocol": asdict(self.config.protocol),
+                "protocol": vars(self.config.protocol),
                 "seed": self.config.seed,
                 "cells": cells,
             }
@@ -133,14 +136,14 @@ class Campaign:
 
     def digest(self) -> str:
         """Digest of all that `write` writes but the machine it is written on."""
-        return key({"record": self._record(), "cells": [asdict(cell) for cell in self.cells]})
+        return key({"record": self._record(), "cells": [vars(cell) for cell in self.cells]})
 
     def write(self, cells: Path, campaign: Path) -> None:
         """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
         text = io.StringIO()
         table = csv.DictWriter(text, [field.name for field in fields(PlannedCell)], lineterminator="\n")
         table.writeheader()
-        table.writerows(asdict(cell) for cell in self.cells)
+        table.writerows(map(vars, self.cells))
         write_atomically(cells, text.getvalue())
         machine = {"python": platform.python_version(), "platform": platform.platform()}
         write_atomically(campaign, json.dumps({**self._record(), **machine}, indent=2) + "\n")
