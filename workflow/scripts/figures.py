@@ -10,8 +10,8 @@ with logged(snakemake.log[0]):
     draw_all(
         pl.read_parquet(snakemake.input.measurements),
         json.loads(Path(snakemake.input.predictor).read_text()),
-        pl.read_csv(snakemake.input.validation),
+        pl.read_csv(snakemake.input.validation, schema_overrides={"model": pl.String}),
         pl.read_parquet(snakemake.input.predictions),
-        pl.read_csv(snakemake.input.plan),
+        pl.read_csv(snakemake.input.plan, schema_overrides={"model": pl.String}),
         Path(snakemake.output[0]),
     )
