@@ -15,7 +15,7 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-if "campaign" not in config:
+if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
 

@@ -29,6 +29,8 @@ def refused(checkout: Checkout, *parts: str) -> None:
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "Traceback" not in output, output
+    assert "File " not in output, output
+    assert "error: " in output
     for part in parts:
         assert part in output, output
 

@@ -111,6 +111,12 @@ def test_an_edit_runs_what_it_can_change_and_no_more(
     assert checkout.planned() == jobs
 
 
+@pytest.mark.parametrize("name", ["snakemake.html", "snakemake.zip"])
+def test_the_report_of_snakemake_holds_the_page(checkout: Checkout, name: str) -> None:
+    checkout.run("--report", name)
+    assert (checkout.path / name).stat().st_size > 500_000
+
+
 def test_deleting_the_report_rebuilds_the_report_only(checkout: Checkout) -> None:
     (checkout.out / "report.html").unlink()
     assert checkout.planned() == {"report": 1}

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
 from sweetspot.provenance import source_hash
 
+CONFIG_FILE = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+
 try:
-    CAMPAIGN = Campaign(config)
+    CAMPAIGN = Campaign(config, CONFIG_FILE)
     CAMPAIGN.check_writable()
 except SweetspotError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(f"error: {error}")
 
 OUT = str(CAMPAIGN.directory)
 # Not a parameter of a rule: another path to the same Python is no reason to run anything again.
