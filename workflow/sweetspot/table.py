@@ -148,12 +148,16 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
 
 def collect(paths: Sequence[Path], output: Path) -> None:
     """Join the measured blocks (JSON Lines) into one checked Parquet table. Raises SweetspotError as `read` does."""
-    frame = read(paths).frame
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    write_parquet(read(paths).frame, output)
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a whole Parquet file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         frame.write_parquet(temporary)
-        temporary.replace(output)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

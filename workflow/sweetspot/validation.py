@@ -1,6 +1,5 @@
 """How well each law predicts: in-sample, and on cells, lengths and batches that its fit has not seen."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from sweetspot import gpus
 from sweetspot.fit import Array, Mask, Points, Skipped, design, folds, predict_held_out, solve, units
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law
-from sweetspot.table import CELL, GROUP, Table, cells, group_name
+from sweetspot.table import CELL, GROUP, Table, cells, group_name, write_parquet
 
 SCHEMES = {
     "in-sample": "nothing",
@@ -65,13 +64,7 @@ def validate(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
 def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, predictions_path: Path) -> None:
     """Write the frames of `validate` as CSV and as Parquet, each whole or not at all."""
     write_atomically(errors_path, errors.write_csv())
-    predictions_path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = predictions_path.with_name(f".{predictions_path.name}.{os.getpid()}")
-    try:
-        predictions.write_parquet(temporary)
-        temporary.replace(predictions_path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_parquet(predictions, predictions_path)
 
 
 def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
