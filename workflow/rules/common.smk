@@ -6,7 +6,9 @@ from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
 from sweetspot.provenance import source_hash
 
-CONFIG_FILE = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+CONFIG_FILE = (
+    ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+)
 
 try:
     CAMPAIGN = Campaign(config, CONFIG_FILE)
