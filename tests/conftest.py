@@ -7,9 +7,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 import yaml
+
+from sweetspot.fit import fit_table
+from sweetspot.table import Table, read
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("Snakefile", "workflow", "envs", "profiles", "local", "slurm", "resources", "config")
@@ -84,3 +89,17 @@ def checkout(finished: Path, tmp_path: Path) -> Checkout:
     path = tmp_path / "sweetspot"
     shutil.copytree(finished, path, symlinks=True)
     return Checkout(path)
+
+
+@pytest.fixture
+def as_table(tmp_path: Path) -> Any:
+    def through_a_file(frame: pl.DataFrame) -> Table:
+        frame.write_parquet(tmp_path / "rows.parquet")
+        return read([tmp_path / "rows.parquet"])
+
+    return through_a_file
+
+
+@pytest.fixture
+def fitted(as_table: Any) -> Any:
+    return lambda frame: fit_table(as_table(frame))["groups"][0]

@@ -20,8 +20,8 @@ from sweetspot.laws import LAWS, per_token
 from sweetspot.table import read
 
 GRID = (64, 256, 1024, 4096)
-SIX = {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 5e-5, "t5": 20.0}
-EIGHT = {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 5e-5, "w": -0.3, "x": 20.0}
+SIX = {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0}
+EIGHT = {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "w": -0.3, "x": 20.0}
 
 
 def rows(
@@ -115,7 +115,8 @@ def test_the_interval_by_hand(make: Any) -> None:
     x = np.array([term.value(500, 700, 8) for term in LAWS[answer.law].terms])
     token = answer.energy_per_output_token_j
     sd = np.sqrt(x @ np.array(fit["covariance"]) @ x + (fit["relative_residual_sd"] * token) ** 2)
-    half = stats.t.ppf(0.975, fit["degrees_of_freedom"]) * sd
+    half = fit["interval_scale"] * stats.t.ppf(0.975, fit["degrees_of_freedom"]) * sd
+    assert fit["interval_scale"] >= 1
     assert answer.energy_per_output_token_low_j == pytest.approx(token - half, rel=1e-9)
     assert answer.energy_per_output_token_high_j == pytest.approx(token + half, rel=1e-9)
     assert answer.energy_per_request_low_j == pytest.approx(700 * (token - half), rel=1e-9)
@@ -288,10 +289,10 @@ def test_text_and_json_say_the_same(make: Any) -> None:
         ('{"kind": "sweetspot-pred', "not whole JSON"),
         ("[]", "not a predictor"),
         ('{"schema_version": 1}', "not a predictor"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{}]}', "schema version 2"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
         ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": []}', "without groups"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{"model": "m"}]}', "group 1"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "without groups"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{"model": "m"}]}', "group 1"),
         (b"\xff\xfe\x00", "not whole JSON"),
     ],
 )

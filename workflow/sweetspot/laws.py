@@ -2,7 +2,9 @@
 
 Every law gives E_tok, the energy in joules of one output token of one request: the energy of a whole batch run divided
 by batch × output tokens. n = input tokens, m = output tokens, B = requests in the batch. Every law is a sum of terms,
-linear in its coefficients. Standard library only, because a prediction reads these laws without the analysis packages.
+linear in its coefficients. Where the KV cache does not hold the batch, its requests run in waves, each a batch of its
+own: then B is the batch divided by the waves. Standard library only, because a prediction reads these laws without the
+analysis packages.
 """
 
 import math
@@ -19,8 +21,23 @@ FORMS: dict[str, Callable[[Number, Number], Number]] = {
     "n": lambda n, m: n,
     "n^2/m": lambda n, m: n * (n / m),
     "1/m": lambda n, m: 1 / m,
+    "n + m/2": lambda n, m: n + (m - 1) / 2,
+    "n^2 + nm + m^2/3": lambda n, m: n * (n + m - 1) + (m - 1) * (2 * m - 1) / 6,
 }
-"""How a term depends on the lengths. Where the cells cannot tell two forms apart, the earlier one is kept."""
+"""How a term depends on the lengths. Where the cells cannot tell two forms apart, the earlier one is kept.
+
+The last two are means over the steps of a reply: of the context n + j, and of its square, j = 0 .. m - 1.
+"""
+
+_POWERS: dict[str, Callable[[float], tuple[float, float, float]]] = {
+    "n/m": lambda n: (n, 0.0, 0.0),
+    "m": lambda n: (0.0, 1.0, 0.0),
+    "n^2/m": lambda n: (n * n, 0.0, 0.0),
+    "1/m": lambda n: (1.0, 0.0, 0.0),
+    "n + m/2": lambda n: (0.0, 0.5, 0.0),
+    "n^2 + nm + m^2/3": lambda n: (0.0, n - 0.5, 1 / 3),
+}
+"""What multiplies 1/m, m and m^2 in a form, at n input tokens; nothing in the forms that are not here."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,12 @@ class Term:
         form = FORMS[self.form](n, m)
         return form / batch if self.per_batch else form
 
+    def powers(self, n: float, batch: float) -> tuple[float, float, float]:
+        """What multiplies 1/m, m and m^2 in `value` at these input tokens and this batch."""
+        inverse, linear, square = _POWERS[self.form](n) if self.form in _POWERS else (0.0, 0.0, 0.0)
+        share = batch if self.per_batch else 1
+        return inverse / share, linear / share, square / share
+
 
 @dataclass(frozen=True)
 class Law:
@@ -60,10 +83,25 @@ class Law:
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
 # with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus), overheads add (plus).
+_T0 = Term("t0", "1", 0.0, "the weights applied to one token, and static power")
 _T1 = Term("t1", "n^2/m", 0.0, "attention among the prompt's tokens")
 _T2 = Term("t2", "n", 0.0, "each new token attends to, and reads the cache of, the prompt")
 _T3 = Term("t3", "n/m", 0.0, "prefill: the weights applied to each prompt token, spread over the reply")
 _T4 = Term("t4", "m", 0.0, "each new token attends to, and reads the cache of, the reply so far")
+_T5 = Term("t5", "1/m", None, "what a request costs once")
+_CACHE = Term("t2", "n + m/2", 0.0, "each new token attends to, and reads the cache of, all tokens before it")
+_BY_BATCH = (
+    Term("u", "1", 0.0, "the weights applied to one token: arithmetic of each request"),
+    Term("v", "1", 0.0, "reading the weights, and static power: once a step for the whole batch", per_batch=True),
+)
+_ONCE_BY_BATCH = (
+    Term("w", "1/m", None, "what a request costs once"),
+    Term("x", "1/m", None, "what a batch costs once", per_batch=True),
+)
+_AGAIN = (
+    Term("r1", "n + m/2", 0.0, "each step applies the weights to the whole sequence again"),
+    Term("r2", "n^2 + nm + m^2/3", 0.0, "each step attends among all tokens of the sequence again"),
+)
 
 _LAWS = (
     Law("tdp-time", "E_batch = TDP * T", "rule of thumb; T is the measured duration", ()),
@@ -92,37 +130,43 @@ _LAWS = (
         "paper-5",
         "E_tok = t0 + t1 n^2/m + t2 n + t3 n/m + t4 m",
         "SweetSpot, arXiv 2602.05695 (FLOPs form)",
-        (Term("t0", "1", 0.0, "the weights applied to one token, and static power"), _T1, _T2, _T3, _T4),
+        (_T0, _T1, _T2, _T3, _T4),
     ),
     Law(
         "paper-6",
         "E_tok = t0 + t1 n^2/m + t2 n + t3 n/m + t4 m + t5/m",
         "SweetSpot, arXiv 2602.05695 (final form)",
-        (
-            Term("t0", "1", 0.0, "the weights applied to one token, and static power"),
-            _T1,
-            _T2,
-            _T3,
-            _T4,
-            Term("t5", "1/m", None, "what a request costs once"),
-        ),
+        (_T0, _T1, _T2, _T3, _T4, _T5),
+    ),
+    Law(
+        "cache-5",
+        "E_tok = t0 + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + t5/m",
+        "this project: paper-6 where the cache of prompt and of reply cost the same",
+        (_T0, _T1, _CACHE, _T3, _T5),
+    ),
+    Law(
+        "recompute-4",
+        "E_tok = t0 + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + t5/m",
+        "this project: an engine without KV cache runs the whole sequence again for each token",
+        (_T0, *_AGAIN, _T5),
     ),
     Law(
         "batch-8",
         "E_tok = u + v/B + t1 n^2/m + t2 n + t3 n/m + t4 m + (w + x/B)/m",
         "this project: only t0 and t5 of paper-6 depend on the batch",
-        (
-            Term("u", "1", 0.0, "the weights applied to one token: arithmetic of each request"),
-            Term(
-                "v", "1", 0.0, "reading the weights, and static power: once a step for the whole batch", per_batch=True
-            ),
-            _T1,
-            _T2,
-            _T3,
-            _T4,
-            Term("w", "1/m", None, "what a request costs once"),
-            Term("x", "1/m", None, "what a batch costs once", per_batch=True),
-        ),
+        (*_BY_BATCH, _T1, _T2, _T3, _T4, *_ONCE_BY_BATCH),
+    ),
+    Law(
+        "batch-7",
+        "E_tok = u + v/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
+        "this project: batch-8 where the cache of prompt and of reply cost the same",
+        (*_BY_BATCH, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
+    ),
+    Law(
+        "recompute-6",
+        "E_tok = u + v/B + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + (w + x/B)/m",
+        "this project: recompute-4 for every batch",
+        (*_BY_BATCH, *_AGAIN, *_ONCE_BY_BATCH),
     ),
 )
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
@@ -136,14 +180,22 @@ def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: 
 def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:
     """Output length of least energy per output token at `n` input tokens, in tokens (not rounded).
 
-    m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695; in batch-8 t5 is w + x/B. None where there is no
-    interior minimum: t4 <= 0, or a numerator that is not positive.
+    With N, a and q what multiplies 1/m, m and m^2, it solves 2 q m^3 + a m^2 = N. Where q = 0 that is the closed form
+    m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695, with t5 = w + x/B in the laws for every batch. None
+    where there is no interior minimum: nothing grows with m, or N is not positive.
     """
-    of_form = dict.fromkeys(FORMS, 0.0)
-    for term in law.terms:
-        of_form[term.form] += values.get(term.name, 0.0) / (batch if term.per_batch else 1)
-    numerator = of_form["n^2/m"] * n * n + of_form["n/m"] * n + of_form["1/m"]
-    if of_form["m"] <= 0 or numerator <= 0:
+    inverse, linear, square = (
+        sum(values.get(term.name, 0.0) * term.powers(n, batch)[power] for term in law.terms) for power in range(3)
+    )
+    if linear < 0 or square < 0 or linear + square <= 0 or inverse <= 0:
         return None
-    spot = math.sqrt(numerator / of_form["m"])
+    if square == 0:
+        spot = math.sqrt(inverse / linear)
+        return spot if math.isfinite(spot) else None
+    spot = (inverse / (2 * square)) ** (1 / 3)  # right of the root of an increasing convex cubic: Newton falls onto it
+    for _ in range(100):
+        step = (2 * square * spot**3 + linear * spot**2 - inverse) / (6 * square * spot**2 + 2 * linear * spot)
+        spot -= step
+        if abs(step) <= 1e-12 * spot:
+            break
     return spot if math.isfinite(spot) else None

@@ -1,4 +1,4 @@
-"""Predicting the energy of a request from a fitted predictor.json. Standard library only: it starts in an instant."""
+"""Predicting energy and time of a request from a fitted predictor.json. Standard library only: it starts at once."""
 
 import difflib
 import json
@@ -8,23 +8,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweetspot import gpus
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law, per_token
 
-_KIND, _SCHEMA_VERSION = "sweetspot-predictor", 1
+_KIND, _SCHEMA_VERSION = "sweetspot-predictor", 2
 _UNSPECIFIED = "unspecified"  # as in table.py, which this module does not import: it needs the analysis packages
 _SELECTORS = ("gpu", "engine", "precision")
-_GROUP_KEYS = {"model", *_SELECTORS, "source", "batches", "measured_range", "law", "chosen_because", "laws"}
+_GROUP_KEYS = {
+    *("model", *_SELECTORS, "source", "batches", "measured_range", "kv_capacity", "sensor_gain"),
+    *("law", "chosen_because", "laws"),
+}
+_OVER_TDP = 1.05  # a board holds its power limit on average, not in every sample
+_UNDETERMINED = 1.0  # relative error assumed where the cells do not know what the request needs
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
 
+    `waves`: how often the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are
+    None where the table had no durations. `interval_parts`: relative half widths of the interval's parts, which add in
+    squares: scatter of cells about the law and its coefficients (calibrated on held-out cells), distance from the
+    measured cells, and the sensors' common gain where the table states it, which cancels between two predictions.
     `extrapolates` lists in what the request lies outside the measured cells (empty: it does not). `warnings` says what
-    was assumed. The interval covers the scatter of measured cells about the law and the uncertainty of its
-    coefficients; it knows nothing of a sensor's common gain, nor of a law that no longer holds outside its cells.
+    was assumed.
     """
 
     model: str
@@ -43,6 +52,10 @@ class Prediction:
     energy_per_output_token_low_j: float
     energy_per_output_token_high_j: float
     energy_batch_j: float
+    waves: int
+    duration_s: float | None
+    power_w: float | None
+    interval_parts: dict[str, float]
     extrapolates: list[str]
     warnings: list[str]
 
@@ -60,7 +73,8 @@ class Prediction:
             f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
             f"  per output token  {self.energy_per_output_token_j:.4g} J  "
             f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
-            f"  whole batch       {self.energy_batch_j:.4g} J",
+            f"  whole batch       {self.energy_batch_j:.4g} J"
+            + (f" in {self.duration_s:.4g} s, {self.power_w:.0f} W" if self.duration_s and self.power_w else ""),
         ]
         lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
@@ -123,19 +137,33 @@ def predict(
     fit = _fit_for(group, batch, warnings)
     if group["source"] == "simulated":
         warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
-    law = LAWS[fit["law"]]
-    extrapolates = _outside(group, input_tokens, output_tokens, batch)
-    if not extrapolates and _undetermined(law, fit, input_tokens, output_tokens, batch):
-        extrapolates = ["the measured cells vary the lengths only together, not as this request would need"]
+    law, waves = LAWS[fit["law"]], _waves(group, input_tokens + output_tokens, batch)
+    if waves > 1:
+        warnings.append(f"the KV cache does not hold {batch} such requests: {waves} waves")
+    place = (input_tokens, output_tokens, batch / waves)
+    extrapolates = _outside(group, input_tokens, output_tokens, batch, waves)
     values = {name: term["value"] for name, term in fit["terms"].items()}
-    per_output_token = per_token(law, values, input_tokens, output_tokens, batch)
+    per_output_token = per_token(law, values, *place)
     if per_output_token <= 0:
         raise SweetspotError(
             f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
             "ask nearer to the measured cells"
         )
-    half = _half_width(law, fit, per_output_token, input_tokens, output_tokens, batch)
-    low, high = max(per_output_token - half, 0.0), per_output_token + half
+    parts = {"law": _of_law(law, fit, per_output_token, *place), "distance": _of_distance(group, fit, *place)}
+    if _undetermined(law, fit, *place):
+        parts["distance"] = max(parts["distance"], _UNDETERMINED)
+        if not extrapolates:
+            extrapolates = ["the measured cells vary the lengths only together, not as this request would need"]
+    if group["sensor_gain"] is not None:
+        parts["sensor_gain"] = group["sensor_gain"]
+    half = math.sqrt(sum(part**2 for part in parts.values()))
+    low, high = max(per_output_token * (1 - half), 0.0), per_output_token * (1 + half)
+    energy_batch_j = per_output_token * output_tokens * batch
+    duration_s = _duration(law, fit, input_tokens, output_tokens, batch, waves)
+    power_w = energy_batch_j / duration_s if duration_s else None
+    gpu_known = gpus.find(group["gpu"])
+    if power_w and gpu_known and power_w > gpu_known.tdp_w * _OVER_TDP:
+        warnings.append(f"energy over duration is {power_w:.0f} W, above the {gpu_known.tdp_w:.0f} W of the board")
     return Prediction(
         **{name: group[name] for name in ("model", *_SELECTORS, "source")},
         law=law.name,
@@ -148,7 +176,11 @@ def predict(
         energy_per_output_token_j=per_output_token,
         energy_per_output_token_low_j=low,
         energy_per_output_token_high_j=high,
-        energy_batch_j=per_output_token * output_tokens * batch,
+        energy_batch_j=energy_batch_j,
+        waves=waves,
+        duration_s=duration_s,
+        power_w=power_w,
+        interval_parts=parts,
         extrapolates=extrapolates,
         warnings=warnings,
     )
@@ -194,19 +226,68 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
     )
 
 
-def _outside(group: Mapping[str, Any], n: int, m: int, batch: int) -> list[str]:
+def _waves(group: Mapping[str, Any], total_tokens: int, batch: int) -> int:
+    """How often the KV cache has to be filled, by where it was seen full: capacity in tokens, between those lengths."""
+    full = group["kv_capacity"]
+    if not full:
+        return 1
+    # A cache that held r requests of t tokens and not r + 1 holds about (r + 1/2) t tokens. Between two lengths that is
+    # interpolated, because a sliding window makes a long request's cache smaller than its tokens.
+    points = [(entry["total_tokens"], (entry["requests"] + 0.5) * entry["total_tokens"]) for entry in full]
+    (low, capacity), (high, above) = points[0], points[0]
+    for point in points:
+        if point[0] <= total_tokens:
+            low, capacity = high, above = point
+        else:
+            high, above = point
+            break
+    if low <= total_tokens < high:
+        capacity += (above - capacity) * (total_tokens - low) / (high - low)
+    together = max(1, int(capacity / total_tokens))
+    return math.ceil(batch / together)
+
+
+def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, waves: int) -> list[str]:
+    asked = {
+        **{"input_tokens": n, "output_tokens": m, "batch": batch, "total_tokens": n + m},
+        "tokens_in_flight": batch / waves * (n + m),
+    }
     reasons: dict[str, str] = {}
-    for name, value in (("input_tokens", n), ("output_tokens", m), ("batch", batch), ("total_tokens", n + m)):
+    for name, value in asked.items():
         low, high = group["measured_range"][name]
         if not low <= value <= high:
             measured = f"{low}-{high}" if low != high else f"{low}"
-            reasons[name] = f"{name} {value} is {'below' if value < low else 'above'} the measured {measured}"
+            reasons[name] = f"{name} {value:.0f} is {'below' if value < low else 'above'} the measured {measured}"
     if reasons.keys() & {"input_tokens", "output_tokens"}:
         reasons.pop("total_tokens", None)  # it says nothing new
+    if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
+        reasons.pop("tokens_in_flight", None)
     return list(reasons.values())
 
 
-def _undetermined(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int) -> bool:
+def _of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: float, m: float, requests: float) -> float:
+    """Relative half width for what lies outside the measured cells: the error that an octave cost held-out cells."""
+    measured = group["measured_range"]
+    beyond = {
+        "lengths": max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"])),
+        "batch": _octaves(requests, *measured["requests_in_flight"]),
+    }
+    parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
+    return float(fit["t_quantile_95"]) * math.hypot(*parts)
+
+
+def _octaves(value: float, low: float, high: float) -> float:
+    return max(0.0, math.log2(low / value), math.log2(value / high))
+
+
+def _duration(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int, waves: int) -> float | None:
+    if fit["duration"] is None:
+        return None
+    seconds = per_token(law, fit["duration"]["terms"], n, m, batch / waves) * m * batch
+    return seconds if seconds > 0 else None
+
+
+def _undetermined(law: Law, fit: Mapping[str, Any], n: float, m: float, batch: float) -> bool:
     """Whether the request needs coefficients apart that the cells only know together."""
     features = {term.name: term.value(n, m, batch) for term in law.terms}
     for dropped, weights in fit["merged"].items():
@@ -217,13 +298,13 @@ def _undetermined(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int) 
     return False
 
 
-def _half_width(law: Law, fit: Mapping[str, Any], energy: float, n: int, m: int, batch: int) -> float:
-    """Half of the 95 % prediction interval of E_tok, joules: scatter of the cells and error of the coefficients."""
+def _of_law(law: Law, fit: Mapping[str, Any], energy: float, n: float, m: float, batch: float) -> float:
+    """Relative half width for the scatter of cells about the law and its coefficients, as held-out cells scaled it."""
     features = [term.value(n, m, batch) for term in law.terms if term.name in fit["terms"]]
-    scatter = (fit["relative_residual_sd"] * energy) ** 2
     rows = zip(features, fit["covariance"], strict=True)
     coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))
-    return float(fit["t_quantile_95"]) * math.sqrt(scatter + max(coefficients, 0.0))
+    variance = fit["relative_residual_sd"] ** 2 + max(coefficients, 0.0) / energy**2
+    return float(fit["t_quantile_95"] * fit["interval_scale"]) * math.sqrt(variance)
 
 
 def _suggest(name: str, known: set[str]) -> str:

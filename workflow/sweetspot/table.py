@@ -42,8 +42,29 @@ class Row(pa.DataFrameModel):
     duration_s: float = pa.Field(
         nullable=True, gt=0, lt=1e9, description="Duration of that run, in seconds.", metadata={"default": None}
     )
+    in_flight: int = pa.Field(
+        nullable=True,
+        gt=0,
+        lt=2**31,
+        description="Most requests of the batch that ran at once.",
+        metadata={"default": None},
+    )
+    waves: float = pa.Field(
+        ge=1,
+        lt=2**31,
+        description="How often the engine had to fill up to run the whole batch: 1 unless its KV cache was too small "
+        "for all requests at once.",
+        metadata={"default": 1.0},
+    )
     repetition: int = pa.Field(
         nullable=True, ge=0, lt=2**31, description="Number of the repetition.", metadata={"default": None}
+    )
+    sensor_gain: float = pa.Field(
+        nullable=True,
+        ge=0,
+        lt=1,
+        description="Relative systematic error that the sensors of this board may have, the same in all its rows.",
+        metadata={"default": None},
     )
     valid: bool = pa.Field(
         description="Whether the row passed its checks; a row that is `false` is kept and not fitted.",
@@ -128,8 +149,8 @@ def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Tabl
 def cells(frame: pl.DataFrame) -> pl.DataFrame:
     """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
 
-    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j and duration_s (means
-    of the repetitions), energy_sd_j (null for a single one), repetitions.
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s and waves
+    (means of the repetitions), in_flight (the fewest), energy_sd_j (null for a single one), repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
     averaged = (
@@ -138,6 +159,8 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.col("energy_j").mean(),
             pl.col("duration_s").mean(),
+            pl.col("waves").mean(),
+            pl.col("in_flight").min(),
             energy_sd_j=pl.col("energy_j").std(),
             repetitions=pl.len(),
         )

@@ -1,6 +1,6 @@
 """How well each law predicts: in-sample, and on cells, lengths and batches that its fit has not seen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +8,24 @@ import numpy as np
 import polars as pl
 
 from sweetspot import gpus
-from sweetspot.fit import Array, Mask, Points, Skipped, design, folds, predict_held_out, solve, units
+from sweetspot.fit import Schemes, hold_out_all
+from sweetspot.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law
-from sweetspot.table import CELL, GROUP, Table, cells, group_name, write_parquet
-
-SCHEMES = {
-    "in-sample": "nothing",
-    "5-fold": "a part of the cells in turn",
-    "leave-one-length-out": "each input length and each output length in turn",
-    "leave-one-batch-out": "each batch in turn",
-}
-"""Names of the schemes and what each holds out."""
+from sweetspot.outliers import screen
+from sweetspot.solve import Array, Mask, Points
+from sweetspot.table import CELL, GROUP, Table, group_name, write_parquet
 
 _IDENTITY = [*GROUP, "source"]
 _ERRORS = {
     **dict.fromkeys((*_IDENTITY, "law", "scheme", "held_out"), pl.String),
     **dict.fromkeys(("cells", "folds"), pl.Int64),
-    **dict.fromkeys(("mape_percent", "worst_fold_mape_percent", "worst_ape_percent"), pl.Float64),
+    **dict.fromkeys(("mape_percent", "worst_fold_mape_percent", "worst_ape_percent", "coverage_percent"), pl.Float64),
     "note": pl.String,
 }
 
-_Fold = tuple[str, Mask, Array]  # what is held out, which cells, their predicted E_tok in joules (others ignored)
+_Fold = tuple[str, Mask, Array, Array]
+"""What is held out, which cells, their predicted E_tok in J, and the relative half width of its 95 % interval."""
 
 
 def validate(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -37,27 +33,32 @@ def validate(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
 
     The first frame has one row per group, law and scheme (MAPE on cell means, in percent; null with a note where the
     scheme does not apply; `cells` counts the predictions, so leave-one-length-out counts a cell once as part of its
-    input length and once as part of its output length). The second has one row per prediction; `held_out` says with
-    what the cell was held out. tdp-time is not fitted, so no scheme holds anything out from it: it has the same
-    predictions under each, for comparison.
+    input length and once as part of its output length; `coverage_percent` of the cells lie in their 95 % interval,
+    which the other folds have calibrated). The second has one row per prediction; `held_out` says with what the cell
+    was held out. tdp-time is not fitted, so no scheme holds anything out from it: it has the same predictions under
+    each, for comparison. Rows that were set aside (see `outliers.screen`) are not among the cells; a note counts them.
     """
     errors: list[dict[str, Any]] = []
     predictions: list[pl.DataFrame] = []
-    for frame in cells(table.frame).partition_by(GROUP, maintain_order=True):
+    screened = screen(table.frame)
+    for frame in screened.cells.partition_by(GROUP, maintain_order=True):
         points = Points.of(frame)
-        masks = {scheme: list(_masks(scheme, points)) for scheme in SCHEMES}
+        aside = screened.outliers.join(frame.select(GROUP).head(1), on=GROUP, how="semi").height
         for law in LAWS.values():
-            for scheme, held_out in SCHEMES.items():
-                predicted, note = _predict(law, scheme, frame, points, masks[scheme])
+            held_out = hold_out_all(law, points) if law.terms else {}
+            for scheme, what in SCHEMES.items():
+                predicted, note = _predict(law, scheme, frame, points, held_out)
+                notes = [note] * bool(note) + [f"{aside} rows set aside as wrong"] * bool(aside)
                 row = dict(zip(_IDENTITY, frame.select(_IDENTITY).row(0), strict=True))
-                row |= {"law": law.name, "scheme": scheme, "held_out": held_out}
+                row |= {"law": law.name, "scheme": scheme, "held_out": what}
                 tables = [
                     _table(frame, points, fold).with_columns(law=pl.lit(law.name), scheme=pl.lit(scheme))
                     for fold in predicted
                 ]
-                errors.append(row | _summary(tables) | {"note": note})
+                errors.append(row | _summary(tables) | {"note": "; ".join(notes)})
                 predictions += tables
-    columns = [*_IDENTITY, "law", "scheme", "held_out", *CELL, "energy_j", "predicted_j", "ape_percent"]
+    values = ["energy_j", "predicted_j", "low_j", "high_j", "ape_percent"]
+    columns = [*_IDENTITY, "law", "scheme", "held_out", *CELL, *values]
     return pl.DataFrame(errors, schema=_ERRORS), pl.concat(predictions).select(columns)
 
 
@@ -92,38 +93,25 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     return "\n".join(["MAPE of each group's law, and of the baselines", *text, *notes])
 
 
-def _masks(scheme: str, points: Points) -> Iterator[tuple[str, Mask]]:
-    """What each fold of a scheme is called and which cells it holds out."""
-    if scheme == "5-fold":
-        fold = folds(points)
-        for k in np.unique(fold):
-            yield f"fold {k + 1}", fold == k
-    elif scheme == "leave-one-length-out":
-        for name, values in (("input_tokens", points.n), ("output_tokens", points.m)):
-            for value in np.unique(values):
-                yield f"{name} {value:.0f}", values == value
-    elif scheme == "leave-one-batch-out":
-        for value in np.unique(points.batch):
-            yield f"batch {value:.0f}", points.batch == value
-
-
-def _predict(
-    law: Law, scheme: str, frame: pl.DataFrame, points: Points, masks: list[tuple[str, Mask]]
-) -> tuple[list[_Fold], str]:
+def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
     """Predictions of a law under a scheme, and a note on what is missing or particular."""
     if not law.terms:
         return _tdp_time(frame, points)
     if scheme == "in-sample":
-        return _in_sample(law, points)
+        fold, reasons = fitted(law, points)
+        return [_with_interval(fold, calibrate(points, held_out))] if fold.known.any() else [], "; ".join(reasons)
     if scheme == "leave-one-batch-out" and not law.has_batch_terms:
         return [], "no batch term: cannot predict a batch it has not seen"
-    done = [(name, mask, predict_held_out(law, points, mask)) for name, mask in masks]
-    known = [(name, mask & np.isfinite(energy), energy) for name, mask, energy in done]
-    known = [fold for fold in known if fold[1].any()]
-    asked, answered = sum(mask.sum() for _, mask in masks), sum(mask.sum() for _, mask, _ in known)
+    folds = held_out[scheme]
+    known = [_with_interval(fold, calibrate(points, held_out, without=fold)) for fold in folds if fold.known.any()]
+    asked, answered = sum(fold.mask.sum() for fold in folds), sum(fold[1].sum() for fold in known)
     if answered == asked:
         return known, ""
     return known, f"{asked - answered} of {asked} held-out cells left out: the other cells cannot determine them"
+
+
+def _with_interval(fold: HeldOut, calibration: Calibration) -> _Fold:
+    return fold.name, fold.known, fold.predicted, calibration.half_widths(fold)
 
 
 def _tdp_time(frame: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
@@ -134,43 +122,35 @@ def _tdp_time(frame: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
     if not timed.any():
         return [], "no duration_s in the table"
     energy = gpu.tdp_w * frame["duration_s"].fill_null(0.0).to_numpy() / (points.batch * points.m)
-    return [("nothing", timed, energy)], "not fitted: TDP times the measured duration, the same under every scheme"
-
-
-def _in_sample(law: Law, points: Points) -> tuple[list[_Fold], str]:
-    energy, reasons = np.full(len(points), np.nan), []
-    for batch, unit in units(law, points):
-        solution = solve(law, points.take(unit))
-        if isinstance(solution, Skipped):
-            reasons.append(solution.reason if batch is None else f"batch {batch}: {solution.reason}")
-        else:
-            energy[unit] = design(law, points.take(unit)) @ solution.values
-    known = np.isfinite(energy)
-    return ([("nothing", known, energy)] if known.any() else []), "; ".join(reasons)
+    note = "not fitted: TDP times the measured duration, the same under every scheme"
+    return [("nothing", timed, energy, np.full(len(points), np.nan))], note
 
 
 def _table(frame: pl.DataFrame, points: Points, fold: _Fold) -> pl.DataFrame:
-    name, mask, energy = fold
-    predicted = pl.Series("predicted_j", energy * points.batch * points.m)
-    error = pl.Series("ape_percent", 100 * np.abs(energy / points.energy - 1))
-    return frame.with_columns(predicted, error, held_out=pl.lit(name)).filter(pl.Series(mask))
+    name, mask, energy, half = fold
+    joules = energy * points.batch * points.m
+    columns = {
+        "predicted_j": joules,
+        "low_j": np.maximum(joules * (1 - half), 0),
+        "high_j": joules * (1 + half),
+        "ape_percent": 100 * np.abs(energy / points.target - 1),
+    }
+    series = [pl.Series(name, values, nan_to_null=True) for name, values in columns.items()]
+    return frame.with_columns(*series, held_out=pl.lit(name)).filter(pl.Series(mask))
 
 
 def _summary(tables: list[pl.DataFrame]) -> dict[str, Any]:
     if not tables:
-        return {
-            "cells": 0,
-            "folds": 0,
-            "mape_percent": None,
-            "worst_fold_mape_percent": None,
-            "worst_ape_percent": None,
-        }
-    errors = [table["ape_percent"].to_numpy() for table in tables]
-    everything = np.concatenate(errors)
+        nothing = ("mape_percent", "worst_fold_mape_percent", "worst_ape_percent", "coverage_percent")
+        return {"cells": 0, "folds": 0, **dict.fromkeys(nothing)}
+    everything = pl.concat(tables)
+    errors = everything["ape_percent"]
+    inside = everything.select(pl.col("energy_j").is_between("low_j", "high_j")).to_series()
     return {
-        "cells": len(everything),
+        "cells": len(errors),
         "folds": len(tables),
-        "mape_percent": float(everything.mean()),
-        "worst_fold_mape_percent": float(max(error.mean() for error in errors)),
-        "worst_ape_percent": float(everything.max()),
+        "mape_percent": errors.mean(),
+        "worst_fold_mape_percent": max(float(table["ape_percent"].to_numpy().mean()) for table in tables),
+        "worst_ape_percent": errors.max(),
+        "coverage_percent": None if inside.null_count() else 100 * float(inside.to_numpy().mean()),
     }

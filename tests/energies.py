@@ -1,0 +1,41 @@
+"""Tables of energies that a law would give, with coefficients that are known."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sweetspot.laws import LAWS, per_token
+
+GRID = (64, 128, 256, 512, 1024, 2048, 4096)
+BATCHES = (1, 8, 32, 128)
+TRUTH = {
+    "linear": {"c0": 3.0, "c1": 0.02, "c2": 1.5},
+    "wilkins": {"a0": 0.02, "a1": 1.5, "a2": 1e-4},
+    "paper-5": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5},
+    "paper-6": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0},
+    "batch-8": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "w": -0.3, "x": 5.0},
+}
+
+
+def measured(
+    law: str = "paper-6",
+    inputs: Iterable[int] = GRID,
+    outputs: Iterable[int] = GRID,
+    batches: Iterable[int] = (8,),
+    noise: float = 0.0,
+    seed: int = 1,
+    cells: Iterable[tuple[int, int, int]] | None = None,
+    values: dict[str, float] | None = None,
+    **columns: Any,
+) -> pl.DataFrame:
+    """Rows that a law would give, with log-normal noise; `cells` (input, output, batch) replaces the full grid."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for n, m, batch in cells or itertools.product(inputs, outputs, batches):
+        energy = per_token(LAWS[law], values or TRUTH[law], n, m, batch) * m * batch * math.exp(random.normal(0, noise))
+        rows.append({"model": "m", "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": energy} | columns)
+    return pl.DataFrame(rows)

@@ -1,0 +1,140 @@
+"""Validation: held-out errors are held out, intervals hold what they say, and baselines stand beside."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from energies import BATCHES, GRID, measured
+
+from sweetspot import gpus, predictor
+from sweetspot.fit import fit_table
+from sweetspot.laws import LAWS
+from sweetspot.table import CELL, GROUP
+from sweetspot.validation import SCHEMES, summary, validate, write
+
+
+def error(errors: pl.DataFrame, law: str, scheme: str) -> dict[str, Any]:
+    return errors.filter((pl.col("law") == law) & (pl.col("scheme") == scheme)).row(0, named=True)
+
+
+def test_validation_has_one_row_for_each_law_and_scheme(as_table: Any) -> None:
+    errors, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.02)))
+    assert errors.select("law", "scheme").rows() == list(itertools.product(LAWS, SCHEMES))
+    assert error(errors, "batch-8", "5-fold")["folds"] == 5
+    assert error(errors, "batch-8", "leave-one-length-out")["folds"] == 14
+    assert error(errors, "batch-8", "leave-one-batch-out")["folds"] == 4
+    assert error(errors, "batch-8", "leave-one-batch-out")["mape_percent"] < 4
+    assert "no batch term" in error(errors, "paper-6", "leave-one-batch-out")["note"]
+    for row in errors.iter_rows(named=True):
+        own = predictions.filter((pl.col("law") == row["law"]) & (pl.col("scheme") == row["scheme"]))
+        assert own.height == row["cells"]
+        if own.height:
+            ape = 100 * (own["predicted_j"] / own["energy_j"] - 1).abs()
+            assert ape.mean() == pytest.approx(row["mape_percent"])
+            assert ape.max() == pytest.approx(row["worst_ape_percent"])
+            folds = own.with_columns(ape=ape).group_by("held_out").agg(pl.col("ape").mean())["ape"]
+            assert folds.max() == pytest.approx(row["worst_fold_mape_percent"])
+            assert len(folds) == row["folds"]
+
+
+@pytest.mark.parametrize("scheme", ["5-fold", "leave-one-length-out", "leave-one-batch-out"])
+def test_a_held_out_cell_does_not_help_to_predict_itself(as_table: Any, scheme: str) -> None:
+    """Change one fold's energies: its own predictions must stay, others may move."""
+    frame = measured("batch-8", batches=BATCHES, noise=0.02)
+    _, before = validate(as_table(frame))
+    own = (pl.col("law") == "batch-8") & (pl.col("scheme") == scheme)
+    pick = own & (pl.col("held_out") == before.filter(own)["held_out"][0])
+    changed = before.filter(pick).select(CELL).with_columns(factor=1.4)
+    frame = frame.join(changed, on=CELL, how="left").with_columns(pl.col("energy_j") * pl.col("factor").fill_null(1.0))
+    _, after = validate(as_table(frame))
+    same, moved = ([f.filter(part)["predicted_j"].to_list() for f in (before, after)] for part in (pick, ~pick))
+    assert same[0] == pytest.approx(same[1], rel=1e-9)
+    assert moved[0] != pytest.approx(moved[1])
+
+
+def test_every_length_is_held_out_once_on_each_axis(as_table: Any) -> None:
+    _, predictions = validate(as_table(measured(noise=0.02)))
+    own = predictions.filter((pl.col("law") == "paper-6") & (pl.col("scheme") == "leave-one-length-out"))
+    for axis in ("input_tokens", "output_tokens"):
+        part = own.filter(pl.col("held_out").str.starts_with(axis))
+        assert part.select("input_tokens", "output_tokens").n_unique() == part.height == 49
+        assert (part["held_out"] == axis + " " + part[axis].cast(pl.String)).all()
+
+
+def test_each_cell_is_in_one_fold_and_folds_are_balanced(as_table: Any) -> None:
+    _, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.02)))
+    own = predictions.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == "5-fold"))
+    assert own.select(CELL).n_unique() == own.height == 196
+    sizes = own.group_by("held_out", "batch").len()["len"]
+    assert set(sizes) <= {9, 10}
+
+
+def test_leave_one_out_where_cells_are_few(as_table: Any) -> None:
+    errors, _ = validate(as_table(measured("wilkins", inputs=(64, 512, 2048), outputs=(128, 1024), noise=0.01)))
+    assert error(errors, "wilkins", "5-fold")["folds"] == 6
+    assert error(errors, "paper-6", "5-fold")["mape_percent"] is None
+    assert "6 of 6" in error(errors, "paper-6", "5-fold")["note"]
+    errors, _ = validate(as_table(measured(inputs=(64, 512), outputs=(128, 1024))))
+    assert "needs more than 4 cells" in error(errors, "paper-6", "in-sample")["note"]
+
+
+def test_a_fold_that_the_others_cannot_determine_is_left_out_and_said(as_table: Any) -> None:
+    errors, predictions = validate(as_table(measured("linear", inputs=GRID, outputs=(256,), noise=0.01)))
+    row = error(errors, "linear", "leave-one-length-out")
+    assert row["cells"] == 7
+    assert row["note"].startswith("7 of 14 held-out cells left out")
+    assert not predictions.filter(pl.col("held_out") == "output_tokens 256").height
+    # With one output length left, a fit exists but knows nothing of another.
+    errors, _ = validate(as_table(measured("linear", inputs=GRID, outputs=(64, 256), noise=0.01)))
+    assert error(errors, "linear", "leave-one-length-out")["note"].startswith("14 of 28 held-out cells left out")
+    assert error(errors, "linear", "leave-one-length-out")["mape_percent"] < 5
+
+
+def test_cross_terms_matter(as_table: Any) -> None:
+    errors, _ = validate(as_table(measured("wilkins", noise=0.01)))
+    assert error(errors, "linear", "5-fold")["mape_percent"] > 4
+    assert error(errors, "paper-6", "5-fold")["mape_percent"] < 1.5
+
+
+def test_tdp_time_is_the_tdp_times_the_duration_where_both_are_known(as_table: Any) -> None:
+    frame = measured(noise=0.01, gpu="NVIDIA H100 80GB HBM3").with_columns(duration_s=pl.col("energy_j") / 350)
+    errors, predictions = validate(as_table(frame))
+    gpu = gpus.find("NVIDIA H100 80GB HBM3")
+    assert gpu is not None
+    for scheme in SCHEMES:
+        row = error(errors, "tdp-time", scheme)
+        assert row["mape_percent"] == pytest.approx(100 * (gpu.tdp_w / 350 - 1))
+        assert "not fitted" in row["note"]
+    assert "tdp-time" in predictions["law"]
+    errors, _ = validate(as_table(frame.drop("duration_s")))
+    assert "duration_s" in error(errors, "tdp-time", "in-sample")["note"]
+    errors, _ = validate(as_table(frame.drop("gpu")))
+    assert "TDP" in error(errors, "tdp-time", "5-fold")["note"]
+    assert error(errors, "tdp-time", "5-fold")["mape_percent"] is None
+
+
+def test_the_chosen_law_is_the_one_that_validation_finds(as_table: Any) -> None:
+    rows = as_table(measured(noise=0.02))
+    errors, _ = validate(rows)
+    (group,) = fit_table(rows)["groups"]
+    assert f"{error(errors, group['law'], '5-fold')['mape_percent']:.3g} %" in group["chosen_because"]
+
+
+def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
+    small = measured(inputs=(64,), outputs=(64,), source="simulated").with_columns(model=pl.lit("small"))
+    rows = as_table(pl.concat([small, measured(noise=0.02, source="simulated")]))
+    errors, predictions = validate(rows)
+    write(errors, predictions, tmp_path / "new" / "validation.csv", tmp_path / "new" / "predictions.parquet")
+    again = pl.read_csv(tmp_path / "new" / "validation.csv")
+    assert again["mape_percent"].to_list() == pytest.approx(errors["mape_percent"].to_list(), nan_ok=True)
+    assert pl.read_parquet(tmp_path / "new" / "predictions.parquet").equals(predictions)
+    fitted = fit_table(rows)
+    predictor.write(fitted, tmp_path / "predictor.json")
+    text = summary(fitted, errors)
+    assert "SIMULATED" in text
+    assert fitted["groups"][1]["law"] == "paper-6"
+    assert f"{error(errors.filter(pl.col('model') == 'm'), 'paper-6', '5-fold')['mape_percent']:.2f} %" in text
+    assert "small (SIMULATED): no law can be fitted" in text
+    assert set(GROUP) < set(predictions.columns)

@@ -1,0 +1,125 @@
+"""Rows that cannot be right: set aside before any fit, named with the reason, never dropped in silence.
+
+A repetition is judged by the others of its cell. A cell of one row, or of two that disagree, has nothing but its
+neighbours: a robust smooth surface through all cells points at it, and a law fitted to the other cells has to agree
+that it is off by a factor of two. Cells that no law describes are many, outliers are few: where more than a tenth of
+the cells look wrong, the law is what is wrong, and all stay.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import statsmodels.api as sm
+
+from sweetspot.laws import LAWS
+from sweetspot.solve import Array, Mask, Points, Solution, design, solve, units
+from sweetspot.table import CELL, GROUP, cells
+
+_REPETITIONS = 3  # fewer cannot outvote one of them
+_REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard deviations of all repetitions of the group
+_CELL_OFF, _CELL_SDS = 2.0, 6.0
+_MOST = 0.1  # of the cells
+_FEWEST_CELLS = 10  # fewer tell no outlier from a law that does not hold
+_MAD = 1.4826  # median absolute deviation to standard deviation, for normal errors
+
+
+@dataclass(frozen=True)
+class Screened:
+    """`cells`: those to fit, of the rows that stay. `outliers`: the rows set aside, with the reason in `outlier`."""
+
+    cells: pl.DataFrame
+    outliers: pl.DataFrame
+
+
+def screen(frame: pl.DataFrame) -> Screened:
+    """Cells of the valid rows of a table without those that cannot be right. `frame`: as `table.Table.frame`."""
+    rows = frame.with_row_index("_row").filter(pl.col("valid"))
+    aside: dict[int, str] = {}
+    for group in rows.partition_by(GROUP, maintain_order=True):
+        aside |= _repetitions(group)
+        aside |= _cells(group.filter(~pl.col("_row").is_in(list(aside))))
+    reasons = pl.DataFrame(
+        {"_row": list(aside), "outlier": list(aside.values())}, {"_row": pl.UInt32, "outlier": pl.String}
+    )
+    outliers = rows.join(reasons, on="_row", maintain_order="left").drop("_row")
+    return Screened(cells(rows.filter(~pl.col("_row").is_in(list(aside))).drop("_row")), outliers)
+
+
+def _repetitions(group: pl.DataFrame) -> dict[int, str]:
+    """Row number and reason of each repetition that its cell's others contradict."""
+    median = pl.col("energy_j").median().over(CELL)
+    off = group.with_columns(median.alias("_median"), pl.len().over(CELL).alias("_count")).with_columns(
+        (pl.col("energy_j") / pl.col("_median")).log().abs().alias("_off")
+    )
+    judged = off.filter(pl.col("_count") >= _REPETITIONS)
+    if not judged.height:
+        return {}
+    usual = _MAD * float(judged["_off"].median())  # type: ignore[arg-type]
+    wrong = judged.filter(pl.col("_off") > max(np.log(_REPETITION_OFF), _REPETITION_SDS * usual))
+    return {
+        row["_row"]: f"{row['energy_j']:.4g} J, and the median of {row['_count']} repetitions is {row['_median']:.4g} J"
+        for row in wrong.iter_rows(named=True)
+    }
+
+
+def _cells(group: pl.DataFrame) -> dict[int, str]:
+    """Row number and reason of each row of a small cell that all other cells contradict."""
+    frame = cells(group.drop("_row"))
+    if frame.height < _FEWEST_CELLS:
+        return {}
+    points = Points.of(frame)
+    suspects = _off_surface(points) & (frame["repetitions"] < _REPETITIONS).to_numpy()
+    if not suspects.any() or suspects.sum() > max(1, _MOST * len(points)):
+        return {}
+    expected = _by_law(points, suspects)
+    wrong = suspects & (np.abs(np.log(points.target / expected)) > np.log(_CELL_OFF))
+    aside = {}
+    for index in np.flatnonzero(wrong):
+        joules = expected[index] * points.batch[index] * points.m[index]
+        own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][int(index)] for name in CELL))
+        for row in own.iter_rows(named=True):
+            if abs(np.log(row["energy_j"] / joules)) > np.log(_CELL_OFF):
+                aside[row["_row"]] = f"{row['energy_j']:.4g} J, and by all other cells about {joules:.4g} J"
+    return aside
+
+
+def _off_surface(points: Points) -> Mask:
+    """Cells far from a robust surface: log E_tok quadratic in the logs of what varies among lengths and batch."""
+    logs = [np.log(values) for values in (points.n, points.m, points.in_wave) if len(np.unique(values)) > 1]
+    columns = [np.ones(len(points)), *logs]
+    columns += [
+        a * b
+        for i, a in enumerate(logs)
+        for b in logs[i:]
+        if a is not b or len(np.unique(a)) > 2  # two values make no curve
+    ]
+    surface = np.stack(columns, axis=1)
+    if np.linalg.matrix_rank(surface) < surface.shape[1]:  # cells too few or in line: a plane must do
+        surface = surface[:, : 1 + len(logs)]
+    if len(points) <= surface.shape[1] + 2 or np.linalg.matrix_rank(surface) < surface.shape[1]:
+        return np.zeros(len(points), dtype=bool)
+    with np.errstate(all="ignore"):
+        found = sm.RLM(np.log(points.target), surface, M=sm.robust.norms.TukeyBiweight()).fit()
+    return np.asarray(np.abs(found.resid) > max(np.log(_CELL_OFF) / 2, _CELL_SDS * float(found.scale)))
+
+
+def _by_law(points: Points, suspects: Mask) -> Array:
+    """E_tok of each cell: of the suspects by the law that fits the others best, or as measured where none tells."""
+    best, expected = np.inf, points.target.copy()
+    for law in LAWS.values():
+        values = points.target.copy()
+        errors = []
+        for _, unit in units(law, points):
+            train, test = unit & ~suspects, unit & suspects
+            solution = solve(law, points.take(train)) if law.terms and train.any() else None
+            if not isinstance(solution, Solution):
+                break
+            features = design(law, points)
+            errors.append(features[train] @ solution.values / points.target[train] - 1)
+            energy = features[test] @ solution.values
+            values[test] = np.where(solution.determines(features[test]) & (energy > 0), energy, points.target[test])
+        else:
+            if errors and (error := float(np.abs(np.concatenate(errors)).mean())) < best:
+                best, expected = error, values
+    return expected
