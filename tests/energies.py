@@ -17,6 +17,10 @@ TRUTH = {
     "wilkins": {"a0": 0.02, "a1": 1.5, "a2": 1e-4},
     "paper-5": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5},
     "paper-6": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0},
+    "cache-5": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t5": 20.0},
+    "recompute-4": {"t0": 1.5, "r1": 1e-3, "r2": 1e-7, "t5": 20.0},
+    "recompute-6": {"u": 0.02, "v": 1.5, "r1": 1e-3, "r2": 1e-7, "w": -0.3, "x": 20.0},
+    "batch-7": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
     "batch-8": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "w": -0.3, "x": 5.0},
 }
 
@@ -30,12 +34,20 @@ def measured(
     seed: int = 1,
     cells: Iterable[tuple[int, int, int]] | None = None,
     values: dict[str, float] | None = None,
+    capacity: int | None = None,
     **columns: Any,
 ) -> pl.DataFrame:
-    """Rows that a law would give, with log-normal noise; `cells` (input, output, batch) replaces the full grid."""
+    """Rows that a law would give, with log-normal noise; `cells` (input, output, batch) replaces the full grid.
+
+    `capacity`: tokens that the KV cache holds; a batch that does not fit runs in equal waves.
+    """
     random = np.random.default_rng(seed)
     rows = []
     for n, m, batch in cells or itertools.product(inputs, outputs, batches):
-        energy = per_token(LAWS[law], values or TRUTH[law], n, m, batch) * m * batch * math.exp(random.normal(0, noise))
-        rows.append({"model": "m", "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": energy} | columns)
+        waves = 1 if capacity is None else math.ceil(batch / (capacity // (n + m)))
+        token = per_token(LAWS[law], values or TRUTH[law], n, m, batch / waves) * math.exp(random.normal(0, noise))
+        row = {"model": "m", "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": token * m * batch}
+        if capacity is not None:
+            row |= {"waves": waves, "in_flight": min(batch, capacity // (n + m))}
+        rows.append(row | columns)
     return pl.DataFrame(rows)

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sweetspot.laws import LAWS
+
 
 def sweetspot(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sweetspot.cli", *map(str, arguments)]
@@ -39,7 +41,7 @@ def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
     assert "held-out" in fitted.stdout or "5-fold" in fitted.stdout
     errors = pl.read_csv(tmp_path / "a/b/validation.csv")
     assert set(errors["scheme"]) == {"in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out"}
-    assert {"linear", "wilkins", "paper-5", "paper-6", "batch-8", "tdp-time"} == set(errors["law"])
+    assert set(LAWS) == set(errors["law"])
     query = ["--model", "mine", "--input-tokens", 2000, "--output-tokens", 300, "--batch", 8]
     answer = sweetspot("predict", "--predictor", tmp_path / "a/b/predictor.json", *query, "--json")
     assert answer.returncode == 0, answer.stderr
@@ -50,6 +52,9 @@ def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
     query[3] = 9000
     far = sweetspot("predict", "--predictor", tmp_path / "a/b/predictor.json", *query)
     assert "9000 is above the measured 64-4096" in far.stdout
+    refused = sweetspot("predict", "--predictor", tmp_path / "a/b/predictor.json", *query, "--strict")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "9000 is above the measured 64-4096" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ def values(fit: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.parametrize("law", TRUTH)
 def test_exact_energies_give_the_coefficients_back(fitted: Any, law: str) -> None:
-    group = fitted(measured(law, batches=BATCHES if law == "batch-8" else (8,)))
+    several = LAWS[law].has_batch_terms
+    group = fitted(measured(law, batches=BATCHES if several else (8,)))
     (fit,) = group["laws"][law]
     assert values(fit) == pytest.approx(TRUTH[law], rel=1e-6)
     assert fit["in_sample_mape_percent"] < 1e-6
     assert group["law"] == law  # and the law that made the table is the one chosen
-    assert law == "batch-8" or "two batches" in group["laws"]["batch-8"][0]["skipped"]
+    assert several or "two batches" in group["laws"]["batch-8"][0]["skipped"]
 
 
 @pytest.mark.parametrize("law", ["paper-6", "batch-8"])
@@ -223,3 +224,47 @@ def test_groups_are_fitted_apart(as_table: Any) -> None:
     found = {group["engine"]: group["laws"]["paper-6"][0] for group in fit_table(as_table(pl.concat(parts)))["groups"]}
     assert values(found["a"])["t0"] == pytest.approx(1.5)
     assert values(found["b"])["t0"] == pytest.approx(3.0)
+
+
+def test_requests_in_waves_are_batches_of_their_own(fitted: Any) -> None:
+    group = fitted(measured("batch-7", batches=BATCHES, capacity=100_000))
+    (fit,) = group["laws"]["batch-7"]
+    assert values(fit) == pytest.approx(TRUTH["batch-7"], rel=1e-6)
+    assert {"total_tokens": 8192, "requests": 12} in group["kv_capacity"]
+    assert min(full["total_tokens"] for full in group["kv_capacity"]) > 100_000 / 128
+
+
+def test_durations_get_the_same_law(fitted: Any) -> None:
+    frame = measured("batch-8", batches=BATCHES).with_columns(duration_s=pl.col("energy_j") / 400)
+    (fit,) = fitted(frame)["laws"]["batch-8"]
+    assert fit["duration"]["terms"] == pytest.approx({k: v / 400 for k, v in TRUTH["batch-8"].items()}, rel=1e-6)
+    assert fitted(frame.drop("duration_s"))["laws"]["batch-8"][0]["duration"] is None
+    some = frame.with_columns(pl.when(pl.col("batch") > 1).then("duration_s").alias("duration_s"))
+    assert fitted(some)["laws"]["batch-8"][0]["duration"]["terms"] == pytest.approx(fit["duration"]["terms"], rel=1e-6)
+
+
+def test_the_confidence_set_of_the_sweet_spot_holds_the_truth(fitted: Any) -> None:
+    inside = asked = 0
+    for seed in range(12):
+        for spot in fitted(measured("cache-5", noise=0.02, seed=seed))["sweet_spots"]:
+            if spot["status"] == "interior":
+                truth = sweet_spot(LAWS["cache-5"], TRUTH["cache-5"], spot["input_tokens"], 8)
+                inside += (spot["output_tokens_low"] or 0) <= truth <= (spot["output_tokens_high"] or np.inf)
+                asked += 1
+    assert inside / asked > 0.85, (inside, asked)
+
+
+def test_the_plateau_is_what_costs_one_percent_more_at_most(fitted: Any) -> None:
+    group = fitted(measured())
+    law, coefficients = LAWS[group["law"]], values(group["laws"][group["law"]][0])
+    for spot in group["sweet_spots"]:
+        low, high = spot["plateau"]
+        assert low < spot["output_tokens"] < high
+        for end in (low, high):
+            cost = per_token(law, coefficients, spot["input_tokens"], end, 8) / spot["energy_per_output_token_j"]
+            assert cost == pytest.approx(1.01, abs=0.0005)
+
+
+def test_intervals_of_exact_tables_are_finite(fitted: Any) -> None:
+    for fits in fitted(measured("linear", inputs=(64, 512), outputs=(64, 128)))["laws"].values():
+        assert all(np.isfinite(fit["interval_scale"]) for fit in fits if "skipped" not in fit)

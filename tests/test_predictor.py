@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from energies import TRUTH, measured
 from scipy import stats
 
 from sweetspot import predictor
@@ -137,11 +138,52 @@ def test_the_interval_holds_a_new_measurement_19_times_in_20(make: Any) -> None:
     assert 0.90 <= inside / asked <= 0.99
 
 
-def test_the_interval_widens_away_from_the_cells(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,), noise=0.03))
-    near, far = ask(fitted), ask(fitted, 20, 20_000)
-    widths = [a.energy_per_request_high_j / a.energy_per_request_j for a in (near, far)]
-    assert widths[1] > 1.5 * widths[0] - 0.5
+def test_the_interval_widens_with_each_octave_from_the_cells(make: Any) -> None:
+    fitted = make(rows("batch-8", EIGHT, (1, 8, 64), noise=0.03))
+    parts = [ask(fitted, n, m, batch=b).interval_parts for n, m, b in ((4096, 64, 8), (8192, 64, 8), (16384, 64, 8))]
+    assert parts[0]["distance"] == 0
+    assert 0.01 < parts[1]["distance"] == pytest.approx(parts[2]["distance"] / 2)
+    assert ask(fitted, 4096, 16, batch=8).interval_parts["distance"] == pytest.approx(parts[2]["distance"])
+    assert ask(fitted, 500, 700, batch=256).interval_parts["distance"] > 0.01
+
+
+def test_a_single_length_tells_nothing_of_another(make: Any) -> None:
+    fitted = make(rows("batch-8", EIGHT, (1, 8, 16, 32, 64), cells=[(512, 512)]))
+    answer = ask(fitted, 1024, 512, batch=8)
+    assert answer.extrapolates
+    assert answer.energy_per_request_low_j == 0
+    assert answer.energy_per_request_high_j > 2 * answer.energy_per_request_j
+
+
+def test_the_gain_of_the_sensors_is_in_the_interval(make: Any) -> None:
+    frame = rows("paper-6", SIX, (8,))
+    without, with_gain = ask(make(frame)), ask(make(frame.with_columns(uncertainty_gain=0.05)))
+    assert "sensor_gain" not in without.interval_parts
+    half = with_gain.energy_per_request_high_j / with_gain.energy_per_request_j - 1
+    assert half == pytest.approx(math.hypot(without.interval_parts["law"], 0.05))
+
+
+def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
+    frame = rows("batch-8", EIGHT, (1, 8, 64), gpu="NVIDIA H100 80GB HBM3")
+    answer = ask(make(frame.with_columns(duration_s=pl.col("energy_j") / 400)), batch=8)
+    assert answer.power_w == pytest.approx(400, rel=0.01)
+    assert answer.duration_s == pytest.approx(answer.energy_batch_j / answer.power_w)
+    assert "400 W" in answer.as_text()
+    assert not any("W of the board" in warning for warning in answer.warnings)
+    hot = ask(make(frame.with_columns(duration_s=pl.col("energy_j") / 900)), batch=8)
+    assert any("above the 700 W of the board" in warning for warning in hot.warnings)
+    assert ask(make(frame), batch=8).duration_s is None
+
+
+def test_requests_that_the_cache_cannot_hold_run_in_waves(make: Any) -> None:
+    frame = measured("batch-7", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
+    fitted = make(frame.with_columns(model=pl.lit("llama-3.1-8b")))
+    for n, m, batch in ((4096, 4096, 64), (4096, 1024, 40), (256, 4096, 64), (3000, 3000, 50), (64, 64, 64)):
+        answer = ask(fitted, n, m, batch=batch)
+        assert answer.waves == math.ceil(batch / (100_000 // (n + m)))
+        truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / answer.waves)
+        assert answer.energy_per_output_token_j == pytest.approx(truth, rel=1e-6)
+        assert any("waves" in warning for warning in answer.warnings) == (answer.waves > 1)
 
 
 @pytest.mark.parametrize(

@@ -270,3 +270,16 @@ def test_collect_joins_blocks_into_one_table(tmp_path: Path) -> None:
     table.collect(blocks, tmp_path / "new" / "all.parquet")
     assert table.read([tmp_path / "new" / "all.parquet"]).frame["energy_instant_j"].to_list() == [None, 99.0]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["all.parquet"]
+
+
+def test_watt_hours_without_durations_are_noted(tmp_path: Path) -> None:
+    bare = {"duration_s": ""}
+    assert not table.read([csv(tmp_path / "a.csv", {**bare, "energy_j": 8 * 128 * 0.5})]).notes
+    (note,) = table.read([csv(tmp_path / "b.csv", {**bare, "energy_j": 8 * 128 * 0.5 / 3600})]).notes
+    assert "Wh" in note
+
+
+def test_repetitions_that_disagree_are_noted(tmp_path: Path) -> None:
+    assert not table.read([csv(tmp_path / "a.csv", {"energy_j": 100}, {"energy_j": 120})]).notes
+    (note,) = table.read([csv(tmp_path / "b.csv", {"energy_j": 100}, {"energy_j": 210, "duration_s": 2})]).notes
+    assert "2.1 times in 2 repetitions" in note

@@ -11,7 +11,7 @@ from energies import BATCHES, GRID, measured
 from sweetspot import gpus, predictor
 from sweetspot.fit import fit_table
 from sweetspot.laws import LAWS
-from sweetspot.table import CELL, GROUP
+from sweetspot.schema import CELL, GROUP
 from sweetspot.validation import SCHEMES, summary, validate, write
 
 
@@ -138,3 +138,37 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     assert f"{error(errors.filter(pl.col('model') == 'm'), 'paper-6', '5-fold')['mape_percent']:.2f} %" in text
     assert "small (SIMULATED): no law can be fitted" in text
     assert set(GROUP) < set(predictions.columns)
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "in-sample"])
+def test_intervals_hold_the_cells_that_they_have_not_seen(as_table: Any, scheme: str) -> None:
+    held = []
+    for seed in range(4):
+        errors, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.03, seed=seed)))
+        row = error(errors, "batch-8", scheme)
+        held.append(row["coverage_percent"])
+        own = predictions.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == scheme))
+        inside = own.filter(pl.col("energy_j").is_between("low_j", "high_j"))
+        assert row["coverage_percent"] == pytest.approx(100 * inside.height / own.height)
+    assert 90 <= sum(held) / len(held) <= 99
+
+
+def test_an_interval_is_wider_where_the_law_does_not_hold(as_table: Any) -> None:
+    """The linear estimate of a table with cross terms: many times the noise, and still its intervals hold."""
+    errors, predictions = validate(as_table(measured("paper-6", noise=0.01)))
+    assert error(errors, "linear", "5-fold")["mape_percent"] > 4
+    assert error(errors, "linear", "5-fold")["coverage_percent"] >= 85
+    width = predictions.with_columns((pl.col("high_j") / pl.col("predicted_j") - 1).alias("width"))
+    linear, six = (width.filter(pl.col("law") == law)["width"].median() for law in ("linear", "paper-6"))
+    assert linear > 4 * six
+
+
+def test_outliers_are_not_among_the_cells_and_are_counted(as_table: Any) -> None:
+    frame = measured(noise=0.01).with_row_index()
+    wrong = frame.with_columns(pl.when(pl.col("index") == 24).then(pl.col("energy_j") * 10).otherwise("energy_j"))
+    errors, predictions = validate(as_table(wrong.drop("index")))
+    row = error(errors, "paper-6", "in-sample")
+    assert row["cells"] == 48
+    assert "1 rows set aside" in row["note"]
+    assert row["mape_percent"] < 1.5
+    assert predictions["energy_j"].max() == frame["energy_j"].max()

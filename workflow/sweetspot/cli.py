@@ -89,6 +89,9 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     for name in ("gpu", "engine", "precision"):
         command.add_argument(f"--{name}", help="where the predictor holds several for this model")
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a request outside of what was measured, with exit status 1"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_predict)
 
@@ -171,6 +174,8 @@ def _predict(options: argparse.Namespace) -> None:
         engine=options.engine,
         precision=options.precision,
     )
+    if options.strict and answer.extrapolates:
+        raise SweetspotError(f"{answer.model}: {'; '.join(answer.extrapolates)} (--strict)")
     print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())
 
 

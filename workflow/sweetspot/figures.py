@@ -16,8 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from sweetspot import charts, style, summary
 from sweetspot.journal import write_atomically
+from sweetspot.schema import CELL, GROUP
 from sweetspot.summary import Group
-from sweetspot.table import CELL, GROUP
 
 _WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
 _PER_TOKEN = "J per output token"

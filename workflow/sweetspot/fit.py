@@ -11,8 +11,9 @@ from sweetspot.errors import SweetspotError
 from sweetspot.heldout import FEWEST_FOR_FOLDS, SCHEMES, Calibration, HeldOut, calibrate, hold_out
 from sweetspot.laws import LAWS, Law, per_token, sweet_spot
 from sweetspot.outliers import screen
+from sweetspot.schema import CELL, GROUP, group_name
 from sweetspot.solve import Array, Mask, Points, Skipped, Solution, as_json, design, solve, units
-from sweetspot.table import CELL, GROUP, Table, group_name
+from sweetspot.table import Table
 
 SCHEMA_VERSION = 2
 # Two laws are equally good where their held-out errors differ by less than the standard error of the difference;
@@ -74,7 +75,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
         },
         "kv_capacity": _kv_capacity(frame),
-        "sensor_gain": valid["sensor_gain"].max(),
+        "sensor_gain": valid["uncertainty_gain"].max(),
         "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
         "law": chosen,
         "chosen_because": because,

@@ -52,7 +52,7 @@ class HeldOut:
     def misses(self, points: Points) -> Array:
         """|measured - predicted| in units of the half width of an uncalibrated 95 % interval, per cell."""
         half = np.maximum(self.quantile * np.sqrt(self.variance), _EXACT) * np.abs(self.predicted)
-        return np.abs(points.target - self.predicted) / half
+        return np.asarray(np.abs(points.target - self.predicted) / half)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import polars as pl
 import statsmodels.api as sm
 
 from sweetspot.laws import LAWS
+from sweetspot.schema import CELL, GROUP
 from sweetspot.solve import Array, Mask, Points, Solution, design, solve, units
-from sweetspot.table import CELL, GROUP, cells
+from sweetspot.table import cells
 
 _REPETITIONS = 3  # fewer cannot outvote one of them
 _REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard deviations of all repetitions of the group
 _CELL_OFF, _CELL_SDS = 2.0, 6.0
+_DISAGREE = 0.3  # standard deviation of two repetitions, as a share of their mean: one is 1.5 times the other
 _MOST = 0.1  # of the cells
 _FEWEST_CELLS = 10  # fewer tell no outlier from a law that does not hold
 _MAD = 1.4826  # median absolute deviation to standard deviation, for normal errors
@@ -69,13 +71,15 @@ def _cells(group: pl.DataFrame) -> dict[int, str]:
     if frame.height < _FEWEST_CELLS:
         return {}
     points = Points.of(frame)
-    suspects = _off_surface(points) & (frame["repetitions"] < _REPETITIONS).to_numpy()
+    disagree = (
+        frame.select((pl.col("energy_sd_j") > _DISAGREE * pl.col("energy_j")).fill_null(False)).to_series().to_numpy()
+    )
+    suspects = (_off_surface(points) | disagree) & (frame["repetitions"] < _REPETITIONS).to_numpy()
     if not suspects.any() or suspects.sum() > max(1, _MOST * len(points)):
         return {}
     expected = _by_law(points, suspects)
-    wrong = suspects & (np.abs(np.log(points.target / expected)) > np.log(_CELL_OFF))
     aside = {}
-    for index in np.flatnonzero(wrong):
+    for index in np.flatnonzero(suspects):
         joules = expected[index] * points.batch[index] * points.m[index]
         own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][int(index)] for name in CELL))
         for row in own.iter_rows(named=True):
@@ -105,10 +109,10 @@ def _off_surface(points: Points) -> Mask:
 
 
 def _by_law(points: Points, suspects: Mask) -> Array:
-    """E_tok of each cell: of the suspects by the law that fits the others best, or as measured where none tells."""
-    best, expected = np.inf, points.target.copy()
+    """E_tok of each cell: of the suspects by the law that fits the others best; NaN where none tells."""
+    best, expected = np.inf, np.full(len(points), np.nan)
     for law in LAWS.values():
-        values = points.target.copy()
+        values = np.full(len(points), np.nan)
         errors = []
         for _, unit in units(law, points):
             train, test = unit & ~suspects, unit & suspects
@@ -118,7 +122,7 @@ def _by_law(points: Points, suspects: Mask) -> Array:
             features = design(law, points)
             errors.append(features[train] @ solution.values / points.target[train] - 1)
             energy = features[test] @ solution.values
-            values[test] = np.where(solution.determines(features[test]) & (energy > 0), energy, points.target[test])
+            values[test] = np.where(solution.determines(features[test]) & (energy > 0), energy, np.nan)
         else:
             if errors and (error := float(np.abs(np.concatenate(errors)).mean())) < best:
                 best, expected = error, values

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from sweetspot import style, summary, tables
 from sweetspot.figures import headline
 from sweetspot.journal import write_atomically
+from sweetspot.schema import GROUP
 from sweetspot.summary import Group, number, percent
-from sweetspot.table import GROUP
 
 _HERE = Path(__file__).parent
 _BANNERS = {

@@ -17,7 +17,7 @@ from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
 from sweetspot.laws import FORMS, Law
-from sweetspot.table import CELL
+from sweetspot.schema import CELL
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

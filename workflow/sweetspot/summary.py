@@ -9,7 +9,7 @@ import polars as pl
 
 from sweetspot import table
 from sweetspot.laws import LAWS, per_token
-from sweetspot.table import GROUP, UNSPECIFIED
+from sweetspot.schema import GROUP, UNSPECIFIED
 
 PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
 PAPER_RATIO = 33.41  # arXiv 2602.05695, abstract: worst over best cell
@@ -24,6 +24,8 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
         **{name: ("", pl.String) for name in ("reasons", "flags")},
         "valid": (True, pl.Boolean),
         "duration_s": (None, pl.Float64),
+        "waves": (1.0, pl.Float64),
+        "in_flight": (None, pl.Int64),
     }
     rows = rows.with_columns(
         pl.lit(value, dtype=kind).alias(name) for name, (value, kind) in defaults.items() if name not in rows.columns

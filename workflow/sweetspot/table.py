@@ -4,78 +4,21 @@ import difflib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
-
-GROUP = ["model", "gpu", "engine", "precision"]
-CELL = ["batch", "input_tokens", "output_tokens"]
-UNSPECIFIED = "unspecified"
-
-_COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
-_ENERGY: dict[str, Any] = {"gt": 0, "lt": 1e12}
-
-
-class Row(pa.DataFrameModel):
-    """One measured row: the energy of one run of a whole batch. Other columns pass through untouched."""
-
-    model: str = pa.Field(description="Name of the model.")
-    batch: int = pa.Field(**_COUNT, description="Equal requests in the batch.")
-    input_tokens: int = pa.Field(**_COUNT, description="Prompt length of each request, in tokens.")
-    output_tokens: int = pa.Field(**_COUNT, description="Reply length of each request, in tokens.")
-    energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")
-    gpu: str = pa.Field(description="GPU, by the name that NVML reports.", metadata={"default": UNSPECIFIED})
-    engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
-    precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
-    source: str = pa.Field(
-        isin=["simulated", "measured", "published", UNSPECIFIED],
-        description="Where the row comes from: `simulated`, `measured` or `published`.",
-        metadata={"default": UNSPECIFIED},
-    )
-    duration_s: float = pa.Field(
-        nullable=True, gt=0, lt=1e9, description="Duration of that run, in seconds.", metadata={"default": None}
-    )
-    in_flight: int = pa.Field(
-        nullable=True,
-        gt=0,
-        lt=2**31,
-        description="Most requests of the batch that ran at once.",
-        metadata={"default": None},
-    )
-    waves: float = pa.Field(
-        ge=1,
-        lt=2**31,
-        description="How often the engine had to fill up to run the whole batch: 1 unless its KV cache was too small "
-        "for all requests at once.",
-        metadata={"default": 1.0},
-    )
-    repetition: int = pa.Field(
-        nullable=True, ge=0, lt=2**31, description="Number of the repetition.", metadata={"default": None}
-    )
-    sensor_gain: float = pa.Field(
-        nullable=True,
-        ge=0,
-        lt=1,
-        description="Relative systematic error that the sensors of this board may have, the same in all its rows.",
-        metadata={"default": None},
-    )
-    valid: bool = pa.Field(
-        description="Whether the row passed its checks; a row that is `false` is kept and not fitted.",
-        metadata={"default": True},
-    )
-
+from sweetspot.plausible import check_sources, check_units, notes
+from sweetspot.schema import CELL, GROUP, Row
 
 _COLUMNS = Row.to_schema().columns
 _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
 # A row that failed its own checks is not judged by what it measured.
-_MEASURED = ("energy_j", "duration_s")
+_MEASURED = ("energy_j", "duration_s", "in_flight", "waves")
 
 _ALIASES = {
     "model": ("model_name", "model_id", "llm"),
@@ -96,10 +39,6 @@ _ALIASES = {
     "energy_j": ("energy", "joules", "energy_joules", "energy_total", "total_energy", "j"),
 }
 _SHOWN = 5  # problems listed before the rest are counted
-
-# One request of one token to a rack: what lies outside is a slip of the unit, not a GPU.
-_PLAUSIBLE_POWER_W = (5.0, 3000.0)
-_TWO_UNITS = 50.0  # repetitions of a cell never differ by this; kilojoules and watt-hours do
 
 
 @dataclass(frozen=True)
@@ -141,9 +80,9 @@ def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Tabl
     if not sum(frame.height for frame in frames):
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
     frame = pl.concat(frames, how="diagonal_relaxed")
-    _check_units(frame)
-    _check_sources(frame)
-    return Table(frame.drop("_file", "_row"), _notes(frame))
+    check_units(frame)
+    check_sources(frame)
+    return Table(frame.drop("_file", "_row"), notes(frame))
 
 
 def cells(frame: pl.DataFrame) -> pl.DataFrame:
@@ -183,11 +122,6 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def group_name(group: Iterable[str]) -> str:
-    """A group (model, gpu, engine, precision) for people; what is unspecified is left out."""
-    return ", ".join(part for part in group if part != UNSPECIFIED)
 
 
 def _load(path: Path) -> pl.DataFrame:
@@ -324,55 +258,3 @@ def _rule(name: str) -> str:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.0f}"
         parts.append(f"{words.get(str(check.name), check.name)} {shown}")
     return "must be " + " and ".join(parts)
-
-
-def _check_units(frame: pl.DataFrame) -> None:
-    place = pl.format("{}, row {} ({} J)", "_file", "_row", pl.col("energy_j").round(3))
-    ordered = frame.filter(pl.col("valid")).sort("energy_j")
-    spread = (
-        ordered.group_by(*GROUP, *CELL, maintain_order=True)
-        .agg(
-            place.first().alias("low"),
-            place.last().alias("high"),
-            ratio=pl.col("energy_j").last() / pl.col("energy_j").first(),
-        )
-        .filter(pl.col("ratio") > _TWO_UNITS)
-    )
-    if spread.height:
-        row = spread.row(0, named=True)
-        cell = f"batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens"
-        raise SweetspotError(
-            f"{row['high']} and {row['low']} are the same cell ({cell}) and differ {row['ratio']:.0f}-fold: two units? "
-            "energy_j is joules of the whole batch"
-        )
-
-
-def _check_sources(frame: pl.DataFrame) -> None:
-    mixed = (
-        frame.group_by(GROUP, maintain_order=True)
-        .agg(pl.col("source").unique().sort())
-        .filter(pl.col("source").list.len() > 1)
-    )
-    if mixed.height:
-        row = mixed.row(0)
-        raise SweetspotError(
-            f"{group_name(row[:-1])}: rows from {' and '.join(row[-1])} sources together; fit them apart, or give them "
-            "different names in column engine"
-        )
-
-
-def _notes(frame: pl.DataFrame) -> list[str]:
-    notes = []
-    if invalid := frame.height - int(frame["valid"].sum()):
-        notes.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
-    power = pl.col("energy_j") / pl.col("duration_s")
-    low, high = _PLAUSIBLE_POWER_W
-    odd = frame.filter(pl.col("valid") & ((power < low) | (power > high))).with_columns(power.alias("_power"))
-    if odd.height:
-        row = odd.row(0, named=True)
-        notes.append(
-            f"{odd.height} rows imply a power that no GPU draws, first {row['_file']}, row {row['_row']}: "
-            f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
-            "(not Wh, kJ or mJ), and duration_s in seconds?"
-        )
-    return notes

@@ -12,12 +12,15 @@ import polars as pl
 from sweetspot import meter, summary
 from sweetspot.laws import LAWS
 from sweetspot.measurement import Protocol
+from sweetspot.schema import CELL, GROUP, UNSPECIFIED
 from sweetspot.summary import Group, listed, number, percent
-from sweetspot.table import CELL, GROUP, UNSPECIFIED
 
 _MOST_ROWS = 60  # of invalid repetitions; more are counted
-_UNITS = {"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"}
-_FORMS = {"n^2/m": "n²/m"}
+_UNITS = {
+    **{"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"},
+    **{"n + m/2": "J/token²", "n^2 + nm + m^2/3": "J/token³"},
+}
+_FORMS = {"n^2/m": "n²/m", "n^2 + nm + m^2/3": "n² + nm + m²/3"}
 REASONS = {**meter.REASONS, "out_of_memory": "the GPU's memory did not suffice for the cell"}
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",

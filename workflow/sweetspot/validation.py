@@ -13,8 +13,9 @@ from sweetspot.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law
 from sweetspot.outliers import screen
+from sweetspot.schema import CELL, GROUP, group_name
 from sweetspot.solve import Array, Mask, Points
-from sweetspot.table import CELL, GROUP, Table, group_name, write_parquet
+from sweetspot.table import Table, write_parquet
 
 _IDENTITY = [*GROUP, "source"]
 _ERRORS = {
@@ -71,10 +72,11 @@ def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, pr
 def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     """For people: each group's law with its MAPE (percent) under each scheme, and the held-out MAPE of the baselines.
 
-    `predictor` is what `fit_table` and `errors` what `validate` made of the same table.
+    Below, for each group, why that law, which terms its cells cannot tell apart, and each row set aside. `predictor` is
+    what `fit_table` and `errors` what `validate` made of the same table.
     """
     mape = {tuple(row[:-1]): row[-1] for row in errors.select(*GROUP, "law", "scheme", "mape_percent").iter_rows()}
-    baselines = ("tdp-time", "linear", "wilkins")
+    baselines = ("tdp-time", "linear", "wilkins", "paper-6")
     header = ["group", "cells", "law", *SCHEMES, *(f"{name} 5-fold" for name in baselines)]
     lines, notes = [header], []
     for group in predictor["groups"]:
@@ -86,11 +88,17 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         found = [mape.get((*key, *pair)) for pair in wanted]
         shown = ["-" if value is None else f"{value:.2f} %" for value in found]
         lines.append([name, str(group["cells"]), group["law"] or "-", *shown])
-        if group["law"] is None:
-            notes.append(f"{name}: {group['chosen_because']}")
+        notes.append(f"{name}: {group['chosen_because']}")
+        merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
+        notes += [f"{name}: {note}" for note in sorted(merged)]
+        notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(["MAPE of each group's law, and of the baselines", *text, *notes])
+
+
+def _cell_words(row: Mapping[str, Any]) -> str:
+    return f"batch {row['batch']}, {row['input_tokens']} -> {row['output_tokens']} tokens: {row['outlier']}"
 
 
 def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:

@@ -1,0 +1,90 @@
+"""What numbers of a table cannot be true together: two units, two sources, powers that no GPU draws."""
+
+import polars as pl
+
+from sweetspot.errors import SweetspotError
+from sweetspot.schema import CELL, GROUP, group_name
+
+# One request of one token to a rack: what lies outside is a slip of the unit, not a GPU.
+_PLAUSIBLE_POWER_W = (5.0, 3000.0)
+# Without durations: a model of a billion parameters prefills a token for about 2 mJ on an H100, and decodes for more.
+_SMALLEST_J_PER_TOKEN = 2e-4
+_REPEATS = 1.5  # repetitions of a cell that differ by more than this factor are not the same measurement
+_TWO_UNITS = 50.0  # repetitions of a cell never differ by this; kilojoules and watt-hours do
+
+
+# Frames here have columns _file and _row besides those of the schema: where each row comes from.
+
+
+def check_units(frame: pl.DataFrame) -> None:
+    """Raises SweetspotError when repetitions of a cell differ as two units do, naming the two rows."""
+    place = pl.format("{}, row {} ({} J)", "_file", "_row", pl.col("energy_j").round(3))
+    ordered = frame.filter(pl.col("valid")).sort("energy_j")
+    spread = (
+        ordered.group_by(*GROUP, *CELL, maintain_order=True)
+        .agg(
+            place.first().alias("low"),
+            place.last().alias("high"),
+            ratio=pl.col("energy_j").last() / pl.col("energy_j").first(),
+        )
+        .filter(pl.col("ratio") > _TWO_UNITS)
+    )
+    if spread.height:
+        row = spread.row(0, named=True)
+        cell = f"batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens"
+        raise SweetspotError(
+            f"{row['high']} and {row['low']} are the same cell ({cell}) and differ {row['ratio']:.0f}-fold: two units? "
+            "energy_j is joules of the whole batch"
+        )
+
+
+def check_sources(frame: pl.DataFrame) -> None:
+    """Raises SweetspotError when a group has rows of several sources."""
+    mixed = (
+        frame.group_by(GROUP, maintain_order=True)
+        .agg(pl.col("source").unique().sort())
+        .filter(pl.col("source").list.len() > 1)
+    )
+    if mixed.height:
+        row = mixed.row(0)
+        raise SweetspotError(
+            f"{group_name(row[:-1])}: rows from {' and '.join(row[-1])} sources together; fit them apart, or give them "
+            "different names in column engine"
+        )
+
+
+def notes(frame: pl.DataFrame) -> list[str]:
+    """What a user should look at again, in a sentence each."""
+    said = []
+    if invalid := frame.height - int(frame["valid"].sum()):
+        said.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
+    valid = frame.filter(pl.col("valid"))
+    power = pl.col("energy_j") / pl.col("duration_s")
+    low, high = _PLAUSIBLE_POWER_W
+    odd = valid.filter((power < low) | (power > high)).with_columns(power.alias("_power"))
+    if odd.height:
+        row = odd.row(0, named=True)
+        said.append(
+            f"{odd.height} rows imply a power that no GPU draws, first {row['_file']}, row {row['_row']}: "
+            f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
+            "(not Wh, kJ or mJ), and duration_s in seconds?"
+        )
+    tokens = pl.col("batch") * (pl.col("input_tokens") + pl.col("output_tokens"))
+    usual = valid.filter(pl.col("duration_s").is_null()).select((pl.col("energy_j") / tokens).median()).item()
+    if usual is not None and usual < _SMALLEST_J_PER_TOKEN:
+        said.append(
+            f"rows without duration_s cost {usual:.2g} J a token (prompt and reply) in the median, less than a GPU "
+            "needs for a small model; is energy_j in joules (not Wh or kJ), and of the whole batch?"
+        )
+    apart = valid.group_by(*GROUP, *CELL, maintain_order=True).agg(
+        pl.len().alias("_rows"), (pl.col("energy_j").max() / pl.col("energy_j").min()).alias("_ratio")
+    )
+    apart = apart.filter(pl.col("_ratio") > _REPEATS)
+    if apart.height:
+        row = apart.row(0, named=True)
+        said.append(
+            f"{apart.height} cells have repetitions that differ by more than {_REPEATS:g} times, first batch "
+            f"{row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
+            f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
+        )
+    return said
