@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sweetspot.laws import LAWS, per_token
+from sweetspot.laws import LAWS, active_share, per_token
 
 GRID = (64, 128, 256, 512, 1024, 2048, 4096)
 BATCHES = (1, 8, 32, 128)
+MIXTURE = (128, 8)  # experts, and how many a token activates
 TRUTH = {
     "linear": {"c0": 3.0, "c1": 0.02, "c2": 1.5},
     "wilkins": {"a0": 0.02, "a1": 1.5, "a2": 1e-4},
@@ -19,6 +20,7 @@ TRUTH = {
     "paper-6": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0},
     "cache-5": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t5": 20.0},
     "recompute-4": {"t0": 1.5, "r1": 1e-3, "r2": 1e-7, "t5": 20.0},
+    "experts-8": {"u": 0.02, "v": 0.5, "y": 3.0, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
     "recompute-6": {"u": 0.02, "v": 1.5, "r1": 1e-3, "r2": 1e-7, "w": -0.3, "x": 20.0},
     "batch-7": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
     "batch-8": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "w": -0.3, "x": 5.0},
@@ -45,8 +47,12 @@ def measured(
     rows = []
     for n, m, batch in cells or itertools.product(inputs, outputs, batches):
         waves = 1 if capacity is None else math.ceil(batch / (capacity // (n + m)))
-        token = per_token(LAWS[law], values or TRUTH[law], n, m, batch / waves) * math.exp(random.normal(0, noise))
+        active = active_share(*MIXTURE, batch / waves)
+        token = per_token(LAWS[law], values or TRUTH[law], n, m, batch / waves, active)
+        token *= math.exp(random.normal(0, noise))
         row = {"model": "m", "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": token * m * batch}
+        if LAWS[law].needs_experts:
+            row |= dict(zip(("experts", "experts_per_token"), MIXTURE, strict=True))
         if capacity is not None:
             row |= {"waves": waves, "in_flight": min(batch, capacity // (n + m))}
         rows.append(row | columns)

@@ -7,14 +7,20 @@ import re
 import numpy as np
 import pytest
 
-from sweetspot.laws import LAWS, per_token, sweet_spot
+from sweetspot.laws import FORMS, LAWS, active_share, per_token, sweet_spot
 
 LENGTHS = (64, 500, 4096)
+ACTIVE = 0.4  # share of a mixture's experts
 VALUES = {
     "linear": {"c0": -3.0, "c1": 0.01, "c2": 0.2},
     "wilkins": {"a0": 0.01, "a1": 0.2, "a2": 1e-5},
     "paper-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5},
     "paper-6": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "t5": -0.3},
+    "cache-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t5": -0.3},
+    "recompute-4": {"t0": 0.2, "r1": 1e-4, "r2": 1e-8, "t5": 30.0},
+    "recompute-6": {"u": 0.01, "v": 1.5, "r1": 1e-4, "r2": 1e-8, "w": -0.1, "x": 40.0},
+    "batch-7": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
+    "experts-8": {"u": 0.01, "v": 1.5, "y": 4.0, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
     "batch-8": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "w": -0.1, "x": 4.0},
 }
 
@@ -22,8 +28,8 @@ VALUES = {
 def by_formula(name: str, n: float, m: float, batch: float) -> float:
     """E_tok by the law's own one-line formula, the one that reports show."""
     left, right = LAWS[name].formula.split(" = ")
-    right = re.sub(r"(?<=\w) (?=[nm]\b)", " * ", right.replace("^", "**"))
-    value = eval(right, {"n": n, "m": m, "B": batch, **VALUES[name]})
+    right = re.sub(r"(?<=[\w)]) (?=[nmA(])", " * ", right.replace("^", "**"))
+    value = eval(right, {"n": n, "m": m, "B": batch, "A": ACTIVE, **VALUES[name]})
     return float(value / m if left == "E_req" else value)
 
 
@@ -31,9 +37,8 @@ def by_formula(name: str, n: float, m: float, batch: float) -> float:
 def test_terms_are_what_the_formula_says(name: str) -> None:
     assert set(VALUES[name]) == {term.name for term in LAWS[name].terms}
     for n, m, batch in itertools.product(LENGTHS, LENGTHS, (1, 37)):
-        assert per_token(LAWS[name], VALUES[name], n, m, batch) == pytest.approx(
-            by_formula(name, n, m, batch), rel=1e-12
-        )
+        given = per_token(LAWS[name], VALUES[name], n, m, batch, ACTIVE)
+        assert given == pytest.approx(by_formula(name, n, m, batch), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -47,7 +52,7 @@ def test_terms_take_arrays_and_numbers_alike(name: str) -> None:
 
 
 def test_only_the_once_per_request_terms_have_a_free_sign() -> None:
-    for name in ("paper-5", "paper-6", "batch-8"):
+    for name in VALUES.keys() - {"linear", "wilkins"}:
         free = {term.name for term in LAWS[name].terms if term.lower is None}
         assert free == {"t5", "w", "x"} & set(VALUES[name])
 
@@ -62,7 +67,21 @@ def test_batch_8_at_one_batch_is_paper_6() -> None:
         assert sweet_spot(LAWS["batch-8"], eight, n, batch) == pytest.approx(sweet_spot(LAWS["paper-6"], six, n, batch))
 
 
-@pytest.mark.parametrize("name", ["paper-5", "paper-6", "batch-8"])
+def test_the_forms_of_a_reply_are_means_over_its_steps() -> None:
+    for n, m in itertools.product((1, 64, 500), (1, 2, 333)):
+        contexts = [n + j for j in range(m)]
+        assert FORMS["n + m/2"](n, m) == pytest.approx(sum(contexts) / m)
+        assert FORMS["n^2 + nm + m^2/3"](n, m) == pytest.approx(sum(c * c for c in contexts) / m)
+
+
+def test_the_experts_that_a_batch_activates() -> None:
+    random = np.random.default_rng(1)
+    for batch in (1, 4, 40):
+        drawn = [len({e for _ in range(batch) for e in random.permutation(16)[:2]}) / 16 for _ in range(3000)]
+        assert active_share(16, 2, batch) == pytest.approx(np.mean(drawn), abs=0.01)
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {"linear", "wilkins"}))
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("batch", [1, 64])
 def test_the_sweet_spot_is_the_cheapest_length(name: str, n: int, batch: int) -> None:

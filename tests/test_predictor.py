@@ -175,6 +175,17 @@ def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
     assert ask(make(frame), batch=8).duration_s is None
 
 
+def test_a_mixture_of_experts_by_hand(make: Any) -> None:
+    frame = measured("experts-8", inputs=GRID, outputs=GRID, batches=(1, 4, 16, 64, 256))
+    answer = ask(make(frame.with_columns(model=pl.lit("llama-3.1-8b"))), 500, 700, batch=24)
+    t = TRUTH["experts-8"]
+    share = 1 - (1 - 8 / 128) ** 24
+    token = t["u"] + (t["v"] + t["y"] * share) / 24 + t["t1"] * 500**2 / 700 + t["t2"] * (500 + 699 / 2)
+    token += t["t3"] * 500 / 700 + (t["w"] + t["x"] / 24) / 700
+    assert answer.law == "experts-8"
+    assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-6)
+
+
 def test_requests_that_the_cache_cannot_hold_run_in_waves(make: Any) -> None:
     frame = measured("batch-7", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
     fitted = make(frame.with_columns(model=pl.lit("llama-3.1-8b")))

@@ -75,6 +75,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
         },
         "kv_capacity": _kv_capacity(frame),
+        "experts": _experts(identity),
         "sensor_gain": valid["uncertainty_gain"].max(),
         "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
         "law": chosen,
@@ -101,7 +102,8 @@ def choose(
     covered = {name: _covered(fits, points) for name, fits in laws.items()}
     most = max(int(mask.sum()) for mask in covered.values())
     if not most:
-        reasons = {fit["skipped"] for fits in laws.values() for fit in fits if fit["skipped"] != NO_FIT}
+        asked = [fits for name, fits in laws.items() if LAWS[name].terms and not LAWS[name].needs_experts]
+        reasons = {fit["skipped"] for fits in asked for fit in fits}
         return None, "no law can be fitted: " + "; ".join(sorted(reasons))
     candidates = [name for name, mask in covered.items() if mask.sum() == most]
     size = {name: sum(len(fit.get("terms", ())) for fit in laws[name]) for name in candidates}
@@ -212,6 +214,13 @@ def _range(values: Array) -> list[int]:
     return [int(values.min()), int(values.max())]
 
 
+def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:
+    """E and k of a mixture of experts; None for a dense model."""
+    if cell["experts"] is None or cell["experts_per_token"] is None:
+        return None
+    return {"experts": cell["experts"], "per_token": cell["experts_per_token"]}
+
+
 def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, int]]:
     """How many requests of n + m tokens ran at once where the KV cache was full; empty where it never was."""
     full = (
@@ -238,11 +247,12 @@ def _sweet_spots(law: Law, points: Points, fits: Sequence[dict[str, Any]]) -> li
         draws = _draws(solution, fit["interval_scale"])
         for batch in np.unique(points.batch[unit]):
             of_batch = points.take(unit & (points.batch == batch))
+            place = (batch, float(of_batch.active.max()) if law.needs_experts else 1.0)
             for n in np.unique(of_batch.n):
                 known = len(lengths) >= _LENGTHS_OF_A_MINIMUM and _knows_spot(solution, n, batch)
                 spots.append(
                     {"batch": int(batch), "input_tokens": int(n)}
-                    | (_spot(solution, draws, n, batch, of_batch.m) if known else _NO_SPOT)
+                    | (_spot(solution, draws, n, place, of_batch.m) if known else _NO_SPOT)
                 )
     return spots
 
@@ -252,12 +262,12 @@ _NO_SPOT = dict.fromkeys(
 ) | {"status": "not identified"}
 
 
-def _spot(solution: Solution, draws: Array, n: float, batch: float, measured: Array) -> dict[str, Any]:
-    """The sweet spot with its 95 % confidence set, and the plateau around it.
+def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float], measured: Array) -> dict[str, Any]:
+    """The sweet spot with its 95 % confidence set, and the plateau around it. `place`: batch, active experts' share.
 
     An end of the confidence set is null where the coefficients that the cells allow give no minimum on that side.
     """
-    law = solution.law
+    law, (batch, _) = solution.law, place
     values = dict(zip((term.name for term in law.terms), solution.values, strict=True))
     spot = sweet_spot(law, values, n, batch)
     if spot is None:
@@ -274,9 +284,9 @@ def _spot(solution: Solution, draws: Array, n: float, batch: float, measured: Ar
     drawn = np.where(inverse <= 0, 0.0, np.where(np.isfinite(drawn), drawn, np.inf))
     low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
     replies = np.geomspace(max(1.0, spot / 64), spot * 64, 2000)
-    features = np.stack([np.broadcast_to(term.value(n, replies, batch), replies.shape) for term in law.terms], axis=1)
+    features = np.stack([np.broadcast_to(term.value(n, replies, *place), replies.shape) for term in law.terms], axis=1)
     energies = features @ solution.values
-    lowest = per_token(law, values, n, spot, batch)
+    lowest = per_token(law, values, n, spot, *place)
     flat = replies[energies <= (1 + _PLATEAU) * lowest]
     inside = measured.min() <= spot <= measured.max()
     return {

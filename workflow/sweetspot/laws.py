@@ -45,7 +45,8 @@ class Term:
     """One coefficient of a law.
 
     `lower` is 0 where physics forbids a negative value and None where the sign is free. A `per_batch` term is divided
-    by the batch: it is paid once for all requests.
+    by the batch: it is paid once for all requests. A `per_expert` term is multiplied by the share of a mixture's
+    experts that the batch activates (see `active_share`).
     """
 
     name: str
@@ -53,10 +54,12 @@ class Term:
     lower: float | None
     meaning: str
     per_batch: bool = False
+    per_expert: bool = False
 
-    def value(self, n: Number, m: Number, batch: Number) -> Number:
-        """What the coefficient is multiplied by; `n`, `m`, `batch` are numbers or float arrays of equal shape."""
+    def value(self, n: Number, m: Number, batch: Number, active: Number = 1.0) -> Number:
+        """What the coefficient is multiplied by; all arguments are numbers or float arrays of equal shape."""
         form = FORMS[self.form](n, m)
+        form = form * active if self.per_expert else form
         return form / batch if self.per_batch else form
 
     def powers(self, n: float, batch: float) -> tuple[float, float, float]:
@@ -80,6 +83,11 @@ class Law:
         """Whether one set of coefficients serves every batch."""
         return any(term.per_batch for term in self.terms)
 
+    @property
+    def needs_experts(self) -> bool:
+        """Whether it is a law for mixtures of experts only."""
+        return any(term.per_expert for term in self.terms)
+
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
 # with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus), overheads add (plus).
@@ -97,6 +105,9 @@ _BY_BATCH = (
 _ONCE_BY_BATCH = (
     Term("w", "1/m", None, "what a request costs once"),
     Term("x", "1/m", None, "what a batch costs once", per_batch=True),
+)
+_EXPERTS = Term(
+    "y", "1", 0.0, "reading the experts that the tokens of a step activate", per_batch=True, per_expert=True
 )
 _AGAIN = (
     Term("r1", "n + m/2", 0.0, "each step applies the weights to the whole sequence again"),
@@ -163,6 +174,12 @@ _LAWS = (
         (*_BY_BATCH, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
     ),
     Law(
+        "experts-8",
+        "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
+        "this project: batch-7 and the experts' weights, of which a step reads the share A = 1 - (1 - k/E)^B",
+        (*_BY_BATCH, _EXPERTS, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
+    ),
+    Law(
         "recompute-6",
         "E_tok = u + v/B + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + (w + x/B)/m",
         "this project: recompute-4 for every batch",
@@ -172,9 +189,14 @@ _LAWS = (
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 
-def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float) -> float:
+def active_share(experts: Number, per_token: Number, batch: Number) -> Number:
+    """A = 1 - (1 - k/E)^B: the share of E experts that B tokens activate, each k of them, drawn evenly."""
+    return 1 - (1 - per_token / experts) ** batch
+
+
+def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, active: float = 1.0) -> float:
     """E_tok in joules by `law` with coefficients `values`; a term that `values` lacks counts as 0."""
-    return float(sum(values[term.name] * term.value(n, m, batch) for term in law.terms if term.name in values))
+    return float(sum(values[term.name] * term.value(n, m, batch, active) for term in law.terms if term.name in values))
 
 
 def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:

@@ -11,13 +11,13 @@ from typing import Any
 from sweetspot import gpus
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import write_atomically
-from sweetspot.laws import LAWS, Law, per_token
+from sweetspot.laws import LAWS, Law, active_share, per_token
 
 _KIND, _SCHEMA_VERSION = "sweetspot-predictor", 2
 _UNSPECIFIED = "unspecified"  # as in table.py, which this module does not import: it needs the analysis packages
 _SELECTORS = ("gpu", "engine", "precision")
 _GROUP_KEYS = {
-    *("model", *_SELECTORS, "source", "batches", "measured_range", "kv_capacity", "sensor_gain"),
+    *("model", *_SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
     *("law", "chosen_because", "laws"),
 }
 _OVER_TDP = 1.05  # a board holds its power limit on average, not in every sample
@@ -140,7 +140,7 @@ def predict(
     law, waves = LAWS[fit["law"]], _waves(group, input_tokens + output_tokens, batch)
     if waves > 1:
         warnings.append(f"the KV cache does not hold {batch} such requests: {waves} waves")
-    place = (input_tokens, output_tokens, batch / waves)
+    place = (input_tokens, output_tokens, batch / waves, _active(group, batch / waves))
     extrapolates = _outside(group, input_tokens, output_tokens, batch, waves)
     values = {name: term["value"] for name, term in fit["terms"].items()}
     per_output_token = per_token(law, values, *place)
@@ -149,7 +149,7 @@ def predict(
             f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
             "ask nearer to the measured cells"
         )
-    parts = {"law": _of_law(law, fit, per_output_token, *place), "distance": _of_distance(group, fit, *place)}
+    parts = {"law": _of_law(law, fit, per_output_token, *place), "distance": _of_distance(group, fit, *place[:3])}
     if _undetermined(law, fit, *place):
         parts["distance"] = max(parts["distance"], _UNDETERMINED)
         if not extrapolates:
@@ -159,7 +159,7 @@ def predict(
     half = math.sqrt(sum(part**2 for part in parts.values()))
     low, high = max(per_output_token * (1 - half), 0.0), per_output_token * (1 + half)
     energy_batch_j = per_output_token * output_tokens * batch
-    duration_s = _duration(law, fit, input_tokens, output_tokens, batch, waves)
+    duration_s = _duration(law, fit, place, batch)
     power_w = energy_batch_j / duration_s if duration_s else None
     gpu_known = gpus.find(group["gpu"])
     if power_w and gpu_known and power_w > gpu_known.tdp_w * _OVER_TDP:
@@ -280,16 +280,22 @@ def _octaves(value: float, low: float, high: float) -> float:
     return max(0.0, math.log2(low / value), math.log2(value / high))
 
 
-def _duration(law: Law, fit: Mapping[str, Any], n: int, m: int, batch: int, waves: int) -> float | None:
+def _active(group: Mapping[str, Any], requests: float) -> float:
+    """The share of a mixture's experts that a step of so many requests activates; 1 for a dense model."""
+    mixture = group["experts"]
+    return float(active_share(mixture["experts"], mixture["per_token"], requests)) if mixture else 1.0
+
+
+def _duration(law: Law, fit: Mapping[str, Any], place: tuple[float, float, float, float], batch: int) -> float | None:
     if fit["duration"] is None:
         return None
-    seconds = per_token(law, fit["duration"]["terms"], n, m, batch / waves) * m * batch
+    seconds = per_token(law, fit["duration"]["terms"], *place) * place[1] * batch
     return seconds if seconds > 0 else None
 
 
-def _undetermined(law: Law, fit: Mapping[str, Any], n: float, m: float, batch: float) -> bool:
+def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
     """Whether the request needs coefficients apart that the cells only know together."""
-    features = {term.name: term.value(n, m, batch) for term in law.terms}
+    features = {term.name: term.value(*place) for term in law.terms}
     for dropped, weights in fit["merged"].items():
         parts = [weight * features[name] for name, weight in weights.items()]
         size = sum(map(abs, parts)) + abs(features[dropped])
@@ -298,9 +304,9 @@ def _undetermined(law: Law, fit: Mapping[str, Any], n: float, m: float, batch: f
     return False
 
 
-def _of_law(law: Law, fit: Mapping[str, Any], energy: float, n: float, m: float, batch: float) -> float:
+def _of_law(law: Law, fit: Mapping[str, Any], energy: float, *place: float) -> float:
     """Relative half width for the scatter of cells about the law and its coefficients, as held-out cells scaled it."""
-    features = [term.value(n, m, batch) for term in law.terms if term.name in fit["terms"]]
+    features = [term.value(*place) for term in law.terms if term.name in fit["terms"]]
     rows = zip(features, fit["covariance"], strict=True)
     coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))
     variance = fit["relative_residual_sd"] ** 2 + max(coefficients, 0.0) / energy**2

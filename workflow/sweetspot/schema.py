@@ -49,6 +49,15 @@ class Row(pa.DataFrameModel):
     repetition: int = pa.Field(
         nullable=True, ge=0, lt=2**31, description="Number of the repetition.", metadata={"default": None}
     )
+    experts: int = pa.Field(
+        nullable=True,
+        **_COUNT,
+        description="Experts of a layer, for a mixture of experts.",
+        metadata={"default": None},
+    )
+    experts_per_token: int = pa.Field(
+        nullable=True, **_COUNT, description="How many of them a token activates.", metadata={"default": None}
+    )
     uncertainty_gain: float = pa.Field(
         nullable=True,
         ge=0,

@@ -6,7 +6,7 @@ coefficients, so nothing iterates towards a local optimum.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
-from sweetspot.laws import FORMS, Law
+from sweetspot.laws import FORMS, Law, active_share
 from sweetspot.schema import CELL
 
 Array = NDArray[np.float64]
@@ -29,25 +29,30 @@ _DEPENDENT = 1e-8  # a column this near (relative to its length) to a combinatio
 class Points:
     """Cells of one group as float arrays of one length: input and output tokens, batch, waves, and a target.
 
-    The target is what the laws give: of one request's output token, the energy in J (`of`) or the time in s
-    (`times`: the duration of the batch divided by batch × output tokens).
+    The target is what the laws give: of one request's output token, the energy in J, or the time in s (the duration of
+    the batch divided by batch × output tokens). `active`: the share of experts that a wave activates; NaN where the
+    model is no mixture of experts.
     """
 
     n: Array
     m: Array
     batch: Array
     waves: Array
+    active: Array
     target: Array
 
     @classmethod
     def of(cls, frame: pl.DataFrame, column: str = "energy_j") -> "Points":
         """From the cells of one group (see `table.cells`)."""
         batch, n, m = (frame[name].cast(pl.Float64).to_numpy() for name in CELL)
-        return cls(n, m, batch, frame["waves"].to_numpy(), frame[column].to_numpy() / (batch * m))
+        waves = frame["waves"].to_numpy()
+        experts, per_token = (frame[name].cast(pl.Float64).to_numpy() for name in ("experts", "experts_per_token"))
+        active = active_share(experts, per_token, batch / waves)
+        return cls(n, m, batch, waves, active, frame[column].to_numpy() / (batch * m))
 
     def take(self, mask: Mask) -> "Points":
         """Those cells where `mask` is true."""
-        return Points(self.n[mask], self.m[mask], self.batch[mask], self.waves[mask], self.target[mask])
+        return Points(*(getattr(self, field.name)[mask] for field in fields(self)))
 
     @property
     def in_wave(self) -> Array:
@@ -120,7 +125,7 @@ def _quantile(freedom: int) -> float:
 
 def design(law: Law, points: Points) -> Array:
     """Features of a law: cells × terms, so that the target = design @ coefficients."""
-    columns = [term.value(points.n, points.m, points.in_wave) for term in law.terms]
+    columns = [term.value(points.n, points.m, points.in_wave, points.active) for term in law.terms]
     return np.stack(columns, axis=1)
 
 
@@ -129,6 +134,8 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
 
     `features` is `design(law, points)` where it is at hand.
     """
+    if law.needs_experts and not np.isfinite(points.active).all():
+        return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
     features = design(law, points) if features is None else features
     if law.has_batch_terms and len(np.unique(points.in_wave)) < 2:
         return Skipped("needs two batches or more; with one, its form for one batch is the same law")
@@ -175,7 +182,8 @@ def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, 
         return everything, {}
     if np.linalg.matrix_rank(unit, tol=1e3 * _DEPENDENT) == len(everything):
         return everything, {}
-    order = sorted(everything, key=lambda i: (list(FORMS).index(law.terms[i].form), law.terms[i].per_batch))
+    forms = list(FORMS)
+    order = sorted(everything, key=lambda i: (forms.index(law.terms[i].form), law.terms[i].per_batch, i))
     kept: list[int] = []
     dependences: dict[int, Array] = {}
     for index in order:

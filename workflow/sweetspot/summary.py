@@ -25,7 +25,7 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
         "valid": (True, pl.Boolean),
         "duration_s": (None, pl.Float64),
         "waves": (1.0, pl.Float64),
-        "in_flight": (None, pl.Int64),
+        **{name: (None, pl.Int64) for name in ("in_flight", "experts", "experts_per_token")},
     }
     rows = rows.with_columns(
         pl.lit(value, dtype=kind).alias(name) for name, (value, kind) in defaults.items() if name not in rows.columns

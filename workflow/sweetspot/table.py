@@ -89,7 +89,8 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
     """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
 
     Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s and waves
-    (means of the repetitions), in_flight (the fewest), energy_sd_j (null for a single one), repetitions.
+    (means of the repetitions), in_flight (the fewest), experts and experts_per_token (the most), energy_sd_j (null for
+    a single repetition), repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
     averaged = (
@@ -100,6 +101,7 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
             pl.col("duration_s").mean(),
             pl.col("waves").mean(),
             pl.col("in_flight").min(),
+            pl.col("experts", "experts_per_token").max(),
             energy_sd_j=pl.col("energy_j").std(),
             repetitions=pl.len(),
         )
