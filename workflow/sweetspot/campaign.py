@@ -14,7 +14,7 @@ from typing import Any
 
 from sweetspot import __version__, architecture, engines, gpus
 from sweetspot.architecture import PRECISION_BYTES, Architecture
-from sweetspot.config import Config, ModelRow, parse, read_models
+from sweetspot.config import Config, ModelRow, parse, read_cells, read_models
 from sweetspot.engines import kv_cache_bytes
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import key, write_atomically
@@ -65,7 +65,19 @@ class Campaign:
 
     @cached_property
     def cells(self) -> list[PlannedCell]:
-        """Every cell of the grid, also those that cannot run."""
+        """Every cell of the grid or of the list of cells, also those that cannot run."""
+        if self.config.cells:
+            listed = sorted(read_cells(Path(self.config.cells)), key=lambda cell: cell[1:])
+            if unknown := {name for name, *_ in listed} - self.models.keys():
+                raise SweetspotError(f"{self.config.cells}: {sorted(unknown)[0]!r} is not among the campaign's models")
+            return [
+                self._judge(self.models[name], *place) for own in self.models for name, *place in listed if name == own
+            ]
+        return self.grid
+
+    @cached_property
+    def grid(self) -> list[PlannedCell]:
+        """Every cell of the grid of lengths and batches, also those that cannot run."""
         return [
             self._judge(model, batch, n, m)
             for model in self.models.values()

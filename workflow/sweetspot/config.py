@@ -48,6 +48,11 @@ class Config(_Strict):
     input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")
     output_tokens: list[Length] = Field(min_length=1, description="Reply lengths, in tokens.")
     batches: list[Length] = Field(min_length=1, description="Numbers of equal requests in flight.")
+    cells: str | None = Field(
+        None,
+        description="List of the cells to measure instead of the whole grid (CSV with columns model, batch, "
+        "input_tokens, output_tokens), as `sweetspot design` writes it; relative to the working directory.",
+    )
     engine: EngineConfig
     gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by the name that NVML reports.")
     positions: Literal["skip", "extend"] = Field(
@@ -141,6 +146,32 @@ def read_models(path: Path, select: Iterable[str] | None) -> list[tuple[ModelRow
         if name not in rows:
             raise SweetspotError(f"select: {name!r} is not in {path}{_suggest(name, rows)}")
     return [row for name, row in rows.items() if select is None or name in set(select)]
+
+
+def read_cells(path: Path) -> list[tuple[str, int, int, int]]:
+    """The cells of a list: model, batch, input tokens, output tokens; in the list's order, repeats once.
+
+    Raises SweetspotError naming the file, the line and the remedy.
+    """
+    columns = ("model", "batch", "input_tokens", "output_tokens")
+    if not path.is_file():
+        raise SweetspotError(f"{path}: no such list of cells; make it with `sweetspot design`, or remove `cells`")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise SweetspotError(
+                f"{path}: column {', '.join(missing)} missing; a list of cells has {','.join(columns)}"
+            )
+        cells: dict[tuple[str, int, int, int], None] = {}
+        for number, line in enumerate(reader, 2):
+            try:
+                batch, n, m = (int(line[name]) for name in columns[1:])
+            except (TypeError, ValueError):
+                batch = n = m = 0
+            if min(batch, n, m) < 1:
+                raise SweetspotError(f"{path}, line {number}: batch and lengths must be whole numbers of at least 1")
+            cells[line["model"], batch, n, m] = None
+    return list(cells)
 
 
 def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> str:

@@ -63,6 +63,16 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", S
     return SimulatedEngine(spec, device), SimulatedSensor(device), device.clock
 
 
+def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[float, float, int]:
+    """Energy in J, duration in s and waves of one batch run, without a sensor.
+
+    Raises SweetspotError as `SimulatedEngine.run` does.
+    """
+    device = SimulatedGpu(_gpu(spec), spec.seed)
+    ran = SimulatedEngine(spec, device).run(input_tokens, output_tokens)
+    return device.true_energy_j(0.0, device.clock.now()), device.clock.now(), ran.waves
+
+
 class SimulatedEngine:
     """The engine interface over a simulated board."""
 
