@@ -1,12 +1,14 @@
 """Accuracy against the number of cells: `python benchmarks/fewer_cells.py [results/study] [--noise 0.02]`.
 
-Takes a finished campaign with the whole grid and fits laws to a part of each model's cells: chosen by `sweetspot.design`
-(the guess of the energies comes from ANOTHER model of the campaign), at random, or all. The error is that of the other
-cells, which the fit has not seen; of the full grid it is the 5-fold error. --noise adds noise to each cell.
+Takes a finished campaign with the whole grid and fits laws to a part of each model's cells: chosen by
+`sweetspot.design` (the guess of the energies comes from ANOTHER model of the campaign), at random, or all. The error is
+that of the other cells, which the fit has not seen; of the full grid it is the 5-fold error. --noise adds noise to each
+cell.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +60,26 @@ def show(law: Law, cells: pl.DataFrame, noise: float) -> None:
         for count, line in lines.items():
             chance = [unseen(law, points, list(random.permutation(len(points))[:count])) for _ in range(DRAWS)]
             share = 100 * seconds[order[:count]].sum() / seconds.sum()
-            line.append((unseen(law, points, order[:count]), float(np.nanmean(chance)), share))
-    print(
-        f"\n{law.name}, {len(groups)} models, at most {max(len(frame) for frame in groups)} cells each; held-out MAPE in percent"
-    )
+            line.append((unseen(law, points, order[:count]), mean_of_known(chance), share))
+    most = max(len(frame) for frame in groups)
+    print(f"\n{law.name}, {len(groups)} models, at most {most} cells each; held-out MAPE in percent")
     print(f"{'cells':>6}{'designed':>10}{'random':>10}{'full grid':>11}{'GPU time of the full grid':>28}")
     for count, line in lines.items():
-        few, chance, share = np.nanmean(line, axis=0)
+        few, chance, share = (mean_of_known(column) for column in zip(*line, strict=True))
         print(f"{count:>6}{few:>10.2f}{chance:>10.2f}{np.mean(whole):>11.2f}{share:>26.1f} %")
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """Mean of what is not NaN."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def unseen(law: Law, points: Points, chosen: list[int]) -> float:
     """Mean error in percent of the cells that are not chosen; NaN where the chosen cannot carry the law."""
     mask = np.isin(np.arange(len(points)), chosen)
     solution = solve(law, points.take(mask))
-    if not isinstance(solution, Solution):
+    if mask.all() or not isinstance(solution, Solution):
         return float("nan")
     return float(ape(points, design(law, points) @ solution.values)[~mask].mean())
 

@@ -1,6 +1,7 @@
 """Validation: held-out errors are held out, intervals hold what they say, and baselines stand beside."""
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,19 @@ def test_outliers_are_not_among_the_cells_and_are_counted(as_table: Any) -> None
     assert "1 rows set aside" in row["note"]
     assert row["mape_percent"] < 1.5
     assert predictions["energy_j"].max() == frame["energy_j"].max()
+
+
+def test_boosted_trees_stand_beside_the_laws(as_table: Any) -> None:
+    pytest.importorskip("sklearn")
+    errors, _ = validate(as_table(measured("paper-6", noise=0.01)))
+    inside, outside = (error(errors, "trees", scheme)["mape_percent"] for scheme in ("in-sample", "5-fold"))
+    assert inside < outside
+    assert outside > 2 * error(errors, "paper-6", "5-fold")["mape_percent"]  # 39 cells are few for trees
+    assert error(errors, "trees", "5-fold")["coverage_percent"] is None
+
+
+def test_without_scikit_learn_the_trees_say_so(as_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    errors, _ = validate(as_table(measured("linear", inputs=(64, 512), outputs=(64, 128))))
+    assert "scikit-learn" in error(errors, "trees", "5-fold")["note"]
+    assert error(errors, "trees", "5-fold")["mape_percent"] is None

@@ -23,7 +23,6 @@ _LENGTHS_OF_A_MINIMUM = 3  # between two output lengths no cell shows a minimum,
 _DRAWS = 500  # of the coefficients, for the confidence set of a sweet spot
 _SEED = 0
 _PLATEAU = 0.01  # energies this near to the lowest are called the same
-NO_FIT = "nothing to fit: TDP times the measured duration"
 
 
 Schemes = Mapping[str, list[HeldOut]]
@@ -165,7 +164,7 @@ def _scheme_name(scheme: str, points: Points) -> str:
 
 def _fits(law: Law, points: Points, frame: pl.DataFrame, held_out: Schemes | None) -> list[dict[str, Any]]:
     if held_out is None:
-        return [{"law": law.name, "batch": None, "skipped": NO_FIT}]
+        return [{"law": law.name, "batch": None, "skipped": law.no_terms}]
     calibration = calibrate(points, held_out)
     times = Points.of(frame, "duration_s")
     return [

@@ -178,3 +178,27 @@ def _beyond(values: Array, train: Mask) -> Array:
     """How many factors of two each value lies outside of those in `train`; 0 inside."""
     low, high = values[train].min(), values[train].max()
     return np.asarray(np.maximum(0, np.maximum(np.log2(low / values), np.log2(values / high))))
+
+
+def trees_of(points: Points, scheme: str) -> list[HeldOut] | None:
+    """Every fold of `scheme` (in-sample: one) predicted by gradient-boosted trees; None without scikit-learn.
+
+    They give no interval: the variances are NaN.
+    """
+    try:
+        from sklearn.ensemble import GradientBoostingRegressor
+    except ImportError:
+        return None
+    logs = np.log(np.stack([points.n, points.m, points.in_wave, points.n + points.m], axis=1))
+    everything = np.ones(len(points), dtype=bool)
+    unknown = np.full(len(points), np.nan)
+    found = []
+    for name, test in masks(scheme, points) if scheme != "in-sample" else [("nothing", everything)]:
+        train = everything if scheme == "in-sample" else ~test
+        predicted = unknown.copy()
+        if train.sum() > 1:
+            trees = GradientBoostingRegressor(max_depth=3, subsample=0.8, random_state=_SEED)
+            trees.fit(logs[train], np.log(points.target[train]))
+            predicted[test] = np.exp(trees.predict(logs[test]))
+        found.append(HeldOut(name, test, predicted, unknown, unknown, {axis: 0 * points.n for axis in AXES}))
+    return found

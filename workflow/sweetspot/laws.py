@@ -71,12 +71,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Law:
-    """A law: its formula for people and its terms for the fit. Without terms nothing is fitted."""
+    """A law: its formula for people and its terms for the fit.
+
+    A baseline without terms is validated beside the laws but predicts for nobody; `no_terms` says why.
+    """
 
     name: str
     formula: str
     source: str
     terms: tuple[Term, ...]
+    no_terms: str = ""
 
     @property
     def has_batch_terms(self) -> bool:
@@ -115,7 +119,20 @@ _AGAIN = (
 )
 
 _LAWS = (
-    Law("tdp-time", "E_batch = TDP * T", "rule of thumb; T is the measured duration", ()),
+    Law(
+        "tdp-time",
+        "E_batch = TDP * T",
+        "rule of thumb; T is the measured duration",
+        (),
+        "nothing to fit: TDP times the measured duration",
+    ),
+    Law(
+        "trees",
+        "gradient-boosted trees of log E_tok over the logs of n, m and B",
+        "scikit-learn, optional: what no physics can do with the same cells",
+        (),
+        "no coefficients: boosted trees are validated only",
+    ),
     # The baselines' authors set no bounds, and a law with missing terms may need a negative one to make up for them.
     Law(
         "linear",

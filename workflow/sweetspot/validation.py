@@ -9,7 +9,7 @@ import polars as pl
 
 from sweetspot import gpus
 from sweetspot.fit import Schemes, hold_out_all
-from sweetspot.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted
+from sweetspot.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law
 from sweetspot.outliers import screen
@@ -103,6 +103,11 @@ def _cell_words(row: Mapping[str, Any]) -> str:
 
 def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
     """Predictions of a law under a scheme, and a note on what is missing or particular."""
+    if law.name == "trees":
+        found = trees_of(points, scheme)
+        if found is None:
+            return [], "needs scikit-learn: pip install scikit-learn"
+        return [_with_interval(fold, Calibration()) for fold in found if fold.known.any()], ""
     if not law.terms:
         return _tdp_time(frame, points)
     if scheme == "in-sample":
