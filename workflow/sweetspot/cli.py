@@ -5,9 +5,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
+
+if TYPE_CHECKING:
+    from sweetspot.predictor import Prediction
+    from sweetspot.prices import SharedPrediction
 
 # Each command imports what it needs itself: `predict` must answer at once, without the libraries that fitting needs.
 
@@ -68,6 +73,12 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="THEIRS=OURS",
         help="rename a column of the table; may be repeated",
     )
+    command.add_argument(
+        "--architectures",
+        type=Path,
+        metavar="DIR",
+        help="directory with MODEL.json or MODEL/config.json of the table's models: fits the law across models too",
+    )
     command.set_defaults(run=_fit)
 
 
@@ -81,7 +92,14 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--input-tokens 1500 --output-tokens 200 --batch 64",
     )
     command.add_argument("--predictor", type=Path, required=True, metavar="FILE", help="predictor.json of a fit")
-    command.add_argument("--model", required=True, help="name of a model in the predictor")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="name of a model in the predictor")
+    which.add_argument(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="config.json of a model that was not measured: predicted by the law across models",
+    )
     command.add_argument("--input-tokens", type=int, required=True, metavar="N", help="prompt length")
     command.add_argument("--output-tokens", type=int, required=True, metavar="M", help="reply length")
     command.add_argument(
@@ -148,6 +166,13 @@ def _fit(options: argparse.Namespace) -> None:
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
     fitted = fit_table(rows)
+    if options.architectures:
+        from sweetspot import shared
+
+        cells = table.cells(rows.frame)
+        found = shared.read_architectures(options.architectures, cells["model"].unique(maintain_order=True))
+        fitted["shared"] = shared.fit_shared(cells, found)
+        print(shared.summary(fitted["shared"]))
     errors, predictions = validation.validate(rows)
     try:
         predictor.write(fitted, options.out / "predictor.json")
@@ -161,6 +186,9 @@ def _fit(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from sweetspot import predictor
 
+    if options.architecture:
+        print(_shown(_predict_unmeasured(options), options.json))
+        return
     answer = predictor.predict(
         predictor.load(options.predictor),
         options.model,
@@ -171,7 +199,26 @@ def _predict(options: argparse.Namespace) -> None:
         engine=options.engine,
         precision=options.precision,
     )
-    print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())
+    print(_shown(answer, options.json))
+
+
+def _predict_unmeasured(options: argparse.Namespace) -> "SharedPrediction":
+    from sweetspot import predictor, prices
+
+    return prices.predict(
+        predictor.load(options.predictor),
+        prices.read_architecture(options.architecture),
+        options.input_tokens,
+        options.output_tokens,
+        batch=options.batch,
+        gpu=options.gpu,
+        engine=options.engine,
+        precision=options.precision,
+    )
+
+
+def _shown(answer: "Prediction | SharedPrediction", as_json: bool) -> str:
+    return json.dumps(answer.as_dict(), indent=2) if as_json else answer.as_text()
 
 
 def _meter(options: argparse.Namespace) -> int:
