@@ -112,7 +112,7 @@ def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFra
         raise SweetspotError(f"rows of one model are needed, not of {cells['model'].n_unique()}")
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
-    terms = _terms(cells, {cells["model"][0]: architecture})
+    terms = terms_of(cells, {cells["model"][0]: architecture})
     own: dict[str, Any] = {"cells": cells.height, "precision": cells["precision"][0], "odd_cells": []}
     for target, column in _TARGETS.items():
         law, known = entry[target], cells[column].is_not_null().to_numpy()
@@ -189,7 +189,7 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
         for (model,), rows in cells.group_by("model", maintain_order=True)
     }
     frame = cells.with_columns(held_out=pl.lit("model ") + pl.col("model"), law=pl.lit(LAW), scheme=pl.lit(SCHEME))
-    terms = _terms(cells, architectures)
+    terms = terms_of(cells, architectures)
     for target, column in _TARGETS.items():
         known = cells[column].is_not_null().to_numpy()
         entry[target], predicted = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
@@ -217,7 +217,7 @@ def _reason(models: Sequence[str], everyone: Sequence[str], cells: int) -> str:
     return ""
 
 
-def _terms(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
+def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
     """cells × TERMS. Waves are as recorded; rows of others record none, and have what the KV cache implies."""
     rows = []
     for row in cells.iter_rows(named=True):
