@@ -2,8 +2,8 @@
 
 SIMULATED: the 13 models of a finished campaign (default results/study), and the same cells of a simulation in which
 models depart from each other. PUBLISHED: ML.ENERGY v3 (Chung et al., NeurIPS D&B 2025; vLLM 0.11.1 on one H100, chat;
-github ml-energy/leaderboard, commit 0cd52dab, Apache-2.0), whose prompts' length is not published; and, with prices from
-those rows alone, the H100 rows of LLM-Inference-Bench (SC24 workshops; commit 4211f5d4, BSD-3-Clause).
+github ml-energy/leaderboard, commit 0cd52dab, Apache-2.0), the length of whose prompts is not published; and, with
+prices from those rows alone, the H100 rows of LLM-Inference-Bench (SC24 workshops; commit 4211f5d4, BSD-3-Clause).
 """
 
 import random

@@ -238,11 +238,11 @@ def sweetspot(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_fit_and_predict_an_unmeasured_model_from_the_command_line(tmp_path: Path) -> None:
-    three = {model: ARCHS[model] for model in MODELS[1:4]}
-    table(three, CELLS[::2]).drop("waves").write_csv(tmp_path / "rows.csv")
+    four = {model: ARCHS[model] for model in MODELS[1:5]}
+    table(four, CELLS[::2]).drop("waves").write_csv(tmp_path / "rows.csv")
     fitted = sweetspot("fit", tmp_path / "rows.csv", "--out", tmp_path, "--architectures", ARCHITECTURES)
     assert fitted.returncode == 0, fitted.stderr
-    assert "3 models; energy of a model left out is off by 0.00 %" in fitted.stdout
+    assert "4 models; energy of a model left out is off by 0.00 %" in fitted.stdout
     query = ["predict", "--predictor", tmp_path / "predictor.json", "--input-tokens", 900, "--output-tokens", 200]
     query += ["--architecture", ARCHITECTURES / "llama-3.1-8b.json", "--batch", 16]
     answer = sweetspot(*query, "--json")
