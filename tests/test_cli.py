@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sweetspot.heldout import SCHEMES
 from sweetspot.laws import LAWS
 
 
@@ -40,7 +41,7 @@ def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
     assert fitted.returncode == 0, fitted.stderr
     assert "held-out" in fitted.stdout or "5-fold" in fitted.stdout
     errors = pl.read_csv(tmp_path / "a/b/validation.csv")
-    assert set(errors["scheme"]) == {"in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out"}
+    assert set(errors["scheme"]) == set(SCHEMES)
     assert set(LAWS) == set(errors["law"])
     query = ["--model", "mine", "--input-tokens", 2000, "--output-tokens", 300, "--batch", 8]
     answer = sweetspot("predict", "--predictor", tmp_path / "a/b/predictor.json", *query, "--json")

@@ -10,10 +10,13 @@ import pytest
 from energies import BATCHES, GRID, measured
 
 from sweetspot import gpus, predictor
+from sweetspot.architecture import load
 from sweetspot.fit import fit_table
 from sweetspot.laws import LAWS
 from sweetspot.schema import CELL, GROUP
 from sweetspot.validation import SCHEMES, summary, validate, write
+
+ARCHITECTURES = Path(__file__).resolve().parent.parent / "resources/architectures"
 
 
 def error(errors: pl.DataFrame, law: str, scheme: str) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     assert set(GROUP) < set(predictions.columns)
 
 
-@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "in-sample"])
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme not in ("in-sample", "leave-one-model-out")])
 def test_intervals_hold_the_cells_that_they_have_not_seen(as_table: Any, scheme: str) -> None:
     held = []
     for seed in range(4):
@@ -189,3 +192,24 @@ def test_without_scikit_learn_the_trees_say_so(as_table: Any, monkeypatch: pytes
     errors, _ = validate(as_table(measured("linear", inputs=(64, 512), outputs=(64, 128))))
     assert "scikit-learn" in error(errors, "trees", "5-fold")["note"]
     assert error(errors, "trees", "5-fold")["mape_percent"] is None
+
+
+def test_models_that_were_never_measured(as_table: Any) -> None:
+    """With architectures each model is predicted by the others, and every cell is counted once."""
+    found = {path.stem: load(path) for path in ARCHITECTURES.glob("llama*.json")}
+    frame = pl.concat(
+        measured("batch-7", batches=(1, 8), noise=0.02).with_columns(
+            pl.col("energy_j") * architecture.parameters() / 1e9, model=pl.lit(name)
+        )
+        for name, architecture in found.items()
+    )
+    errors, predictions = validate(as_table(frame), found)
+    rows = errors.filter((pl.col("law") == "shared") & (pl.col("scheme") == "leave-one-model-out"))
+    assert rows["cells"].to_list() == [98] * len(found)
+    assert (rows["mape_percent"] < 50).all()
+    own = predictions.filter(pl.col("scheme") == "leave-one-model-out", pl.col("law") == "shared")
+    assert (own["held_out"] == "model " + own["model"]).all()
+    inside = own.filter(pl.col("energy_j").is_between("low_j", "high_j")).height / own.height
+    assert 100 * inside == pytest.approx(rows["coverage_percent"].mean())
+    without, _ = validate(as_table(frame))
+    assert "config.json" in error(without, "shared", "leave-one-model-out")["note"]

@@ -1,6 +1,7 @@
 rule fit:
     input:
-        "<out>/measurements.parquet",
+        rows="<out>/measurements.parquet",
+        architectures=expand("<out>/architectures/{model}.json", model=CAMPAIGN.models),
     output:
         "<out>/predictor.json",
     log:

@@ -1,6 +1,7 @@
 rule validate:
     input:
-        "<out>/measurements.parquet",
+        rows="<out>/measurements.parquet",
+        architectures=expand("<out>/architectures/{model}.json", model=CAMPAIGN.models),
     output:
         errors="<out>/validation.csv",
         predictions="<out>/predictions.parquet",

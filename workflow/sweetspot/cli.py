@@ -5,9 +5,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
+
+if TYPE_CHECKING:
+    from sweetspot.predictor import Prediction
+    from sweetspot.prices import SharedPrediction
 
 # Each command imports what it needs itself: `predict` must answer at once, without the libraries that fitting needs.
 
@@ -69,6 +74,12 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="THEIRS=OURS",
         help="rename a column of the table; may be repeated",
     )
+    command.add_argument(
+        "--architectures",
+        type=Path,
+        metavar="DIR",
+        help="directory with MODEL.json or MODEL/config.json of the table's models: fits the law across models too",
+    )
     command.set_defaults(run=_fit)
 
 
@@ -82,7 +93,14 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--input-tokens 1500 --output-tokens 200 --batch 64",
     )
     command.add_argument("--predictor", type=Path, required=True, metavar="FILE", help="predictor.json of a fit")
-    command.add_argument("--model", required=True, help="name of a model in the predictor")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="name of a model in the predictor")
+    which.add_argument(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="config.json of a model that was not measured: predicted by the law across models",
+    )
     command.add_argument("--input-tokens", type=int, required=True, metavar="N", help="prompt length")
     command.add_argument("--output-tokens", type=int, required=True, metavar="M", help="reply length")
     command.add_argument(
@@ -157,7 +175,7 @@ def _add_gpu(command: argparse.ArgumentParser) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from sweetspot import predictor, table, validation
+    from sweetspot import predictor, shared, table, validation
     from sweetspot.fit import fit_table
 
     rename = {}
@@ -173,20 +191,27 @@ def _fit(options: argparse.Namespace) -> None:
     rows = table.read(options.tables, rename)
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
-    fitted = fit_table(rows)
-    errors, predictions = validation.validate(rows)
+    models = rows.frame["model"].unique(maintain_order=True)
+    architectures = shared.read_architectures(options.architectures, models) if options.architectures else {}
+    fitted = fit_table(rows, architectures)
+    errors, predictions = validation.validate(rows, architectures)
     try:
         predictor.write(fitted, options.out / "predictor.json")
         validation.write(errors, predictions, options.out / "validation.csv", options.out / "predictions.parquet")
     except OSError as error:
         raise SweetspotError(f"cannot write to {options.out}: {error.strerror}; choose another --out") from None
     print(validation.summary(fitted, errors))
+    if architectures:
+        print(shared.summary(fitted["shared"]))
     print(f"wrote predictor.json, validation.csv and predictions.parquet to {options.out}")
 
 
 def _predict(options: argparse.Namespace) -> None:
     from sweetspot import predictor
 
+    if options.architecture:
+        print(_shown(_predict_unmeasured(options), options))
+        return
     answer = predictor.predict(
         predictor.load(options.predictor),
         options.model,
@@ -197,9 +222,28 @@ def _predict(options: argparse.Namespace) -> None:
         engine=options.engine,
         precision=options.precision,
     )
+    print(_shown(answer, options))
+
+
+def _predict_unmeasured(options: argparse.Namespace) -> "SharedPrediction":
+    from sweetspot import predictor, prices
+
+    return prices.predict(
+        predictor.load(options.predictor),
+        prices.read_architecture(options.architecture),
+        options.input_tokens,
+        options.output_tokens,
+        batch=options.batch,
+        gpu=options.gpu,
+        engine=options.engine,
+        precision=options.precision,
+    )
+
+
+def _shown(answer: "Prediction | SharedPrediction", options: argparse.Namespace) -> str:
     if options.strict and answer.extrapolates:
         raise SweetspotError(f"{answer.model}: {'; '.join(answer.extrapolates)} (--strict)")
-    print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())
+    return json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text()
 
 
 def _design(options: argparse.Namespace) -> int:

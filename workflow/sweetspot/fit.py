@@ -7,11 +7,13 @@ import numpy as np
 import polars as pl
 
 from sweetspot import __version__
+from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.heldout import FEWEST_FOR_FOLDS, SCHEMES, Calibration, HeldOut, calibrate, hold_out
 from sweetspot.laws import LAWS, Law, per_token, sweet_spot
 from sweetspot.outliers import screen
 from sweetspot.schema import CELL, GROUP, group_name
+from sweetspot.shared import fit_shared
 from sweetspot.solve import Array, Mask, Points, Skipped, Solution, as_json, design, solve, units
 from sweetspot.table import Table
 
@@ -28,9 +30,10 @@ _PLATEAU = 0.01  # energies this near to the lowest are called the same
 Schemes = Mapping[str, list[HeldOut]]
 
 
-def fit_table(table: Table) -> dict[str, Any]:
+def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
     """Fit every law to every group of a table: the content of predictor.json (docs: its schema).
 
+    With `architectures` (of the models that have one, by name) also the law across models, for each GPU and engine.
     Raises SweetspotError when no group has cells enough for any law.
     """
     screened = screen(table.frame)
@@ -46,6 +49,7 @@ def fit_table(table: Table) -> dict[str, Any]:
         "kind": "sweetspot-predictor",
         "created_by": f"sweetspot {__version__}",
         "groups": groups,
+        "shared": fit_shared(screened.cells, architectures or {}),
     }
 
 

@@ -127,6 +127,13 @@ _LAWS = (
         "nothing to fit: TDP times the measured duration",
     ),
     Law(
+        "shared",
+        "E_batch = sum of FLOPs, bytes, passes, layers and tokens, each at a price",
+        "this project: prices shared by the models of a GPU and engine, terms from each model's architecture",
+        (),
+        "fitted to all models together",
+    ),
+    Law(
         "trees",
         "gradient-boosted trees of log E_tok over the logs of n, m and B",
         "scikit-learn, optional: what no physics can do with the same cells",

@@ -32,6 +32,13 @@ class Row(pa.DataFrameModel):
     duration_s: float = pa.Field(
         nullable=True, gt=0, lt=1e9, description="Duration of that run, in seconds.", metadata={"default": None}
     )
+    idle_w: float = pa.Field(
+        nullable=True,
+        gt=0,
+        lt=1e6,
+        description="Power of the board with the engine loaded and no work, in W.",
+        metadata={"default": None},
+    )
     in_flight: int = pa.Field(
         nullable=True,
         gt=0,

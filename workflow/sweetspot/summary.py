@@ -23,7 +23,7 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
         **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
         **{name: ("", pl.String) for name in ("reasons", "flags")},
         "valid": (True, pl.Boolean),
-        "duration_s": (None, pl.Float64),
+        **{name: (None, pl.Float64) for name in ("duration_s", "idle_w")},
         "waves": (1.0, pl.Float64),
         **{name: (None, pl.Int64) for name in ("in_flight", "experts", "experts_per_token")},
     }

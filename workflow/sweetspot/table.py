@@ -18,7 +18,7 @@ from sweetspot.schema import CELL, GROUP, Row
 _COLUMNS = Row.to_schema().columns
 _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
 # A row that failed its own checks is not judged by what it measured.
-_MEASURED = ("energy_j", "duration_s", "in_flight", "waves")
+_MEASURED = ("energy_j", "duration_s", "in_flight", "waves", "idle_w")
 
 _ALIASES = {
     "model": ("model_name", "model_id", "llm"),
@@ -88,9 +88,9 @@ def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Tabl
 def cells(frame: pl.DataFrame) -> pl.DataFrame:
     """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
 
-    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s and waves
-    (means of the repetitions), in_flight (the fewest), experts and experts_per_token (the most), energy_sd_j (null for
-    a single repetition), repetitions.
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s, idle_w and
+    waves (means of the repetitions), in_flight (the fewest), experts and experts_per_token (the most), energy_sd_j
+    (null for a single repetition), repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
     averaged = (
@@ -98,7 +98,7 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
         .group_by(*GROUP, "source", *CELL)
         .agg(
             pl.col("energy_j").mean(),
-            pl.col("duration_s").mean(),
+            pl.col("duration_s", "idle_w").mean(),
             pl.col("waves").mean(),
             pl.col("in_flight").min(),
             pl.col("experts", "experts_per_token").max(),

@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 
 from sweetspot import gpus
+from sweetspot.architecture import Architecture
 from sweetspot.fit import Schemes, hold_out_all
 from sweetspot.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law
 from sweetspot.outliers import screen
 from sweetspot.schema import CELL, GROUP, group_name
+from sweetspot.shared import LAW, SCHEME, fit_and_hold_out
 from sweetspot.solve import Array, Mask, Points
 from sweetspot.table import Table, write_parquet
 
@@ -29,8 +31,12 @@ _Fold = tuple[str, Mask, Array, Array]
 """What is held out, which cells, their predicted E_tok in J, and the relative half width of its 95 % interval."""
 
 
-def validate(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+def validate(
+    table: Table, architectures: Mapping[str, Architecture] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Errors of every group × law × scheme, and the predictions behind them.
+
+    `architectures` as in `fit_table`: without, the law across models is not there to be validated.
 
     The first frame has one row per group, law and scheme (MAPE on cell means, in percent; null with a note where the
     scheme does not apply; `cells` counts the predictions, so leave-one-length-out counts a cell once as part of its
@@ -42,13 +48,18 @@ def validate(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
     errors: list[dict[str, Any]] = []
     predictions: list[pl.DataFrame] = []
     screened = screen(table.frame)
+    _, unseen = fit_and_hold_out(screened.cells, architectures or {})
     for frame in screened.cells.partition_by(GROUP, maintain_order=True):
         points = Points.of(frame)
         aside = screened.outliers.join(frame.select(GROUP).head(1), on=GROUP, how="semi").height
         for law in LAWS.values():
             held_out = hold_out_all(law, points) if law.terms else {}
+            own = unseen.join(frame.select(GROUP).head(1), on=GROUP, how="semi") if unseen.height else unseen
             for scheme, what in SCHEMES.items():
-                predicted, note = _predict(law, scheme, frame, points, held_out)
+                if law.name == LAW:
+                    predicted, note = _across_models(scheme, own, points)
+                else:
+                    predicted, note = _predict(law, scheme, frame, points, held_out)
                 notes = [note] * bool(note) + [f"{aside} rows set aside as wrong"] * bool(aside)
                 row = dict(zip(_IDENTITY, frame.select(_IDENTITY).row(0), strict=True))
                 row |= {"law": law.name, "scheme": scheme, "held_out": what}
@@ -72,6 +83,8 @@ def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, pr
 def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     """For people: each group's law with its MAPE (percent) under each scheme, and the held-out MAPE of the baselines.
 
+    Under leave-one-model-out that of the law across models.
+
     Below, for each group, why that law, which terms its cells cannot tell apart, and each row set aside. `predictor` is
     what `fit_table` and `errors` what `validate` made of the same table.
     """
@@ -84,7 +97,8 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         name = group_name(key)
         if group["source"] == "simulated" and "SIMULATED" not in name:
             name += " (SIMULATED)"
-        wanted = [(group["law"], scheme) for scheme in SCHEMES] + [(law, "5-fold") for law in baselines]
+        wanted = [(LAW if scheme == SCHEME else group["law"], scheme) for scheme in SCHEMES]
+        wanted += [(law, "5-fold") for law in baselines]
         found = [mape.get((*key, *pair)) for pair in wanted]
         shown = ["-" if value is None else f"{value:.2f} %" for value in found]
         lines.append([name, str(group["cells"]), group["law"] or "-", *shown])
@@ -103,6 +117,8 @@ def _cell_words(row: Mapping[str, Any]) -> str:
 
 def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
     """Predictions of a law under a scheme, and a note on what is missing or particular."""
+    if scheme == SCHEME and law.name != "tdp-time":
+        return [], "coefficients of one model: cannot predict another"
     if law.name == "trees":
         found = trees_of(points, scheme)
         if found is None:
@@ -121,6 +137,18 @@ def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_ou
     if answered == asked:
         return known, ""
     return known, f"{asked - answered} of {asked} held-out cells left out: the other cells cannot determine them"
+
+
+def _across_models(scheme: str, unseen: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
+    """The law across models, each model predicted by the others. `unseen`: this model's rows (see `fit_and_hold_out`),
+    in the order of its cells."""
+    if scheme != SCHEME:
+        return [], f"fitted to all models together: judged by {SCHEME}"
+    if not unseen.height:
+        return [], "needs three models of known architecture (config.json) of one GPU and engine"
+    energy = unseen["predicted_j"].to_numpy() / (points.batch * points.m)
+    half = (unseen["high_j"] / unseen["predicted_j"] - 1).to_numpy()
+    return [(unseen["held_out"][0], np.ones(len(points), dtype=bool), energy, half)], ""
 
 
 def _with_interval(fold: HeldOut, calibration: Calibration) -> _Fold:
