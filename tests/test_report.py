@@ -116,9 +116,9 @@ def _row(
 
 def page(results: Results, directory: Path) -> str:
     """Draw and write everything as the workflow does; the page as text."""
-    fitted = (results.measurements, results.predictor, results.validation, results.predictions, results.plan)
-    figures.draw_all(*fitted, directory / "figures")
-    report.write(*fitted, results.campaign, directory / "figures", directory / "report.html")
+    fitted = (results.measurements, results.predictor, results.validation, results.predictions)
+    figures.draw_all(*fitted, results.plan, results.campaign, directory / "figures")
+    report.write(*fitted, results.plan, results.campaign, directory / "figures", directory / "report.html")
     return (directory / "report.html").read_text(encoding="utf-8")
 
 
