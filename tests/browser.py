@@ -1,4 +1,4 @@
-"""A real browser on this machine: Debian's Chromium, headless, spoken to over the pipe of its DevTools protocol."""
+"""A real browser on this machine: Debian's Chromium, headless, spoken to by its DevTools protocol over a pipe."""
 
 import base64
 import fcntl
@@ -16,24 +16,25 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PACKAGES = ("chromium", "poppler-utils")  # the second reads what was printed
 PHONE, DESKTOP = (390, 844), (1280, 800)
 _ANSWER_S = 60
 
 
 def unavailable() -> str:
     """Why there is no browser here, or nothing. Tries to install it first."""
-    if _program():
+    if _program() and shutil.which("pdftotext"):
         return ""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return "install chromium"
+        return "install chromium and poppler-utils"
     quiet: dict[str, Any] = {
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.DEVNULL,
         "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
     }
     subprocess.run(["apt-get", "update", "-q"], **quiet)
-    subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", "chromium"], **quiet)
-    return "" if _program() else "could not install chromium"
+    subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", *PACKAGES], **quiet)
+    return "" if _program() and shutil.which("pdftotext") else f"could not install {', '.join(PACKAGES)}"
 
 
 def _program() -> str | None:
@@ -160,7 +161,9 @@ class Tab:
 
     def pdf(self) -> bytes:
         """The page as it prints on A4."""
-        done = self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        self.media("print")
+        done = self.call("Page.printToPDF", preferCSSPageSize=True)
+        self.media("screen")
         return base64.b64decode(done["data"])
 
     def close(self) -> None:

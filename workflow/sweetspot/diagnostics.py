@@ -89,7 +89,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
                 part["residual_percent"],
                 color=look.colour,
                 marker=look.marker,
-                s=6,
+                s=9,
                 alpha=0.35 if raster else 0.6,
                 linewidths=0,
                 rasterized=raster,
@@ -118,7 +118,7 @@ def _median_line(ax: Any, table: pl.DataFrame, name: str) -> None:
         binned = table.with_columns(_bin=pl.col(name).cast(pl.Float64))
     else:
         binned = table.with_columns(_bin=(pl.col(name).rank("ordinal") * 10 / (table.height + 1)).floor())
-    line = binned.group_by("_bin").agg(pl.col(name).median(), pl.col("residual_percent").median()).sort(name)
+    line = binned.group_by("_bin").agg(pl.col(name).median(), pl.col("residual_percent").median()).sort("_bin")
     ax.plot(line[name], line["residual_percent"], color=style.INK, marker="o", markersize=2.5, linewidth=1)
 
 

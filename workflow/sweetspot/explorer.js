@@ -35,7 +35,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   const fill = (table, head, rows) => {
     const line = make("tr");
-    head.forEach((text, i) => line.append(make("th", text, { scope: "col", ...(i && { class: "number" }) })));
+    for (const [text, kind] of head) line.append(make("th", text, { scope: "col", ...(kind && { class: kind }) }));
     table.tHead.replaceChildren(line);
     table.tBodies[0].replaceChildren(...rows);
   };
@@ -86,6 +86,7 @@ document.addEventListener("DOMContentLoaded", () => {
   /* --- what is shown ------------------------------------------------------------------------------------------- */
   const interval = (p, key, unit) =>
     `${number(p[`${key}_${unit}`])} [${number(p[`${key}_low_${unit}`])}, ${number(p[`${key}_high_${unit}`])}]`;
+  const cell = (head, text) => make("td", text, { class: "number", "data-head": head });
   const swatch = (index) => {
     const head = make("th", undefined, { scope: "row" });
     head.append(make("span", "", { class: "swatch", style: `background:${DATA.looks[index].colour}` }), DATA.names[index]);
@@ -101,11 +102,11 @@ document.addEventListener("DOMContentLoaded", () => {
         row.append(make("td", p.error, { colspan: shown.length + 2 }));
         return row;
       }
-      for (const [key, unit] of shown) row.append(make("td", interval(p, key, unit), { class: "number" }));
-      row.append(make("td", spot(index, s), { class: "number" }), make("td", p.law, { class: "number" }));
+      for (const [key, unit, words] of shown) row.append(cell(words, interval(p, key, unit)));
+      row.append(cell("sweet spot, output tokens", spot(index, s)), cell("law", p.law));
       return row;
     });
-    fill(get("costs"), ["model", ...shown.map((one) => one[2]), "sweet spot, output tokens", "law"], rows);
+    fill(get("costs"), [["model"], ...[...shown.map((one) => one[2]), "sweet spot, output tokens", "law"].map((t) => [t, "number"])], rows);
     const notes = new Map();
     s.groups.forEach((index, i) => {
       const said = answers[i].error ? [] : [...answers[i].extrapolates.map((t) => `extrapolates: ${t}`), ...answers[i].warnings];
@@ -154,11 +155,14 @@ document.addEventListener("DOMContentLoaded", () => {
         row.append(swatch(index), make("td", one.words));
         if (one.error) row.append(make("td", one.error, { colspan: 2 }));
         else {
-          const [mid, low, high] = one.saved.map((x) => `${x < 0 ? "−" : ""}${number(Math.abs(x))}`);
-          const nothing = one.saved[1] <= 0 && one.saved[2] >= 0 ? "no difference shown: " : "";
-          row.append(make("td", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`, { class: "number" }));
-          row.append(make("td", `${nothing}${mid} % [${low}, ${high}]${one.outside ? " (extrapolates)" : ""}` +
-            (one.reuse ? `; pays from reply ${whole(one.reuse)} to the same prompt on` : ""), { class: "number" }));
+          const signed = (x) => `${x < 0 ? "−" : ""}${number(Math.abs(x))}`;
+          const [mid, low, high] = one.saved;
+          const words = low > 0 ? `saves ${number(mid)} % [${number(low)}, ${number(high)}]`
+            : high < 0 ? `costs ${number(-mid)} % more [${number(-high)}, ${number(-low)}]`
+              : `no difference shown: saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`;
+          row.append(cell("J per request", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`));
+          row.append(cell("against now", `${words}${one.outside ? " (extrapolates)" : ""}` +
+            (one.reuse ? `; pays from reply ${whole(one.reuse)} to the same prompt on` : "")));
         }
         rows.push(row);
       }
@@ -169,12 +173,7 @@ document.addEventListener("DOMContentLoaded", () => {
           `[${number(best.saved[1])}, ${number(best.saved[2])}].` : " None of the changes below is shown to save energy.";
       }
     });
-    const head = make("tr");
-    for (const [text, kind] of [["model"], ["change"], ["J per request", "number"], ["saves", "number"]]) {
-      head.append(make("th", text, { scope: "col", ...(kind && { class: kind }) }));
-    }
-    get("instead").tHead.replaceChildren(head);
-    get("instead").tBodies[0].replaceChildren(...rows);
+    fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["against now", "number"]], rows);
     return advice;
   };
 
@@ -282,9 +281,11 @@ document.addEventListener("DOMContentLoaded", () => {
   const batches = [...new Set(DATA.groups.flatMap((g) => g.batches))].sort((a, b) => a - b);
   get("batches").textContent = `measured: ${batches.length > 8 ? `${batches[0]} to ${batches.at(-1)}` : batches.join(", ")}`;
   const { input_tokens, output_tokens, batch } = DATA.asked;
+  const least = DATA.groups[DATA.asked.group].measured_range.output_tokens[0];
   Object.entries({
     input: input_tokens, output: output_tokens, batch, shorter: Math.max(1, Math.round(input_tokens / 4)),
-    cap: Math.max(1, Math.round(output_tokens / 2)), other: batches.at(-1) === batch ? batches[0] : batches.at(-1),
+    cap: Math.max(least, Math.round(output_tokens / 2)),
+    other: batches[batches.indexOf(batch) + 1] ?? batches[batches.indexOf(batch) - 1] ?? batch,
   }).forEach(([name, value]) => { get(name).value = value; });
   for (const name of ["input", "output"]) {
     get(`${name}-slide`).addEventListener("input", (event) => {

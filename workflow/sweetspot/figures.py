@@ -1,4 +1,4 @@
-"""The figures of a campaign: each as SVG for the page, PNG and PDF for papers and CSV for checking, and their list."""
+"""The figures of a campaign: each as SVG for the page, PNG and a page of figures.pdf for papers, CSV for checking."""
 
 import itertools
 import json
@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import polars as pl
 import seaborn as sns
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -51,19 +52,20 @@ def draw_all(
     `measurements` has one row per repetition (energy_j in J of a whole batch run); `predictor`, `validation` and
     `predictions` are what a fit wrote; `plan` lists the cells of the grid and `campaign` is its record (None: no
     campaign). Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself, and
-    has what it shows beside it as CSV.
+    has what it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
     files: list[Path] = []
-    with matplotlib.rc_context(style.RC):
+    pdf = directory / "figures.pdf"
+    with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
         for item, fig, shown in _figures(measurements, predictor, validation, predictions, plan, campaign):
             drawn.append(item)
-            files += [*style.save(fig, directory, item.name), directory / f"{item.name}.csv"]
+            files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
             write_atomically(files[-1], shown.write_csv())
     index = directory / "figures.json"
     write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
-    return [*files, index]
+    return [*files, pdf, index]
 
 
 def _figures(
@@ -200,7 +202,7 @@ def _heat_map(
     cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
     longest = max(len(style.shown(value)) for value in shown["j_per_token"])
     size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
-    height = min(max(cell, 0.2), 0.42 if columns == 1 else 0.36) * len(inputs) + 0.55
+    height = min(max(cell, 0.2), 0.42 if width == _WIDTH and columns == 1 else 0.36) * len(inputs) + 0.55
     fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 import seaborn as sns
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -67,6 +68,7 @@ RC = {
     "hatch.linewidth": 0.6,
     "text.parse_math": False,  # a model's name may hold a dollar sign
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
+    "pdf.fonttype": 42,  # fonts that journals accept
     "svg.hashsalt": "sweetspot",
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
 }
@@ -161,22 +163,21 @@ def value_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def save(fig: Figure, directory: Path, name: str) -> list[Path]:
-    """Write `name`.svg, `name`.png and `name`.pdf; the same figure gives the same bytes."""
-    svg, png, pdf = (directory / f"{name}.{kind}" for kind in ("svg", "png", "pdf"))
-    # Type 42: fonts that journals accept.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot", "pdf.fonttype": 42}):
+def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
+    """Write `name`.svg and `name`.png and add a page to `pdf`; the same figure gives the same bytes."""
+    svg, png = directory / f"{name}.svg", directory / f"{name}.png"
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
         layout: Any = fig.get_layout_engine()
         layout.execute(fig)
         fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-        fig.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        fig.savefig(pdf, format="pdf")
     # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     svg.write_text(re.sub(r'="[^"]*"', _short_coordinates, text))
-    return [svg, png, pdf]
+    return [svg, png]
 
 
 def _short_coordinates(attribute: re.Match[str]) -> str:

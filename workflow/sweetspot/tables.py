@@ -209,17 +209,25 @@ def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Tabl
     shown = [law for law in dict.fromkeys([*_ROLES, *errors["law"]]) if law in _ROLES or law not in LAWS]
     parts = [(f"{law} ({_ROLES.get(law, 'baseline')})", errors.filter(pl.col("law") == law)) for law in shown]
     rows = []
+    most = sum(bool(group.get("law")) for group in groups)
     for name, part in [(first, chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
-        rows.append([name, *(percent(sum(v) / len(v)) if v else "–" for v in values)])
+        rows.append([name, *(_mean(v, most) for v in values)])
     if not schemes or not chosen.height:
         return None
-    caption = f"MAPE, mean of {len([group for group in groups if group.get('law')])} models. "
+    paper = f"the paper, 13 models: {summary.PAPER_MAPE_PERCENT} %, scheme not known to us"
+    caption = f"MAPE, mean of {most} models ({paper})" if most > 1 else f"MAPE ({paper})"
     if covered.height:
         held = covered["coverage_percent"].to_list()
-        caption += f"The 95 % intervals of held-out cells (5-fold) held {number(sum(held) / len(held))} %. "
-    caption += f"The paper reports {summary.PAPER_MAPE_PERCENT} % over its 13 models; its scheme is not known to us."
+        caption += f"; the 95 % intervals of held-out cells (5-fold) held {number(sum(held) / len(held))} %"
     return Table(caption, ["law", *map(scheme_words, schemes)], rows, strong=(0,))
+
+
+def _mean(mapes: Sequence[float], most: int) -> str:
+    """The mean, and of how many models where that is not all of them."""
+    if not mapes:
+        return "–"
+    return percent(sum(mapes) / len(mapes)) + (f" ({len(mapes)} of {most})" if len(mapes) < most else "")
 
 
 def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
