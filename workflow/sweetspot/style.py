@@ -172,7 +172,7 @@ def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
         fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-        fig.savefig(pdf, format="pdf")
+        pdf.savefig(fig)  # type: ignore[no-untyped-call]
     # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
