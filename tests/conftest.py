@@ -13,7 +13,7 @@ import yaml
 from pages import NASTY, Made, page, results
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("Snakefile", "workflow", "envs", "profiles", "local", "slurm", "resources", "config")
+PARTS = ("workflow", "envs", "profiles", "local", "slurm", "resources", "config")
 CONFIG = {
     "campaign": "tiny",
     "models": "config/models.tsv",

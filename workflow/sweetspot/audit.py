@@ -1,20 +1,22 @@
 """The tables of the report about rows that were not measured, failed a check, or stand apart."""
 
-import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 import polars as pl
-from scipy import stats
 
-from sweetspot import meter, summary
-from sweetspot.summary import Group, listed, number
+from sweetspot import controls, meter
+from sweetspot.summary import listed, number, percent
 from sweetspot.table import CELL, GROUP
 from sweetspot.tables import Table
 
 _MOST_ROWS = 60  # of invalid repetitions; more are counted
-REASONS = {**meter.REASONS, "out_of_memory": "the GPU's memory did not suffice for the cell"}
+REASONS = {
+    **meter.REASONS,
+    "out_of_memory": "the GPU's memory did not suffice for the cell",
+    "engine_failed": "the engine could not be built, loaded or run",
+    "not_measured_yet": "the time was over before the cell's turn came",
+}
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
     "power_capped": "the GPU ran into its power limit: energy shows up as time",
@@ -23,6 +25,17 @@ FLAGS = {
     "short_window": "the window was shorter than the protocol asks for",
     "random_weights": "random weights: times hold, power may be off by a few percent",
     "not_steady": "power or clock still drifted when the warm-up ended",
+    "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
+    "machine_changed": "driver, VBIOS, ECC or power limit was not that of the campaign's first session",
+    "other_board": "measured on another board than the campaign's first session; boards differ by up to 5 %",
+}
+_BUDGET = {
+    "uncertainty_gain": "common gain of the board's sensors: a bound that no repetition shows",
+    "uncertainty_counter_step": "one step of the energy counter over the window",
+    "uncertainty_tail": "what was taken off for the idle tail",
+    "uncertainty_replicates": "half-width of the 95 % interval of the cell's mean",
+    "uncertainty_drift": "how far the anchor cell moved around the row",
+    "uncertainty_total": "root of the sum of the squares",
 }
 
 
@@ -47,35 +60,36 @@ def skipped(plan: pl.DataFrame | None) -> Table | None:
     return Table("Cells of the grid that were not run", head, rows, text=4) if rows else None
 
 
-def weights_control(rows: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]) -> Table | None:
-    """Energy of the same cells with each kind of weights, as a ratio with its 95 % interval over the cells."""
-    if "weights" not in rows.columns:
-        return None
+def weights_control(rows: pl.DataFrame) -> Table | None:
+    """Energy on some weights over that on others, measured in the same cells, with its 95 % interval."""
+    found = controls.weight_ratios(rows)
+    lines = [
+        [
+            f"{row['model']} ({row['weights']})",
+            f"{row['reference_model']} ({row['reference_weights']})",
+            f"{number(row['ratio'])} [{number(row['low'])}, {number(row['high'])}]",
+            str(row["cells"]),
+        ]
+        for row in found.iter_rows(named=True)
+    ]
+    head = ["model (weights)", "against", "ratio of energies [95 % interval]", "cells"]
+    return Table("Control: the same cells on other weights", head, lines, text=2) if lines else None
+
+
+def error_budget(rows: pl.DataFrame) -> Table | None:
+    """What the error of a valid row is made of, in percent of its energy."""
+    parts = {name: words for name, words in _BUDGET.items() if name in rows.columns}
+    valid = rows.filter("valid")
     lines = []
-    for group, name in zip(groups, names, strict=True):
-        own = summary.of(rows, group).filter("valid", pl.col("weights").is_not_null())
-        kinds = sorted(own["weights"].unique(), key=lambda kind: (kind != "checkpoint", kind))
-        means = own.group_by("weights", *CELL).agg(pl.col("energy_j").mean())
-        for kind in kinds[1:]:
-            base, other = (means.filter(pl.col("weights") == which) for which in (kinds[0], kind))
-            logs = base.join(other, on=list(CELL), how="inner").select(
-                (pl.col("energy_j_right") / pl.col("energy_j")).log()
+    for name, words in parts.items():
+        values = 100 * valid[name].cast(pl.Float64).drop_nulls()
+        if len(values):
+            shown = (values.quantile(0.5), values.quantile(0.95), values.cast(pl.Float64).to_numpy().max())
+            lines.append(
+                [name.removeprefix("uncertainty_").replace("_", " "), words, *map(percent, shown), str(len(values))]
             )
-            ratios = logs.to_series().to_list()
-            if ratios:
-                lines.append([name, kind, kinds[0], _log_ratio(ratios), str(len(ratios))])
-    head = ["model", "weights", "against", "ratio of energies", "cells"]
-    caption = "Control: the same cells with other weights, with 95 % intervals over cells"
-    return Table(caption, head, lines, text=3) if lines else None
-
-
-def _log_ratio(logs: Sequence[float]) -> str:
-    """Geometric mean of ratios given by their logarithms, with its 95 % interval."""
-    mean = sum(logs) / len(logs)
-    if len(logs) < 2:
-        return f"{number(math.exp(mean))} (one cell: no interval)"
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs))
-    return f"{number(math.exp(mean))} [{number(math.exp(mean - half))}, {number(math.exp(mean + half))}]"
+    head = ["part", "what it is", "median", "95th percentile", "largest", "rows"]
+    return Table("Error budget of the valid rows, relative to their energy", head, lines, text=2) if lines else None
 
 
 def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
@@ -90,6 +104,7 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
     """The invalid repetitions themselves, no more than 60."""
     bad = rows.filter(~pl.col("valid"))
     repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
+    raw = "raw" in bad.columns
     lines = [
         [
             row["model"],
@@ -97,10 +112,12 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
             *(f"{row[key]:,}" for key in CELL),
             "–" if row["_repetition"] is None else str(row["_repetition"]),
             number(row["energy_j"]),
+            *([row["raw"] or "–"] if raw else []),
         ]
         for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
     ]
     head = ["model", "reasons", "batch", "input tokens", "output tokens", "repetition", "energy, J per batch run"]
+    head += ["raw samples"] if raw else []
     rest = f"; {bad.height - _MOST_ROWS} more are in the table of measurements" if bad.height > _MOST_ROWS else ""
     return Table(f"The invalid rows{rest}", head, lines, text=2) if lines else None
 

@@ -21,6 +21,7 @@ _AXES = {
     "temperature_c": "GPU temperature, °C",
     "time_s": "time in the session, s",
 }
+_PLACE = ("repetition", "session", "raw")  # what leads from a point to its row and its raw samples
 _SENSORS = {"energy_instant_j": "instant power, integrated", "energy_average_j": "one-second average, integrated"}
 _ATTENTION = {"MHA": "#d55e00", "GQA": "#0072b2", "MQA": "#009e73"}
 
@@ -60,6 +61,7 @@ def _residual_rows(rows: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
     return joined.select(
         *GROUP,
         *there,
+        *(name for name in _PLACE if name in rows.columns),
         "energy_j",
         "predicted_j",
         residual_percent=100 * (pl.col("predicted_j") / pl.col("energy_j") - 1),
@@ -154,9 +156,10 @@ def _compared(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per repetition and secondary sensor: its deviation from the counter in percent, at what power."""
     power = pl.col("energy_j") / pl.col("duration_s")
     parts = [
-        rows.filter(pl.col(column).is_not_null(), pl.col("duration_s").is_not_null()).select(
+        rows.drop_nulls([column, "energy_j", "duration_s"]).select(
             *GROUP,
             *CELL,
+            *(name for name in _PLACE if name in rows.columns),
             "valid",
             "reasons",
             sensor=pl.lit(words),
