@@ -37,10 +37,10 @@ test: $(DEV)  ## run the tests
 
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
-	ruff check . && ruff format --check . && mypy && snakefmt --check Snakefile workflow/rules && snakemake --lint
+	ruff check . && ruff format --check . && mypy && snakefmt --check workflow/Snakefile workflow/rules && snakemake --lint
 
 format: $(DEV)  ## format all code
-	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; ruff check --fix . && ruff format . && snakefmt Snakefile workflow/rules
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; ruff check --fix . && ruff format . && snakefmt workflow/Snakefile workflow/rules
 
 lock: $(DEV)  ## renew the locked dependencies (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

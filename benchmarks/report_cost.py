@@ -26,12 +26,13 @@ def main() -> None:
         pl.read_csv(place / "validation.csv", schema_overrides={"model": pl.String}),
         pl.read_parquet(place / "predictions.parquet"),
         pl.read_csv(place / "plan.csv", schema_overrides={"model": pl.String}),
+        json.loads((place / "campaign.json").read_text()),
     )
     with tempfile.TemporaryDirectory() as directory:
         figures, page = Path(directory) / "figures", Path(directory) / "report.html"
         files = draw_all(*results, figures)
         drawn_s = time.perf_counter() - start
-        report.write(*results, json.loads((place / "campaign.json").read_text()), figures, page)
+        report.write(*results, figures, page)
         models, cells = results[0]["model"].n_unique(), results[4].height
         print(f"{models} models, {cells} planned cells, {results[0].height} rows")
         written_s = time.perf_counter() - start - drawn_s

@@ -69,7 +69,7 @@ def ours(
         "engine": {"name": "simulated"},
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    return ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+    return ["--snakefile", str(ROOT / "workflow/Snakefile"), "--configfile", "config.yaml"]
 
 
 def bare(directory: Path, models: list[str], batches: list[int], cells: list[str]) -> None:

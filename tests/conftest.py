@@ -1,4 +1,4 @@
-"""A small campaign in a copy of this repository, run once for real and handed to each test as a copy."""
+"""A small campaign in a copy of this repository, run once for real and handed to each test as a copy; two reports."""
 
 import os
 import re
@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from pages import NASTY, Made, page, results
 
 from sweetspot.fit import fit_table
 from sweetspot.table import Table, read
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("Snakefile", "workflow", "envs", "profiles", "local", "slurm", "resources", "config")
+PARTS = ("workflow", "envs", "profiles", "local", "slurm", "resources", "config")
 CONFIG = {
     "campaign": "tiny",
     "models": "config/models.tsv",
@@ -89,6 +90,22 @@ def checkout(finished: Path, tmp_path: Path) -> Checkout:
     path = tmp_path / "sweetspot"
     shutil.copytree(finished, path, symlinks=True)
     return Checkout(path)
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The report of four simulated models."""
+    directory = tmp_path_factory.mktemp("simulated")
+    found = results(directory)
+    return Made(found, page(found, directory), directory)
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The report of one measured model with markup for a name, and one batch."""
+    directory = tmp_path_factory.mktemp("measured")
+    found = results(directory, models=(NASTY,), lengths=(64, 256, 1024), batches=(8,), source="measured")
+    return Made(found, page(found, directory), directory)
 
 
 @pytest.fixture

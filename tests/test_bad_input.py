@@ -20,7 +20,7 @@ MISTAKES = {
     "unknown gpu": ({"gpu": "NVIDIA H1000"}, ["NVIDIA H1000", "H100"]),
     "no table of models": ({"models": "nowhere.tsv"}, ["nowhere.tsv", "models"]),
     "no cells per job": ({"cells_per_job": 0}, ["cells_per_job"]),
-    "results in a file": ({"results": "Snakefile"}, ["Snakefile", "results"]),
+    "results in a file": ({"results": "workflow/Snakefile"}, ["Snakefile", "results"]),
 }
 
 

@@ -258,7 +258,7 @@ def test_the_plateau_is_what_costs_one_percent_more_at_most(fitted: Any) -> None
     group = fitted(measured())
     law, coefficients = LAWS[group["law"]], values(group["laws"][group["law"]][0])
     for spot in group["sweet_spots"]:
-        low, high = spot["plateau"]
+        low, high = spot["plateau_low"], spot["plateau_high"]
         assert low < spot["output_tokens"] < high
         for end in (low, high):
             cost = per_token(law, coefficients, spot["input_tokens"], end, 8) / spot["energy_per_output_token_j"]

@@ -1,213 +1,36 @@
 """The figures and the page: what they say, and that they say it of the right rows."""
 
 import json
-import random
 import re
-from dataclasses import dataclass, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from pages import FOUR, NASTY, Made, PageText, Results, page, results
 
-from sweetspot import figures, report, table
+from sweetspot import report, table
 from sweetspot.fit import fit_table
 from sweetspot.heldout import SCHEMES
 from sweetspot.laws import LAWS
 from sweetspot.validation import validate
 
-FOUR = ("opt-6.7b", "llama-3.1-8b", "gemma-2-9b", "qwen2-7b")
-LENGTHS = (64, 256, 512, 1024, 2048)
-NASTY = r'"><script>alert(1)</script>&amp;$\frac$'
-
-
-@dataclass
-class Results:
-    """What a campaign leaves behind, in the order that `figures.draw_all` and `report.write` take it."""
-
-    measurements: pl.DataFrame
-    predictor: dict[str, Any]
-    validation: pl.DataFrame
-    predictions: pl.DataFrame
-    plan: pl.DataFrame | None
-    campaign: dict[str, Any] | None
-
-
-def results(
-    directory: Path,
-    models: tuple[str, ...] = FOUR,
-    lengths: tuple[int, ...] = LENGTHS,
-    batches: tuple[int, ...] = (1, 64),
-    source: str = "simulated",
-) -> Results:
-    """A campaign whose rows obey batch-8 within 1 %: one row invalid, one cell of each model without any valid row."""
-    rng = random.Random(1)
-    rows, plan = [], []
-    for index, model in enumerate(models):
-        scale = 0.6 + 0.2 * index
-        for batch in batches:
-            for n in lengths:
-                for m in lengths:
-                    fits = n + m <= (2048 if model.startswith(("opt", "falcon")) else 4096 * 4)
-                    reason = "" if fits else f"positions: {n} + {m} tokens exceed the model's 2048 positions"
-                    flags = "power_capped" if batch > 32 and n >= 1024 else ""
-                    cell = {"model": model, "batch": batch, "input_tokens": n, "output_tokens": m}
-                    plan.append({**cell, "status": "run" if fits else "skipped", "reason": reason, "flags": flags})
-                    lost = (n, m) == (lengths[1], lengths[1]) and batch == batches[-1]
-                    rows += [_row(cell, scale, r, rng, source, flags, lost) for r in range(3) if fits]
-    rows[4] |= {"valid": False, "reasons": "counter_vs_integral"}
-    path = directory / f"{source}-{len(models)}.parquet"
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
-    read = table.read([path])
-    validation, predictions = validate(read)
-    protocol = {"window_s": 10.0, "repetitions": 3, "version": 1}
-    campaign = {
-        "schema_version": 1,
-        "campaign": "synthetic",
-        "sweetspot_version": "0.1.0",
-        "config": {"engine": {"name": "simulated"}, "gpu": "NVIDIA H100 80GB HBM3", "protocol": protocol, "seed": 1},
-        "python": "3.13.0",
-        "platform": "Linux",
-        "models": [
-            {
-                "name": model,
-                "source": f"https://example.org/{model}/config.json",
-                "precision": "bfloat16",
-                "parameters": 7_000_000_000,
-                "family": model.split("-")[0],
-                "layers": 32,
-                "hidden": 4096,
-                "heads": 32,
-                "kv_heads": 8,
-                "attention": "GQA",
-            }
-            for model in models
-        ],
-    }
-    return Results(read.frame, fit_table(read), validation, predictions, pl.DataFrame(plan), campaign)
-
-
-def _row(
-    cell: dict[str, Any], scale: float, repetition: int, rng: random.Random, source: str, flags: str, lost: bool
-) -> dict[str, Any]:
-    batch, n, m = cell["batch"], cell["input_tokens"], cell["output_tokens"]
-    per_token = 0.02 + 6 / batch + 2e-7 * n * n / m + 2e-5 * n + 0.02 * n / m + 1e-5 * m + (0.3 + 5 / batch) / m
-    energy = scale * per_token * batch * m * rng.gauss(1, 0.01)
-    return {
-        "schema_version": 1,
-        "campaign": "synthetic",
-        **cell,
-        "repetition": repetition,
-        "energy_j": energy,
-        "duration_s": energy / 500,
-        "temperature_c": 55.0,
-        "valid": not lost,
-        "reasons": "counter_stuck" if lost else "",
-        "flags": flags,
-        "gpu": "NVIDIA H100 80GB HBM3",
-        "engine": "simulated" if source == "simulated" else "tensorrt-llm",
-        "engine_version": "0.1",
-        "driver_version": "580.1",
-        "precision": "bfloat16",
-        "weights": "dummy",
-        "source": source,
-    }
-
-
-def page(results: Results, directory: Path) -> str:
-    """Draw and write everything as the workflow does; the page as text."""
-    fitted = (results.measurements, results.predictor, results.validation, results.predictions, results.plan)
-    figures.draw_all(*fitted, directory / "figures")
-    report.write(*fitted, results.campaign, directory / "figures", directory / "report.html")
-    return (directory / "report.html").read_text(encoding="utf-8")
-
-
-@dataclass
-class Made:
-    """A page, the results it shows, and where its figures lie."""
-
-    results: Results
-    html: str
-    directory: Path
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    directory = tmp_path_factory.mktemp("simulated")
-    found = results(directory)
-    return Made(found, page(found, directory), directory)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """One model with markup for a name, one batch, measured."""
-    directory = tmp_path_factory.mktemp("measured")
-    found = results(directory, models=(NASTY,), lengths=(64, 256, 1024), batches=(8,), source="measured")
-    return Made(found, page(found, directory), directory)
-
-
-class _Page(HTMLParser):
-    """What a browser would fetch, the ids, and the words of each element with an id."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.captions: list[str] = []
-        self._cell: list[str] | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            elif name == "href" and tag == "a":
-                self.links.append(str(value))
-            elif name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-                self.fetched.append(str(value))
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr" and self.tables:
-            self.tables[-1].append([])
-        elif tag in ("td", "th", "caption"):
-            self._cell = []
-
-    def handle_data(self, data: str) -> None:
-        if self._cell is not None:
-            self._cell.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th", "caption") and self._cell is not None:
-            text, self._cell = "".join(self._cell), None
-            if tag == "caption":
-                self.captions.append(text)
-            else:
-                self.tables[-1][-1].append(text)
-
-    def table(self, caption: str) -> list[list[str]]:
-        """The rows, header first, of the table whose caption starts so."""
-        return next(rows for rows, said in zip(self.tables, self.captions, strict=True) if said.startswith(caption))
-
 
 def test_the_page_needs_nothing_but_itself(simulated: Made) -> None:
-    seen = _Page(simulated.html)
+    seen = PageText(simulated.html)
     assert all(target.startswith(("#", "data:")) for target in seen.fetched)
-    assert [link for link in seen.links if not link.startswith("#")] == [
+    assert [link for link in seen.links if not link.startswith(("#", "data:text/csv;base64,"))] == [
         "https://doi.org/10.1145/3777884.3797011",
         "https://arxiv.org/abs/2602.05695",
     ]
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(seen.tags)
+    assert not {"link", "iframe", "object", "embed", "base"} & set(seen.tags)
+    assert "default-src 'none'" in simulated.html  # the browser itself refuses every request
     assert not re.search(r"@import|url\((?!#)", simulated.html)
 
 
 def test_every_link_and_reference_of_the_page_has_one_target(simulated: Made) -> None:
-    seen = _Page(simulated.html)
+    seen = PageText(simulated.html)
     assert len(seen.ids) == len(set(seen.ids))
     wanted = {target[1:] for target in (*seen.links, *seen.fetched) if target.startswith("#")}
     wanted |= set(re.findall(r"url\(#([^)]+)\)", simulated.html))
@@ -226,8 +49,9 @@ def test_simulated_rows_are_called_so_everywhere(simulated: Made) -> None:
 
 
 def test_measured_rows_are_not_called_simulated(measured: Made) -> None:
-    assert "SIMULATED" not in measured.html
-    assert "MEASURED" in measured.html
+    words = PageText(measured.html).words
+    assert "SIMULATED" not in words
+    assert "MEASURED" in words
     for drawing in (measured.directory / "figures").glob("*.svg"):
         assert "SIMULATED" not in drawing.read_text()
 
@@ -235,9 +59,10 @@ def test_measured_rows_are_not_called_simulated(measured: Made) -> None:
 def test_no_figure_is_missing(simulated: Made, measured: Made) -> None:
     kinds = ["curves", "heatmap", "batch"]
     per_model = {f"{kind}-{model}" for kind in kinds for model in FOUR}
-    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy"}
-    assert {path.stem for path in (simulated.directory / "figures").glob("*.svg")} == every
-    assert {path.stem for path in (simulated.directory / "figures").glob("*.png")} == every
+    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy", "residuals"}
+    for kind in ("svg", "png", "csv"):
+        assert {path.stem for path in (simulated.directory / "figures").glob(f"*.{kind}")} == every
+    assert (simulated.directory / "figures/figures.pdf").read_bytes().count(b"/Type /Page ") == len(every)
     assert simulated.html.count("<svg") == len(every)
     one_batch = {path.stem.split("-")[0] for path in (measured.directory / "figures").glob("*.svg")}
     assert "batch" not in one_batch
@@ -253,13 +78,13 @@ def test_page_and_figures_are_the_same_bytes_again(measured: Made, tmp_path: Pat
 def test_names_are_escaped(measured: Made) -> None:
     assert NASTY not in measured.html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in measured.html
-    assert "script" not in _Page(measured.html).tags
+    assert PageText(measured.html).tags.count("script") == 2  # the explorer's data and code
     for drawing in (measured.directory / "figures").glob("*.svg"):
         ElementTree.fromstring(drawing.read_text())
 
 
 def test_errors_on_the_page_are_those_of_the_validation(simulated: Made) -> None:
-    seen = _Page(simulated.html)
+    seen = PageText(simulated.html)
     schemes = list(SCHEMES)
     tables = [rows for rows, said in zip(seen.tables, seen.captions, strict=True) if said == "MAPE by law and scheme"]
     assert len(tables) == len(FOUR)
@@ -281,7 +106,7 @@ def test_errors_on_the_page_are_those_of_the_validation(simulated: Made) -> None
 
 
 def test_mean_errors_name_law_scheme_and_whether_held_out(simulated: Made) -> None:
-    _, *rows = _Page(simulated.html).table("Accuracy by law and scheme")
+    _, *rows = PageText(simulated.html).table("Accuracy by law and scheme")
     shown = {(row[0], row[2]): row[3] for row in rows}
     errors = simulated.results.validation
     for law in ("linear", "wilkins", "paper-6", "batch-8"):
@@ -305,8 +130,10 @@ def test_findings_are_those_of_the_rows(simulated: Made) -> None:
         for row in (own.row(0, named=True), own.row(-1, named=True))
     )
     first, _, third = re.findall(r"<li>(.*?)</li>", simulated.html.split('class="findings"')[1].split("</ol>")[0])
-    assert first.startswith(f"{top['model']} at batch {top['batch']} needs {top['low']:.3g} J")
-    assert f"factor of {top['high'] / top['low']:.3g}" in first
+    assert first.startswith(f"{top['model']} at batch {top['batch']} needs {top['low']:.3g} [")
+    ratio, low, high = re.findall(r"factor of ([\d.]+) \[([\d.]+), ([\d.]+)\]", first)[0]
+    assert float(ratio) == pytest.approx(top["high"] / top["low"], rel=6e-3)
+    assert float(low) < float(ratio) < float(high) < 1.1 * float(ratio)
     assert f"at best ({best})" in first
     assert f"at worst ({worst})" in first
     assert "held-out" in third
@@ -314,7 +141,7 @@ def test_findings_are_those_of_the_rows(simulated: Made) -> None:
 
 
 def test_skipped_invalid_and_flagged_rows_are_listed(simulated: Made) -> None:
-    seen = _Page(simulated.html)
+    seen = PageText(simulated.html)
     _, *skipped = seen.table("Cells of the grid that were not run")
     assert sum(int(row[-1]) for row in skipped) == 2 * 9
     assert {row[0] for row in skipped} == {"opt-6.7b"}
@@ -328,7 +155,7 @@ def test_skipped_invalid_and_flagged_rows_are_listed(simulated: Made) -> None:
 
 def test_coefficients_have_units_and_errors(simulated: Made) -> None:
     group = simulated.results.predictor["groups"][0]
-    _, *rows = _Page(simulated.html).table(f"Coefficients of {group['law']}")
+    _, *rows = PageText(simulated.html).table(f"Coefficients of {group['law']}")
     terms = group["laws"][group["law"]][0]["terms"]
     assert {row[0]: row[3] for row in rows} == {
         **dict.fromkeys(("u", "v", "t3"), "J/token"),
@@ -347,7 +174,7 @@ def test_a_law_for_each_batch_has_a_line_for_each_batch(simulated: Made, tmp_pat
         group["law"] = "paper-6"
     fitted = (found.measurements, predictor, found.validation, found.predictions, found.plan, found.campaign)
     report.write(*fitted, simulated.directory / "figures", tmp_path / "report.html")
-    head, *rows = _Page((tmp_path / "report.html").read_text()).table("Coefficients of paper-6")
+    head, *rows = PageText((tmp_path / "report.html").read_text()).table("Coefficients of paper-6")
     assert [row[0] for row in rows] == ["1", "64"]
     assert head[1:4] == ["t0 · 1, J/token", "t1 · n²/m, J/token²", "t2 · n, J/token²"]
     assert head[4:] == ["t3 · n/m, J/token", "t4 · m, J/token²", "t5 · 1/m, J"]
@@ -360,7 +187,7 @@ def test_no_valid_row_is_said_not_crashed_on(simulated: Made, tmp_path: Path) ->
     html = page(replace(found, measurements=rows, predictor=empty, validation=found.validation.clear()), tmp_path)
     assert "No valid row" in html
     assert "SIMULATED" in html
-    assert _Page(html).table("Invalid rows")[1][:1] == ["counter_stuck"]
+    assert PageText(html).table("Invalid rows")[1][:1] == ["counter_stuck"]
     assert "<svg" not in html
 
 
@@ -374,8 +201,9 @@ def test_a_published_table_without_a_campaign(tmp_path: Path) -> None:
     validation, predictions = validate(read)
     found = Results(read.frame.select(*columns, "source"), fit_table(read), validation, predictions, None, None)
     html = page(found, tmp_path)
-    assert "PUBLISHED" in html
-    assert "SIMULATED" not in html
+    words = PageText(html).words
+    assert "PUBLISHED" in words
+    assert "SIMULATED" not in words
 
 
 def test_a_model_keeps_its_colour_when_others_join(simulated: Made, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ rule figures:
         validation="<out>/validation.csv",
         predictions="<out>/predictions.parquet",
         plan="<out>/plan.csv",
+        campaign="<out>/campaign.json",
     output:
         directory("<out>/figures"),
     log:

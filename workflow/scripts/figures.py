@@ -13,5 +13,6 @@ with logged(snakemake.log[0]):
         pl.read_csv(snakemake.input.validation, schema_overrides={"model": pl.String}),
         pl.read_parquet(snakemake.input.predictions),
         pl.read_csv(snakemake.input.plan, schema_overrides={"model": pl.String}),
+        json.loads(Path(snakemake.input.campaign).read_text()),
         Path(snakemake.output[0]),
     )

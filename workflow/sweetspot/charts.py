@@ -14,8 +14,8 @@ from sweetspot.laws import LAWS
 from sweetspot.summary import Group
 
 _WIDTH = 7.6
-_RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
-Chart = tuple[str, str, str, Figure]  # kind, title, caption, figure
+RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
+Chart = tuple[str, str, str, Figure, pl.DataFrame]  # kind, title, caption, figure, what it shows
 
 
 def overall(
@@ -23,14 +23,16 @@ def overall(
     groups: Sequence[Group],
     names: Sequence[str],
     validation: pl.DataFrame,
-    predictions: pl.DataFrame,
+    held_out: pl.DataFrame,
 ) -> Iterator[Chart]:
-    """The figures over all groups that the results allow. `means` is `summary.cells(...)`."""
+    """The figures over all groups that the results allow.
+
+    `means` is `summary.cells(...)`, `held_out` the 5-fold predictions of each group's chosen law.
+    """
     label = summary.source_label(means["source"])
     if any(spot["status"] == "interior" for group in groups for spot in group.get("sweet_spots", [])):
         yield _sweet_spots(groups, names, label)
     yield _ratios(means, groups, names, label)
-    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
     if held_out.height:
         yield _predicted(held_out, groups, names, label)
     errors = validation.filter(pl.col("mape_percent").is_not_null())
@@ -50,7 +52,7 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         f"m*(n) of each model's chosen law, at the measured prompt lengths where m* lies inside the measured replies; "
         f"{len(shown)} of {len(groups)} models have one."
         + (f" Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else "")
-        + _style_words(names)
+        + style_words(names)
     )
     columns = style.columns(len(batches))
     rows = -(-len(batches) // columns)
@@ -76,9 +78,10 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         if position + columns >= len(batches):
             ax.set_xlabel("input tokens")
             ax.tick_params(labelbottom=True)
-    _model_legend(fig, groups, names, sorted(shown))
+    model_legend(fig, groups, names, sorted(shown))
     sns.despine(fig)
-    return "sweet-spots", title, caption, fig
+    spots = pl.DataFrame([{"model": names[index], "law": groups[index]["law"], **spot} for index, spot in interior])
+    return "sweet-spots", title, caption, fig, spots
 
 
 def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
@@ -108,7 +111,7 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
     sns.despine(fig, left=True)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
-    return "ratios", title, caption, fig
+    return "ratios", title, caption, fig, table
 
 
 def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
@@ -119,7 +122,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     caption = (
         f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
         f"it (5-fold). Band: ±10 %, which holds {100 * np.mean(errors <= 10):.3g} % of the cells. MAPE over all these "
-        f"cells: {summary.percent(errors.mean())}." + _style_words(names)
+        f"cells: {summary.percent(errors.mean())}." + style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
@@ -130,7 +133,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     right.fill_between(ends, -10, 10, color=style.GRID, alpha=0.6, linewidth=0)
     left.plot(ends, ends, color=style.INK, linewidth=0.8)
     right.axhline(0, color=style.INK, linewidth=0.8)
-    raster = table.height > _RASTER_ABOVE
+    raster = table.height > RASTER_ABOVE
     present = []
     for index, group in enumerate(groups):
         part = summary.of(table, group)
@@ -154,9 +157,9 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
         ax.set_box_aspect(1)
         style.value_axis(ax.xaxis)
     style.value_axis(left.yaxis)
-    _model_legend(fig, groups, names, present)
+    model_legend(fig, groups, names, present)
     sns.despine(fig)
-    return "predicted", title, caption, fig
+    return "predicted", title, caption, fig, held_out
 
 
 def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
@@ -166,8 +169,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     caption = (
         f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: "
         "cells that the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over "
-        "its 13 models; its scheme is not known to us. tdp-time fits nothing; n/a: does not apply."
-        + _style_words(names)
+        "its 13 models; its scheme is not known to us. tdp-time fits nothing; n/a: does not apply." + style_words(names)
     )
     fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
     axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
@@ -191,7 +193,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     axes[0, 0].set_xlim(low / 1.15, high * 1.6)
     style.value_axis(axes[0, 0].xaxis)
     sns.despine(fig, left=True)
-    return "accuracy", title, caption, fig
+    return "accuracy", title, caption, fig, errors
 
 
 def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
@@ -207,11 +209,13 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
     ax.text(0.98, row - 0.05, summary.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
 
 
-def _style_words(names: Sequence[str]) -> str:
+def style_words(names: Sequence[str]) -> str:
+    """What tells the models apart, for a caption."""
     return " Colour: model family; marker: size." if len(names) > 1 else ""
 
 
-def _model_legend(fig: Figure, groups: Sequence[Group], names: Sequence[str], indices: Sequence[int]) -> None:
+def model_legend(fig: Figure, groups: Sequence[Group], names: Sequence[str], indices: Sequence[int]) -> None:
+    """The models with these indices, beside the panels."""
     handles = []
     for index in indices:
         look, name = style.model_style(groups[index]["model"]), style.shortened(names[index])

@@ -1,5 +1,6 @@
-"""The figures of a campaign: each as SVG for the page and PNG for papers, and figures.json, which lists them."""
+"""The figures of a campaign: each as SVG for the page, PNG and a page of figures.pdf for papers, CSV for checking."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -10,17 +11,20 @@ import matplotlib
 import numpy as np
 import polars as pl
 import seaborn as sns
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sweetspot import charts, style, summary
+from sweetspot import charts, diagnostics, style, summary
 from sweetspot.journal import write_atomically
-from sweetspot.schema import CELL, GROUP
+from sweetspot.schema import CELL
 from sweetspot.summary import Group
 
 _WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
+_HERO_WIDTH = 6.0  # stands beside the accuracy table
 _PER_TOKEN = "J per output token"
+_SHOWN = ["model", *CELL, "repetitions", "j_per_token", "sd"]
 
 
 @dataclass(frozen=True)
@@ -40,30 +44,28 @@ def draw_all(
     validation: pl.DataFrame,
     predictions: pl.DataFrame,
     plan: pl.DataFrame | None,
+    campaign: Mapping[str, Any] | None,
     directory: Path,
 ) -> list[Path]:
     """Draw every figure that these results allow into `directory`; returns the files written.
 
     `measurements` has one row per repetition (energy_j in J of a whole batch run); `predictor`, `validation` and
-    `predictions` are what a fit wrote; `plan` lists the cells of the grid (None: no campaign). Results without a valid
-    row give no figure. Each figure of simulated rows says SIMULATED in itself.
+    `predictions` are what a fit wrote; `plan` lists the cells of the grid and `campaign` is its record (None: no
+    campaign). Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself, and
+    has what it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
     files: list[Path] = []
-    with matplotlib.rc_context(style.RC):
-        for item, fig in _figures(measurements, predictor, validation, predictions, plan):
+    pdf = directory / "figures.pdf"
+    with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
+        for item, fig, shown in _figures(measurements, predictor, validation, predictions, plan, campaign):
             drawn.append(item)
-            files += style.save(fig, directory, item.name)
+            files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
+            write_atomically(files[-1], shown.write_csv())
     index = directory / "figures.json"
     write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
-    return [*files, index]
-
-
-def headline(means: pl.DataFrame) -> dict[str, Any] | None:
-    """The group and batch whose best and worst cell lie farthest apart, as a row of `summary.ratios`."""
-    table = summary.ratios(means).sort("ratio", descending=True, maintain_order=True)
-    return table.row(0, named=True) if table.height else None
+    return [*files, pdf, index]
 
 
 def _figures(
@@ -72,9 +74,11 @@ def _figures(
     validation: pl.DataFrame,
     predictions: pl.DataFrame,
     plan: pl.DataFrame | None,
-) -> Iterator[tuple[Drawn, Figure]]:
-    means = summary.cells(measurements)
-    top = headline(means)
+    campaign: Mapping[str, Any] | None,
+) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
+    rows = summary.complete(measurements)
+    means = summary.cells(rows)
+    top = summary.headline(means)
     if top is None:
         return
     groups = predictor["groups"]
@@ -85,15 +89,19 @@ def _figures(
         if not own.height:
             continue
         label = summary.source_label(own["source"])
-        if all(top[key] == group[key] for key in GROUP):
-            yield _heat_map(group, name, "hero", index, own, plan, [top["batch"]], label)
-        yield _curves(group, name, slug, index, own, hues, label)
         batches = summary.representative(own["batch"])
-        yield _heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label)
+        if summary.is_of(top, group):
+            yield *_heat_map(group, name, "hero", index, own, plan, [top["batch"]], label), own.select(_SHOWN)
+        yield *_curves(group, name, slug, index, own, hues, label), own.select(_SHOWN)
+        yield *_heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label), own.select(_SHOWN)
         if own["batch"].n_unique() > 1:
-            yield _against_batch(group, name, slug, index, own, hues, label)
-    for kind, title, caption, fig in charts.overall(means, groups, names, validation, predictions):
-        yield Drawn(kind, kind, None, title, caption), fig
+            yield *_against_batch(group, name, slug, index, own, hues, label), own.select(_SHOWN)
+    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    for kind, title, caption, fig, shown in itertools.chain(
+        charts.overall(means, groups, names, validation, held_out),
+        diagnostics.overall(rows, groups, names, validation, held_out, campaign),
+    ):
+        yield Drawn(kind, kind, None, title, caption), fig, shown
 
 
 def _curves(
@@ -188,13 +196,14 @@ def _heat_map(
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
         + (_batch_words(own, batches) if file != "hero" else "")
     )
+    width = _HERO_WIDTH if file == "hero" else _WIDTH
     columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
     rows = -(-len(batches) // columns)
-    cell = ((_WIDTH - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
+    cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
     longest = max(len(style.shown(value)) for value in shown["j_per_token"])
     size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
-    height = min(max(cell, 0.2), 0.42 if columns == 1 else 0.36) * len(inputs) + 0.55
-    fig = style.figure(_WIDTH, height * rows + 0.1, title, caption.strip(), label)
+    height = min(max(cell, 0.2), 0.42 if width == _WIDTH and columns == 1 else 0.36) * len(inputs) + 0.55
+    fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))
     for ax, batch in zip(axes.flat, batches, strict=False):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sweetspot import __version__
+from sweetspot import __version__, gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.heldout import FEWEST_FOR_FOLDS, SCHEMES, Calibration, HeldOut, calibrate, hold_out
@@ -63,6 +63,8 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
     held_out = {name: hold_out_all(law, points) for name, law in LAWS.items() if law.terms}
     laws = {name: _fits(law, points, frame, held_out.get(name)) for name, law in LAWS.items()}
     chosen, because = choose(laws, held_out, points)
+    for_all = {name: fits for name, fits in laws.items() if LAWS[name].has_batch_terms}
+    any_batch, _ = choose(for_all, held_out, points)
     valid = rows.filter(pl.col("valid"))
     return {
         **{name: identity[name] for name in (*GROUP, "source")},
@@ -79,10 +81,13 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
         },
         "kv_capacity": _kv_capacity(frame),
         "experts": _experts(identity),
+        "idle_w": frame["idle_w"].mean(),
+        "power_cap_w": board.tdp_w if (board := gpus.find(identity["gpu"])) else None,
         "sensor_gain": valid["uncertainty_gain"].max(),
         "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
         "law": chosen,
         "chosen_because": because,
+        "law_any_batch": any_batch,
         "laws": laws,
         "sweet_spots": _sweet_spots(LAWS[chosen], points, laws[chosen]) if chosen else [],
     }
@@ -261,7 +266,14 @@ def _sweet_spots(law: Law, points: Points, fits: Sequence[dict[str, Any]]) -> li
 
 
 _NO_SPOT = dict.fromkeys(
-    ("output_tokens", "output_tokens_low", "output_tokens_high", "plateau", "energy_per_output_token_j")
+    (
+        "output_tokens",
+        "output_tokens_low",
+        "output_tokens_high",
+        "plateau_low",
+        "plateau_high",
+        "energy_per_output_token_j",
+    )
 ) | {"status": "not identified"}
 
 
@@ -296,7 +308,8 @@ def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float]
         "output_tokens": spot,
         "output_tokens_low": float(low) if low > 0 else None,
         "output_tokens_high": float(high) if np.isfinite(high) else None,
-        "plateau": [float(min(flat.min(initial=spot), spot)), float(max(flat.max(initial=spot), spot))],
+        "plateau_low": float(flat.min(initial=spot)),
+        "plateau_high": float(flat.max(initial=spot)),
         "energy_per_output_token_j": lowest,
         "status": "interior" if inside else "outside measured range",
     }

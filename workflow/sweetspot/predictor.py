@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweetspot import gpus
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import write_atomically
 from sweetspot.laws import LAWS, Law, active_share, per_token
@@ -18,9 +17,10 @@ _UNSPECIFIED = "unspecified"  # as in table.py, which this module does not impor
 _SELECTORS = ("gpu", "engine", "precision")
 _GROUP_KEYS = {
     *("model", *_SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
-    *("law", "chosen_because", "laws"),
+    *("idle_w", "power_cap_w"),
+    *("law", "law_any_batch", "chosen_because", "laws"),
 }
-_OVER_TDP = 1.05  # a board holds its power limit on average, not in every sample
+_OVER_TDP, _UNDER_IDLE = 1.05, 0.95  # by how much the sensors' gain alone may pass them
 _UNDETERMINED = 1.0  # relative error assumed where the cells do not know what the request needs
 
 
@@ -54,6 +54,8 @@ class Prediction:
     energy_batch_j: float
     waves: int
     duration_s: float | None
+    duration_low_s: float | None
+    duration_high_s: float | None
     power_w: float | None
     interval_parts: dict[str, float]
     extrapolates: list[str]
@@ -160,10 +162,9 @@ def predict(
     low, high = max(per_output_token * (1 - half), 0.0), per_output_token * (1 + half)
     energy_batch_j = per_output_token * output_tokens * batch
     duration_s = _duration(law, fit, place, batch)
+    late = _of_duration(fit, parts["distance"])
     power_w = energy_batch_j / duration_s if duration_s else None
-    gpu_known = gpus.find(group["gpu"])
-    if power_w and gpu_known and power_w > gpu_known.tdp_w * _OVER_TDP:
-        warnings.append(f"energy over duration is {power_w:.0f} W, above the {gpu_known.tdp_w:.0f} W of the board")
+    warnings += _impossible(power_w, group["idle_w"], group["power_cap_w"])
     return Prediction(
         **{name: group[name] for name in ("model", *_SELECTORS, "source")},
         law=law.name,
@@ -179,6 +180,8 @@ def predict(
         energy_batch_j=energy_batch_j,
         waves=waves,
         duration_s=duration_s,
+        duration_low_s=duration_s and max(duration_s * (1 - late), 0.0),
+        duration_high_s=duration_s and duration_s * (1 + late),
         power_w=power_w,
         interval_parts=parts,
         extrapolates=extrapolates,
@@ -209,7 +212,7 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
     """The fit that covers `batch`: the chosen law's, or else that of the law for every batch."""
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}")
-    for name in dict.fromkeys((group["law"], *LAWS)):
+    for name in (group["law"], group["law_any_batch"]):
         for fit in group["laws"].get(name, ()):
             chosen = name == group["law"] and fit["batch"] == batch
             if "skipped" not in fit and (chosen or fit["batch"] is None):
@@ -276,6 +279,15 @@ def _of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: float, m: 
     return float(fit["t_quantile_95"]) * math.hypot(*parts)
 
 
+def _impossible(power_w: float | None, idle_w: float | None, cap_w: float | None) -> list[str]:
+    """What is said where energy and duration contradict each other."""
+    if power_w and cap_w and power_w > cap_w * _OVER_TDP:
+        return [f"energy over duration is {power_w:.0f} W, above the {cap_w:.0f} W of the board"]
+    if power_w and idle_w and power_w < idle_w * _UNDER_IDLE:
+        return [f"energy over duration is {power_w:.0f} W, below the {idle_w:.0f} W of the idle board"]
+    return []
+
+
 def _octaves(value: float, low: float, high: float) -> float:
     return max(0.0, math.log2(low / value), math.log2(value / high))
 
@@ -291,6 +303,14 @@ def _duration(law: Law, fit: Mapping[str, Any], place: tuple[float, float, float
         return None
     seconds = per_token(law, fit["duration"]["terms"], *place) * place[1] * batch
     return seconds if seconds > 0 else None
+
+
+def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
+    """Relative half width of the interval of the time: scatter of the cells' times, widened as that of the energy."""
+    if fit["duration"] is None:
+        return 0.0
+    scatter = fit["duration"]["t_quantile_95"] * fit["duration"]["relative_residual_sd"] * fit["interval_scale"]
+    return math.hypot(scatter, distance)
 
 
 def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 import seaborn as sns
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -67,6 +68,7 @@ RC = {
     "hatch.linewidth": 0.6,
     "text.parse_math": False,  # a model's name may hold a dollar sign
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
+    "pdf.fonttype": 42,  # fonts that journals accept
     "svg.hashsalt": "sweetspot",
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
 }
@@ -161,8 +163,8 @@ def value_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def save(fig: Figure, directory: Path, name: str) -> list[Path]:
-    """Write `name`.svg and `name`.png; the same figure gives the same bytes."""
+def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
+    """Write `name`.svg and `name`.png and add a page to `pdf`; the same figure gives the same bytes."""
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
         layout: Any = fig.get_layout_engine()
@@ -170,6 +172,7 @@ def save(fig: Figure, directory: Path, name: str) -> list[Path]:
         fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
+        pdf.savefig(fig)  # type: ignore[no-untyped-call]
     # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

@@ -59,6 +59,17 @@ def ratios(means: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def headline(means: pl.DataFrame) -> dict[str, Any] | None:
+    """The group and batch whose best and worst cell lie farthest apart, as a row of `ratios`."""
+    table = ratios(means).sort("ratio", descending=True, maintain_order=True)
+    return table.row(0, named=True) if table.height else None
+
+
+def is_of(row: Mapping[str, Any], group: Group) -> bool:
+    """Whether a row belongs to `group`."""
+    return all(row[name] == group[name] for name in GROUP)
+
+
 def of(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
     """The rows of `frame` that belong to `group`."""
     return frame.filter(*(pl.col(name) == group[name] for name in GROUP))
@@ -126,6 +137,14 @@ def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
     schema = dict.fromkeys((*GROUP, "law"), pl.String)
     chosen = pl.DataFrame(keys, schema=schema, orient="row")
     return frame.join(chosen, on=list(schema), how="semi", maintain_order="left")
+
+
+def coverage(validation: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a validation that say how often its intervals held, as `coverage_percent`; none where none says."""
+    if "coverage" not in validation.columns:
+        return validation.clear()
+    known = validation.filter(pl.col("coverage").is_not_null())
+    return known.with_columns(coverage_percent=100 * pl.col("coverage"))
 
 
 def law_words(groups: Sequence[Group]) -> str:

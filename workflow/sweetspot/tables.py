@@ -1,35 +1,30 @@
 """The tables of the report, each as text with units, or None where there is nothing to show."""
 
 import math
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import polars as pl
 
-from sweetspot import meter, summary
+from sweetspot import summary
 from sweetspot.laws import LAWS
 from sweetspot.measurement import Protocol
 from sweetspot.schema import CELL, GROUP, UNSPECIFIED
 from sweetspot.summary import Group, listed, number, percent
 
-_MOST_ROWS = 60  # of invalid repetitions; more are counted
 _UNITS = {
     **{"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"},
     **{"n + m/2": "J/token²", "n^2 + nm + m^2/3": "J/token³"},
 }
 _FORMS = {"n^2/m": "n²/m", "n^2 + nm + m^2/3": "n² + nm + m²/3"}
-REASONS = {**meter.REASONS, "out_of_memory": "the GPU's memory did not suffice for the cell"}
-FLAGS = {
-    "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
-    "power_capped": "the GPU ran into its power limit: energy shows up as time",
-    "throttled": "the GPU slowed down for heat or hardware protection",
-    "extended_positions": "longer than the model's positions: its position table was extended",
-    "short_window": "the window was shorter than the protocol asks for",
-    "random_weights": "random weights: times hold, power may be off by a few percent",
-    "not_steady": "power or clock still drifted when the warm-up ended",
+_ROLES = {
+    "paper-6": "the paper's form",
+    "wilkins": "baseline",
+    "linear": "baseline",
+    "tdp-time": "baseline, nothing fitted",
+    "trees": "baseline, boosted trees",
+    "shared": "across models",
 }
 _SCHEMES = ("in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out", "leave-one-model-out")
 
@@ -76,6 +71,20 @@ def provenance(
     ]
     shown = [[name, str(value)] for name, value in facts if value not in (None, "")]
     return Table("Provenance", ["what", "value"], shown, text=2)
+
+
+def measured_on(rows: pl.DataFrame, means: pl.DataFrame) -> str:
+    """One line: on what, with what, how much."""
+    facts = [
+        _distinct(rows, "gpu"),
+        " ".join(filter(None, (_distinct(rows, "engine"), _distinct(rows, "engine_version")))),
+        _distinct(rows, "precision"),
+        f"{rows['model'].n_unique()} models" if rows["model"].n_unique() > 1 else listed(rows["model"].unique()),
+        f"batch {listed(sorted(set(rows['batch'])))}",
+        f"{means.height:,} cells",
+        f"{rows.height:,} repetitions, {rows.height - int(rows['valid'].sum()):,} of them invalid",
+    ]
+    return " · ".join(fact for fact in facts if fact)
 
 
 def architectures(campaign: Mapping[str, Any] | None) -> Table | None:
@@ -194,6 +203,37 @@ def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
     return Table("Accuracy by law and scheme: MAPE over cell means", head, rows, text=3, strong=tuple(strong))
 
 
+def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
+    """Mean MAPE over the models by law and scheme: the chosen laws, the paper's form, the baselines."""
+    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    schemes = [scheme for scheme in _SCHEMES if scheme in set(errors["scheme"])]
+    chosen = summary.of_chosen_law(errors, groups)
+    covered = summary.coverage(summary.of_chosen_law(validation, groups)).filter(pl.col("scheme") == "5-fold")
+    first = f"chosen: {summary.law_words(groups)}"
+    shown = [law for law in dict.fromkeys([*_ROLES, *errors["law"]]) if law in _ROLES or law not in LAWS]
+    parts = [(f"{law} ({_ROLES.get(law, 'baseline')})", errors.filter(pl.col("law") == law)) for law in shown]
+    rows = []
+    most = sum(bool(group.get("law")) for group in groups)
+    for name, part in [(first, chosen), *parts]:
+        values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
+        rows.append([name, *(_mean(v, most) for v in values)])
+    if not schemes or not chosen.height:
+        return None
+    paper = f"the paper, 13 models: {summary.PAPER_MAPE_PERCENT} %, scheme not known to us"
+    caption = f"MAPE, mean of {most} models ({paper})" if most > 1 else f"MAPE ({paper})"
+    if covered.height:
+        held = covered["coverage_percent"].to_list()
+        caption += f"; the 95 % intervals of held-out cells (5-fold) held {number(sum(held) / len(held))} %"
+    return Table(caption, ["law", *map(scheme_words, schemes)], rows, strong=(0,))
+
+
+def _mean(mapes: Sequence[float], most: int) -> str:
+    """The mean, and of how many models where that is not all of them."""
+    if not mapes:
+        return "–"
+    return percent(sum(mapes) / len(mapes)) + (f" ({len(mapes)} of {most})" if len(mapes) < most else "")
+
+
 def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
     """MAPE of one group by law and scheme."""
     present = [scheme for scheme in _SCHEMES if scheme in set(validation["scheme"])]
@@ -246,81 +286,6 @@ def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequ
         "error",
     ]
     return Table("The ten worst predicted cells (held-out, 5-fold, chosen law)", head, rows, text=2) if rows else None
-
-
-def skipped(plan: pl.DataFrame | None) -> Table | None:
-    """Cells of the grid that were not run, by model and reason."""
-    found: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for row in (plan if plan is not None else pl.DataFrame()).iter_rows(named=True):
-        if row["status"] == "skipped":
-            n, m = row["input_tokens"], row["output_tokens"]
-            reason = re.sub(rf"\b{n} \+ {m} tokens", "input + output tokens", row["reason"] or "no reason given")
-            found.setdefault((row["model"], reason), {}).setdefault(f"{n}→{m}", []).append(row["batch"])
-    alike: dict[tuple[str, str, str], list[str]] = {}
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for (model, reason), places in found.items():
-        for batches in sorted({tuple(sorted(batches)) for batches in places.values()}):
-            lengths = [place for place, those in places.items() if tuple(sorted(those)) == batches]
-            key = (reason, ", ".join(lengths), listed(batches))
-            alike.setdefault(key, []).append(model)
-            counts[key] += len(lengths) * len(batches)
-    rows = [[", ".join(models), *key, str(counts[key])] for key, models in alike.items()]
-    head = ["models", "reason", "input→output tokens", "batches", "cells"]
-    return Table("Cells of the grid that were not run", head, rows, text=4) if rows else None
-
-
-def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
-    """Repetitions that failed a check, counted by reason; one with two reasons counts under both."""
-    counted = _codes(rows.filter(~pl.col("valid")), "reasons", "no reason given")
-    lines = [[code, REASONS.get(code, ""), str(part.height), str(_cells(part))] for code, part in counted]
-    head = ["reason", "meaning", "rows", "cells"]
-    return Table("Invalid rows: kept, and used for nothing above", head, lines, text=2) if lines else None
-
-
-def invalid_rows(rows: pl.DataFrame) -> Table | None:
-    """The invalid repetitions themselves, no more than 60."""
-    bad = rows.filter(~pl.col("valid"))
-    repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
-    lines = [
-        [
-            row["model"],
-            (row["reasons"] or "–").replace(";", ", "),
-            *(f"{row[key]:,}" for key in CELL),
-            "–" if row["_repetition"] is None else str(row["_repetition"]),
-            number(row["energy_j"]),
-        ]
-        for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
-    ]
-    head = ["model", "reasons", "batch", "input tokens", "output tokens", "repetition", "energy, J per batch run"]
-    rest = f"; {bad.height - _MOST_ROWS} more are in the table of measurements" if bad.height > _MOST_ROWS else ""
-    return Table(f"The invalid rows{rest}", head, lines, text=2) if lines else None
-
-
-def flags(rows: pl.DataFrame) -> Table | None:
-    """Regimes that rows were measured in, with the models and batches concerned."""
-    lines = [
-        [
-            code,
-            FLAGS.get(code, ""),
-            listed(sorted(set(part["model"]))),
-            listed(sorted(set(part["batch"]))),
-            str(part.height),
-            str(_cells(part)),
-        ]
-        for code, part in _codes(rows, "flags", "")
-    ]
-    head = ["flag", "meaning", "models", "batches", "rows", "cells"]
-    return Table("Flagged rows: valid, in a regime worth knowing", head, lines, text=4) if lines else None
-
-
-def _codes(rows: pl.DataFrame, column: str, empty: str) -> list[tuple[str, pl.DataFrame]]:
-    parts = rows.with_columns(_code=pl.col(column).str.split(";")).explode("_code")
-    parts = parts.with_columns(pl.col("_code").replace("", empty)).filter(pl.col("_code") != "")
-    return [(str(code), part) for (code,), part in parts.group_by("_code", maintain_order=True)]
-
-
-def _cells(rows: pl.DataFrame) -> int:
-    return rows.select(*GROUP, *CELL).unique().height
 
 
 def _distinct(rows: pl.DataFrame, column: str) -> str:
