@@ -7,7 +7,13 @@ rule figures:
         plan="<out>/plan.csv",
         campaign="<out>/campaign.json",
     output:
-        directory("<out>/figures"),
+        report(
+            directory("<out>/figures"),
+            patterns=["{figure}.png"],
+            category="Figures",
+            labels={"figure": "{figure}"},
+            caption="../report/figure.rst",
+        ),
     log:
         "<logs>/figures.log",
     conda:
