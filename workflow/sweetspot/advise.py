@@ -116,7 +116,7 @@ class Advice:
         """Every warning of a prediction, once each, and what else should be known."""
         costs = [self.now, *(option.cost for option in self.options if option.cost is not None)]
         said = (warning for cost in costs for _, part in cost.parts.values() for warning in part.warnings)
-        return [*_once(said), *self.notes]
+        return [*once(said), *self.notes]
 
     @property
     def per_token_j(self) -> float:
@@ -302,7 +302,7 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
     """Where a gain turns positive on [low, high]: from or until a number, always, never; or not at one place."""
     try:
         if low > high:
-            return "not defined: nothing was measured there", None
+            return "not defined, nothing was measured there", None
         probed = _spread(low, high)
         pays = [gain(number) > 0 for number in probed]
         turns = [index for index in range(1, len(probed)) if pays[index] != pays[index - 1]]
@@ -316,7 +316,7 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
             left, right = (middle, right) if (gain(middle) > 0) == pays[0] else (left, middle)
         return ("from", right) if pays[-1] else ("until", left)
     except SweetspotError as error:
-        return f"not defined: {error}", None
+        return f"not defined, {error}", None
 
 
 def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, batch: int) -> list[BreakEven]:
@@ -335,7 +335,8 @@ def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, bat
     least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
     found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, batch, None)]
     if workload.is_mix:
-        return found
+        reason = "not defined, the requests have different lengths"
+        return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, batch, None)]
     n, m = workload.input_tokens, workload.output_tokens
     axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
         ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, batch)),
@@ -351,7 +352,7 @@ def _even_split(costs: Costs, workload: Workload, batch: int) -> BreakEven:
     low, high = costs.group["measured_range"]["output_tokens"]
     span = (max(2, low), high)
     if workload.is_mix:
-        reason = "not defined: the requests have different prompts"
+        reason = "not defined, the requests have different lengths"
         return BreakEven("split", 2, "output_tokens", reason, None, batch, span)
     n = workload.input_tokens
 
@@ -371,7 +372,7 @@ def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
     return BreakEven("latency", 0, "batch", *_crossing(spare, *span), None, span)
 
 
-def _once(texts: Iterable[str]) -> list[str]:
+def once(texts: Iterable[str]) -> list[str]:
     """Each text once; of those that differ only in numbers the first, with how many more there are."""
     alike: dict[str, dict[str, None]] = {}
     for text in texts:

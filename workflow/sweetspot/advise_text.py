@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sweetspot.advise import Advice, BreakEven, Option
+from sweetspot.advise import Advice, BreakEven, Option, once
 from sweetspot.costs import Cost, Interval
 
 _J_PER_KWH = 3.6e6
@@ -76,7 +76,8 @@ def as_text(advice: Advice) -> str:
         lines += ["", "Break-even points, by the best estimates"]
         lines += [f"- {sentence}." for sentence in _even_sentences(advice.break_evens)]
     marked = [advice.now, *(option.cost for option in advice.ranked if option.cost is not None)]
-    reasons = dict.fromkeys(reason for cost in marked for reason in _extrapolations(cost, advice.workload.is_mix))
+    every = dict.fromkeys(reason for cost in marked for reason in _extrapolations(cost, advice.workload.is_mix))
+    reasons = once(every) if advice.workload.is_mix else list(every)
     lines += ["", *(f"* extrapolates: {reason}" for reason in reasons)] if reasons else [""]
     if _extrapolations(advice.now, advice.workload.is_mix):
         lines.append("* extrapolates already as it is now: every saving rests on that")
@@ -137,14 +138,14 @@ def _now_lines(advice: Advice) -> list[str]:
     kilo = _scaled(now.energy_j, 1000 / _J_PER_KWH)
     lines = [
         f"Now: {asked}; {running}{mark}",
-        f"  {_figures(now.energy_j.value)} J per request (95 %: {_range(now.energy_j)})",
-        f"  {_figures(kilo.value)} kWh per 1,000 requests (95 %: {_range(kilo)})",
+        "  {} J per request (95 %: {}), gross energy of the GPU board".format(*_shown(now.energy_j)),
+        "  {} kWh per 1,000 requests (95 %: {})".format(*_shown(kilo)),
     ]
     if advice.grid_g_per_kwh is not None:
         grams = _scaled(kilo, advice.grid_g_per_kwh)
         lines.append(
-            f"  {_figures(grams.value)} g CO2e per 1,000 requests (95 %: {_range(grams)}), "
-            f"at your {advice.grid_g_per_kwh:g} g/kWh"
+            "  {} g CO2e per 1,000 requests (95 %: {}), ".format(*_shown(grams))
+            + f"at your {advice.grid_g_per_kwh:g} g/kWh"
         )
     if now.latency_s is not None:
         late = advice.max_latency_s is not None and now.latency_s > advice.max_latency_s
@@ -200,7 +201,7 @@ def _saves(option: Option) -> str:
     percent, saved = option.saving.percent, option.saving.energy_j.value
     kilo = f"{_figures(abs(saved) * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
     if option.saving.energy_j.low <= 0 <= option.saving.energy_j.high:
-        return f"no clear difference: {_figures(percent.value, 3)} % ({_range(percent, 3)})"
+        return "no clear difference: {} % (95 %: {})".format(*_shown(percent, 3))
     if saved > 0:
         return f"saves {_figures(percent.value, 3)} %, {kilo}"
     return f"costs {_figures(-percent.value, 3)} % more, {kilo}"
@@ -216,9 +217,8 @@ def _table(advice: Advice) -> list[str]:
         assert cost is not None
         assert saved is not None
         mark = " *" if _extrapolations(cost, advice.workload.is_mix) else ""
-        row = [option.name + mark, _figures(cost.energy_j.value)]
-        row += [_figures(saved.energy_j.value), _range(saved.energy_j)]
-        row += [f"{_figures(saved.percent.value, 3)} %", _range(saved.percent, 3)]
+        percent, percents = _shown(saved.percent, 3)
+        row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
         row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
         rows.append(row + [str(cost.batch)] * by_rate)
     if len(rows) == 1:
@@ -234,7 +234,8 @@ def _sentence(advice: Advice, option: Option) -> str:
     if watts is not None and option.cost.idle_s is not None and advice.costs.rate_per_s is not None:
         share = 100 * option.cost.idle_s * advice.costs.rate_per_s
         idle = (
-            f"; the GPU then idles {share:.0f} % of the time, not counted here: {watts:.0f} W would use the saving up"
+            f"; the GPU then idles {share:.0f} % of the time, which is not counted: a draw of {watts:.0f} W meanwhile "
+            "would use the saving up"
         )
     return f"{option.name[0].upper()}{option.name[1:]}: {_saves(option)}{_reason(advice, option, option.cost)}{idle}."
 
@@ -264,29 +265,37 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
     sentences = []
     for (kind, number), group in together.items():
         places = [_place(even) for even in group if even.axis != "uses"]
-        if kind == "latency":
-            sentences.append(f"The latency is kept {places[0]}")
-        elif kind == "split":
-            sentences.append(f"Splitting a reply in two pays {places[0]} (batch {group[0].batch})")
-        else:
+        known = ", ".join(place for place, defined in places if defined)
+        unknown = "".join(f"; {place}" for place, defined in places if not defined)
+        if kind == "summarise":
             uses = group[0]
             pays = f"pays when one summary serves {uses.value:,} uses or more" if uses.value else "never pays"
-            once = f"; used once, it pays {', '.join(places)}" if places and uses.value != 1 else ""
-            sentences.append(f"Summarising to {number:,} tokens (batch {uses.batch}) {pays}{once}")
+            once_ = f"; used once, it pays {known}" if known and uses.value != 1 else ""
+            sentences.append(f"Summarising to {number:,} tokens (batch {uses.batch}) {pays}{once_}{unknown}")
+        elif kind == "split":
+            pays = f" pays {known}" if known else ""
+            sentences.append(f"Splitting a reply in two (batch {group[0].batch}){pays}{unknown}")
+        else:
+            sentences.append(f"The latency is kept {known}{unknown}")
     return sentences
 
 
-def _place(even: BreakEven) -> str:
-    what = {"output_tokens": "replies of {} tokens", "input_tokens": "prompts of {} tokens", "batch": "batch {}"}
-    axis = what[even.axis]
-    tried = axis.format(f"{even.span[0]:,}-{even.span[1]:,}") if even.span else ""
-    at = "" if even.value is None else axis.format(f"{even.value:,}")
-    return {
+def _place(even: BreakEven) -> tuple[str, bool]:
+    """Where it pays, and whether that is defined."""
+    many, one, unit = {
+        "output_tokens": ("replies", "replies", " tokens"),
+        "input_tokens": ("prompts", "prompts", " tokens"),
+        "batch": ("batches", "a batch", ""),
+    }[even.axis]
+    tried = f"{many} of {even.span[0]:,} to {even.span[1]:,}{unit}" if even.span else many
+    at = "" if even.value is None else f"{one} of {even.value:,}{unit}"
+    known = {
         "from": f"from {at} on",
         "until": f"up to {at}",
         "always": f"at all {tried}",
         "never": f"at no {tried}",
-    }.get(even.where, f"({even.axis}: {even.where})")
+    }
+    return known.get(even.where, f"its break-even in {many} is {even.where}"), even.where in known
 
 
 def _extrapolations(cost: Cost, is_mix: bool) -> list[str]:
@@ -297,7 +306,7 @@ def _extrapolations(cost: Cost, is_mix: bool) -> list[str]:
     share = sum(weight for weight, _, _ in outside) / sum(weight for weight, _ in cost.parts.values())
     _, ask, part = max(outside, key=lambda item: item[0])
     return [
-        f"{100 * share:.2g} % of the predicted requests lie outside of what was measured, most often "
+        f"{100 * share:.2g} % of the predicted requests lie outside of what was measured, for example "
         f"{ask.input_tokens:,} input and {ask.output_tokens:,} output tokens: {'; '.join(part.extrapolates)}"
     ]
 
@@ -314,13 +323,21 @@ def _interval(name: str, interval: Interval) -> dict[str, float]:
     }
 
 
-def _range(interval: Interval, digits: int = 4) -> str:
-    return f"{_figures(interval.low, digits)} to {_figures(interval.high, digits)}"
+def _shown(interval: Interval, digits: int = 4) -> tuple[str, str]:
+    """The number and its range, to the same decimal place."""
+    places = _places(max(abs(interval.value), abs(interval.low), abs(interval.high)), digits)
+    value, low, high = (_rounded(number, places) for number in (interval.value, interval.low, interval.high))
+    return value, f"{low} to {high}"
 
 
 def _figures(value: float, digits: int = 4) -> str:
     """A number with so many significant digits, never with an exponent."""
-    if value == 0:
-        return "0"
-    places = digits - 1 - int(f"{value:e}".split("e")[1])
-    return f"{round(value, places):,.{max(places, 0)}f}"
+    return _rounded(value, _places(value, digits))
+
+
+def _places(value: float, digits: int) -> int:
+    return digits - 1 - int(f"{value:e}".split("e")[1])
+
+
+def _rounded(value: float, places: int) -> str:
+    return f"{round(value, places) + 0.0:,.{max(places, 0)}f}"  # + 0.0: no minus before a zero

@@ -14,7 +14,7 @@ from sweetspot.errors import SweetspotError
 _REQUIRED = ("input_tokens", "output_tokens")
 _SHOWN = 5  # problems listed before the rest are counted
 _MOST_PAIRS = 2000
-_BUCKET = 1.05
+_BUCKETS = (1.05, 1.1, 1.2, 1.3)  # the narrowest that leaves few enough pairs is taken
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,15 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Workload:
     rename = rename or {}
     counted: Counter[tuple[int, int]] = Counter()
     problems: list[str] = []
-    rows, mapped = 0, set()
+    seen: set[tuple[str, ...]] = set()
     try:
-        for rows, row in enumerate(_rows(path), 1):
-            mapped |= rename.keys() & row.keys()
-            _check_columns(path, rows, row, rename)
-            row = {rename.get(name, name): value for name, value in row.items()}
+        for number, row in enumerate(_rows(path), 1):
+            if tuple(row) not in seen:
+                _check_columns(path, number, row, rename)
+                seen.add(tuple(row))
+            row = {rename.get(name, name): value for name, value in row.items()} if rename else row
             values = [_whole(row, name) for name in _REQUIRED] + [_whole(row, "count", least=0, default=1)]
-            problems += [f"{path}, row {rows}: {value}" for value in values if isinstance(value, str)]
+            problems += [f"{path}, row {number}: {value}" for value in values if isinstance(value, str)]
             if not any(isinstance(value, str) for value in values):
                 n, m, count = map(int, values)
                 counted[n, m] += count
@@ -144,16 +145,21 @@ def _whole(row: Mapping[str, Any], name: str, least: int = 1, default: int | Non
 def _bucketed(lengths: tuple[tuple[int, int, int], ...]) -> Workload:
     """Near lengths as one, at their mean, so that a day's log is answered at once.
 
-    In a bucket 5 % wide a law's value at the mean lengths and the mean of its values differ by less than 0.1 %: only
-    the curvature of the law counts, 0.05²/12 of it.
+    Means keep what is linear in the lengths; of what is quadratic a bucket of relative width w loses w²/12 at most,
+    under 1 % at the widest. A prompt or reply close to a limit falls on the side of its bucket's mean.
     """
-    buckets: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
-    for n, m, count in lengths:
-        buckets[int(math.log(n, _BUCKET)), int(math.log(m, _BUCKET))].append((n, m, count))
     merged: Counter[tuple[int, int]] = Counter()
+    for width in _BUCKETS:
+        buckets: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
+        for n, m, count in lengths:
+            buckets[int(math.log(n, width)), int(math.log(m, width))].append((n, m, count))
+        if len(buckets) <= _MOST_PAIRS:
+            break
     for inside in buckets.values():
         total = sum(count for _, _, count in inside)
         means = [round(sum(row[axis] * row[2] for row in inside) / total) for axis in (0, 1)]
         merged[means[0], means[1]] += total
-    note = f"{len(lengths)} different length pairs taken as {len(merged)}: lengths within 5 % of each other as one"
+    note = (
+        f"{len(lengths):,} length pairs taken as {len(merged):,}: lengths within {width - 1:.0%} of each other as one"
+    )
     return Workload(tuple(sorted((n, m, count) for (n, m), count in merged.items())), (note,))
