@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweetspot.costs import Ask, Cost, Costs, Plan, Saving, saving
+from sweetspot.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
 from sweetspot.errors import SweetspotError
 from sweetspot.predictor import Prediction
 from sweetspot.workload import Workload
@@ -77,7 +77,7 @@ class BreakEven:
     axis: str
     where: str
     value: int | None
-    batch: int | None
+    in_flight: float | None
     span: tuple[int, int] | None
 
 
@@ -162,12 +162,12 @@ def advise(
     _check_latency(now, options, wishes.max_latency_s)
     even: list[BreakEven] = []
     for tokens in dict.fromkeys(what_ifs.get("summarise", ())):
-        even += _even_summary(costs, workload, plan, tokens, now.batch)
+        even += _even_summary(costs, workload, plan, tokens, now)
     if "split" in what_ifs:
-        even.append(_even_split(costs, workload, now.batch))
+        even.append(_even_split(costs, workload, now))
     if wishes.max_latency_s is not None and wishes.rate_per_s is None:
         even.append(_even_latency(costs, plan, wishes.max_latency_s))
-    if wishes.rate_per_s is not None and now.in_flight is not None and now.in_flight < 1:
+    if wishes.rate_per_s is not None and now.in_flight < 1:
         notes.append(
             f"at {wishes.rate_per_s:g} requests/s the GPU works {100 * now.in_flight:.0f} % of the time; what it draws "
             "while idle is not in these joules"
@@ -230,7 +230,7 @@ def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict
     usual = {"truncate": prompts, "summarise": prompts}
     if spot.output_tokens is not None and spot.output_tokens < max(m for _, m, _ in workload.lengths):
         usual |= {"cap": [spot.output_tokens], "split": [spot.output_tokens]}
-    return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.batch]}
+    return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.in_flight]}
 
 
 def _option(kind: str, number: int, plan: Plan, costs: Costs, now: Cost, wishes: Wishes) -> Option:
@@ -261,16 +261,17 @@ def _check_latency(now: Cost, options: Sequence[Option], most_s: float | None) -
 
 def _sweet_spot(costs: Costs, now: Cost, place: Ask) -> SweetSpot:
     """Reply length of least energy per output token at the mean prompt and the batch of now, if the range has one."""
-    n, batch = place.input_tokens, now.batch
+    n = place.input_tokens
     low, high = costs.group["measured_range"]["output_tokens"]
     entries = costs.group.get("sweet_spots", [])
     if entries:
+        batch = max(1.0, now.in_flight)
         near = min(entries, key=lambda e: (abs(math.log(e["batch"] / batch)), abs(math.log(e["input_tokens"] / n))))
         if near["status"] == "not identified":
             return SweetSpot(n, None, None, None, "not identified: the measured cells do not tell where it lies")
 
     def per_token(m: int) -> float:
-        return costs.energy_j([Ask(n, m)], batch) / m
+        return costs.energy_j([Ask(n, m)], now.running) / m
 
     try:
         probed = _spread(low, high)
@@ -319,47 +320,49 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
         return f"not defined, {error}", None
 
 
-def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, batch: int) -> list[BreakEven]:
+def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now: Cost) -> list[BreakEven]:
     """From how many uses of a summary, and for one use from which reply, prompt and batch on, summarising pays."""
     measured = costs.group["measured_range"]
 
-    def gain(n: int, m: int, at: int) -> float:
+    def gain(n: int, m: int, at: Running) -> float:
         asks = [Ask(n, tokens, summary=True), Ask(tokens, m)]
         return costs.energy_j([Ask(n, m)], at) - costs.energy_j(asks, at)
 
     summary_j = saved_j = 0.0
     for (share, (ask,)), (_, asks) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
         if len(asks) > 1:
-            summary_j += share * costs.energy_j(asks[:1], batch)
-            saved_j += share * (costs.energy_j([ask], batch) - costs.energy_j(asks[1:], batch))
+            summary_j += share * costs.energy_j(asks[:1], now.running)
+            saved_j += share * (costs.energy_j([ask], now.running) - costs.energy_j(asks[1:], now.running))
     least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
-    found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, batch, None)]
+    found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
     if workload.is_mix:
         reason = "not defined, the requests have different lengths"
-        return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, batch, None)]
+        return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, now.in_flight, None)]
     n, m = workload.input_tokens, workload.output_tokens
     axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
-        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, batch)),
-        ("input_tokens", tokens + 1, max(measured["input_tokens"][1], n), lambda prompt: gain(prompt, m, batch)),
-        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, other)),
+        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.running)),
+        ("input_tokens", tokens + 1, max(measured["input_tokens"][1], n), lambda prompt: gain(prompt, m, now.running)),
+        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, ((other, 1.0),))),
     )
     for axis, low, high, of in axes:
-        found.append(BreakEven("summarise", tokens, axis, *_crossing(of, low, high), batch, (low, high)))
+        found.append(BreakEven("summarise", tokens, axis, *_crossing(of, low, high), now.in_flight, (low, high)))
     return found
 
 
-def _even_split(costs: Costs, workload: Workload, batch: int) -> BreakEven:
+def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
     low, high = costs.group["measured_range"]["output_tokens"]
     span = (max(2, low), high)
     if workload.is_mix:
         reason = "not defined, the requests have different lengths"
-        return BreakEven("split", 2, "output_tokens", reason, None, batch, span)
+        return BreakEven("split", 2, "output_tokens", reason, None, now.in_flight, span)
     n = workload.input_tokens
 
     def gain(m: int) -> float:
-        return costs.energy_j([Ask(n, m)], batch) - costs.energy_j([Ask(n, part) for part in _shares(m, 2)], batch)
+        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(
+            [Ask(n, part) for part in _shares(m, 2)], now.running
+        )
 
-    return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), batch, span)
+    return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), now.in_flight, span)
 
 
 def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:

@@ -35,7 +35,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
         "now": _cost_dict(advice, advice.now),
         "sweet_spot": {
             "input_tokens": advice.spot.input_tokens,
-            "batch": advice.now.batch,
+            "requests_in_flight": advice.now.in_flight,
             "output_tokens": advice.spot.output_tokens,
             "plateau_output_tokens": advice.spot.plateau,
             "energy_per_output_token_j": advice.spot.energy_per_output_token_j,
@@ -50,7 +50,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
                 "axis": even.axis,
                 "where": even.where,
                 "value": even.value,
-                "batch": even.batch,
+                "requests_in_flight": even.in_flight,
                 "tried_from_to": even.span,
             }
             for even in advice.break_evens
@@ -97,9 +97,8 @@ def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
         numbers |= _interval("carbon_per_1000_requests{}_g_co2e", grams)
     return numbers | {
         "latency_s": cost.latency_s,
-        "batch": cost.batch,
-        "summary_batch": cost.summary_batch if advice.costs.apart else None,
         "requests_in_flight": cost.in_flight,
+        "summaries_in_flight": cost.summary_in_flight if advice.costs.apart else None,
         "gpu_idle_per_request_s": cost.idle_s,
         "extrapolates": _extrapolations(cost, advice.workload.is_mix),
     }
@@ -131,9 +130,8 @@ def _now_lines(advice: Advice) -> list[str]:
         )
     else:
         asked = f"{load.input_tokens:,} input and {load.output_tokens:,} output tokens"
-    running = f"batch {now.batch:,}"
-    if now.in_flight is not None:
-        running = f"{advice.costs.rate_per_s:g} requests/s keep {_figures(now.in_flight, 3)} in flight: {running}"
+    rate = advice.costs.rate_per_s
+    running = _running(now.in_flight) if rate is None else f"{rate:g} requests/s keep {_running(now.in_flight)}"
     mark = " *" if _extrapolations(now, load.is_mix) else ""
     kilo = _scaled(now.energy_j, 1000 / _J_PER_KWH)
     lines = [
@@ -209,9 +207,9 @@ def _saves(option: Option) -> str:
 
 def _table(advice: Advice) -> list[str]:
     timed = advice.now.latency_s is not None
-    by_rate = advice.now.in_flight is not None
+    by_rate = advice.costs.rate_per_s is not None
     header = ["what if", "J/request", "saves J", "(95 %)", "saves", "(95 %)"]
-    rows = [header + ["latency"] * timed + ["batch"] * by_rate]
+    rows = [header + ["latency"] * timed + ["in flight"] * by_rate]
     for option in advice.ranked:
         cost, saved = option.cost, option.saving
         assert cost is not None
@@ -220,7 +218,7 @@ def _table(advice: Advice) -> list[str]:
         percent, percents = _shown(saved.percent, 3)
         row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
         row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
-        rows.append(row + [str(cost.batch)] * by_rate)
+        rows.append(row + [_figures(cost.in_flight, 3)] * by_rate)
     if len(rows) == 1:
         return ["No what-if is left to list."]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -271,13 +269,18 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
             uses = group[0]
             pays = f"pays when one summary serves {uses.value:,} uses or more" if uses.value else "never pays"
             once_ = f"; used once, it pays {known}" if known and uses.value != 1 else ""
-            sentences.append(f"Summarising to {number:,} tokens (batch {uses.batch}) {pays}{once_}{unknown}")
+            sentences.append(f"Summarising to {number:,} tokens ({_running(uses.in_flight)}) {pays}{once_}{unknown}")
         elif kind == "split":
             pays = f" pays {known}" if known else ""
-            sentences.append(f"Splitting a reply in two (batch {group[0].batch}){pays}{unknown}")
+            sentences.append(f"Splitting a reply in two ({_running(group[0].in_flight)}){pays}{unknown}")
         else:
             sentences.append(f"The latency is kept {known}{unknown}")
     return sentences
+
+
+def _running(in_flight: float | None) -> str:
+    assert in_flight is not None
+    return f"batch {in_flight:,.0f}" if in_flight == int(in_flight) else f"{_figures(in_flight, 3)} in flight"
 
 
 def _place(even: BreakEven) -> tuple[str, bool]:

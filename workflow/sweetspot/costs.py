@@ -27,6 +27,9 @@ class Ask:
 Plan = Sequence[tuple[float, tuple[Ask, ...]]]
 """For each kind of request of a workload its share (they add to 1) and what is asked for it, one after the other."""
 
+Running = tuple[tuple[int, float], ...]
+"""Batches and their weights (they add to 1): one batch, or the two whole ones beside a number in flight."""
+
 _Parts = dict[tuple[Ask, int], tuple[float, Prediction]]
 
 
@@ -44,15 +47,15 @@ class Cost:
     """What one request of a plan costs on average.
 
     `latency_s` runs from the start of a request to the end of its reply, None where the predictor knows no durations.
-    `in_flight` is what a request rate keeps running; `batch` is that, rounded, or the batch asked for. `idle_s` is how
-    long the GPU idles per request at that rate, with no joules of it in `energy_j`. None without a rate.
+    `in_flight` is the batch asked for, or what a request rate keeps running. `idle_s` is how long the GPU idles per
+    request at that rate, with no joules of it in `energy_j`; None without a rate.
     """
 
     energy_j: Interval
     latency_s: float | None
-    batch: int
-    summary_batch: int
-    in_flight: float | None
+    in_flight: float
+    summary_in_flight: float
+    running: Running
     idle_s: float | None
     parts: _Parts
 
@@ -134,9 +137,9 @@ class Costs:
         model, where = who["model"], {name: who[name] for name in ("gpu", "engine", "precision")}
         return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
 
-    def energy_j(self, asks: Sequence[Ask], batch: int) -> float:
+    def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
         """Joules of requests at a batch, nothing else considered."""
-        return sum(self.at(ask, batch).energy_per_request_j for ask in asks)
+        return sum(weight * self.at(ask, batch).energy_per_request_j for ask in asks for batch, weight in running)
 
     def cost(self, plan: Plan, batch: int | None = None) -> Cost:
         """Cost of a plan, at another `batch` where one is given.
@@ -144,42 +147,54 @@ class Costs:
         Under a request rate another batch means that requests wait until so many have come. Raises SweetspotError
         where the GPU cannot keep up with the rate.
         """
-        in_flight = idle_s = None
-        waiting_s = 0.0
+        idle_s, waiting_s = None, 0.0
         if batch is not None or self.rate_per_s is None:
-            chosen = batch or self._batch or 1
-            batches = {False: chosen, True: chosen}
-            if self.rate_per_s is not None:
-                idle_s = self._idle_s(plan, chosen)
-                waiting_s = (chosen - 1) / self.rate_per_s
+            chosen = float(batch or self._batch or 1)
+            in_flight = {False: chosen, True: chosen}
+            if batch is not None and self.rate_per_s is not None:
+                idle_s = self._idle_s(plan, batch)
+                waiting_s = (batch - 1) / self.rate_per_s
+        elif self.apart:
+            in_flight = {pool: self._in_flight(plan, pool, self.rate_per_s) for pool in (False, True)}
         else:
-            pools = [None] if not self.apart else [False, True]
-            running = {pool: self._in_flight(plan, pool, self.rate_per_s) for pool in pools}
-            in_flight = running.get(None, running.get(False))
-            assert in_flight is not None
-            idle_s = max(0.0, 1 - in_flight) / self.rate_per_s
-            chosen = max(1, round(in_flight))
-            batches = {False: chosen, True: max(1, round(running[True])) if self.apart else chosen}
+            in_flight = dict.fromkeys((False, True), self._in_flight(plan, None, self.rate_per_s))
+        if self.rate_per_s is not None and idle_s is None:
+            idle_s = max(0.0, 1 - in_flight[False]) / self.rate_per_s
+        running = {pool: _running(number) for pool, number in in_flight.items()}
         weights: defaultdict[tuple[Ask, int], float] = defaultdict(float)
         for share, asks in plan:
             for ask in asks:
-                weights[ask, batches[ask.summary]] += share
+                for size, weight in running[ask.summary]:
+                    weights[ask, size] += share * weight
         parts = {key: (weight, self.at(*key)) for key, weight in weights.items()}
-        latencies = [(self._seconds(asks, batches[False], batches[True]), share) for share, asks in plan]
         return Cost(
             energy_j=_level(parts),
-            latency_s=_slow(latencies, waiting_s),
-            batch=batches[False],
-            summary_batch=batches[True],
-            in_flight=in_flight,
+            latency_s=_slow([(self._latency_s(asks, in_flight), share) for share, asks in plan], waiting_s),
+            in_flight=in_flight[False],
+            summary_in_flight=in_flight[True],
+            running=running[False],
             idle_s=idle_s,
             parts=parts,
         )
 
-    def _seconds(self, asks: Sequence[Ask], batch: int, summary_batch: int) -> float | None:
+    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
+        """Seconds for all asks in turn, linear between whole batches, or None if not known."""
         total = 0.0
         for ask in asks:
-            seconds = getattr(self.at(ask, summary_batch if ask.summary else batch), "duration_s", None)
+            number = max(1.0, in_flight[ask.summary])
+            below = int(number)
+            for batch, weight in ((below, below + 1 - number), (below + 1, number - below)):
+                if weight > 0:
+                    seconds = self._seconds([ask], batch)
+                    if seconds is None:
+                        return None
+                    total += weight * seconds
+        return total
+
+    def _seconds(self, asks: Sequence[Ask], batch: int) -> float | None:
+        total = 0.0
+        for ask in asks:
+            seconds = getattr(self.at(ask, batch), "duration_s", None)
             if seconds is None:
                 return None
             total += seconds
@@ -189,7 +204,7 @@ class Costs:
         """Mean seconds that a request of the plan spends at one model (`pool` None: there is only one)."""
         total = 0.0
         for share, asks in plan:
-            seconds = self._seconds([ask for ask in asks if pool in (None, ask.summary)], batch, batch)
+            seconds = self._seconds([ask for ask in asks if pool in (None, ask.summary)], batch)
             if seconds is None:
                 raise SweetspotError(f"no duration is known for batch {batch}; give --batch")
             total += share * seconds
@@ -241,6 +256,15 @@ class Costs:
                 f"the GPU cannot keep up with {self.rate_per_s:g} requests/s: it finishes {1 / busy_s:.3g} requests/s"
             )
         return 1 / self.rate_per_s - busy_s
+
+
+def _running(in_flight: float) -> Running:
+    """The whole batches beside a number in flight, weighted so that what a batch shares, as 1/B, is exact."""
+    below = int(max(1.0, in_flight))
+    if in_flight <= below:
+        return ((below, 1.0),)
+    weight = below * ((below + 1) / in_flight - 1)
+    return ((below, weight), (below + 1, 1 - weight))
 
 
 def saving(now: Cost, then: Cost) -> Saving:
