@@ -112,9 +112,13 @@ def test_each_what_if_is_the_formula(fitted: dict[str, Any]) -> None:
 
 
 def test_another_model_makes_the_summary(fitted: dict[str, Any]) -> None:
-    (what,) = told(fitted, what_ifs={"summarise": [100]}, summariser="small")["what_ifs"]
+    answer = ask(fitted, what_ifs={"summarise": [100]}, summariser="small")
     truth = joules(1500, 100, 8, price=0.1) + joules(100, 200, 8)
-    assert what["energy_per_request_j"] == pytest.approx(truth, rel=1e-3)
+    assert answer.options[0].cost is not None
+    assert answer.options[0].cost.energy_j.value == pytest.approx(truth, rel=1e-3)
+    text = advise_text.as_text(answer)
+    assert "summaries below are by small" in text
+    assert "pays at its first use" in text
 
 
 def test_what_is_listed_when_nothing_is_named(fitted: dict[str, Any]) -> None:
@@ -178,12 +182,6 @@ def test_break_even_points_by_brute_force(fitted: dict[str, Any], n: int, m: int
         else:
             assert where == "from", key
             assert found[key]["value"] == pytest.approx(value, rel=0.01, abs=1), key
-
-
-def test_a_summary_that_never_pays(fitted: dict[str, Any]) -> None:
-    text = advise_text.as_text(ask(fitted, 70, 200, what_ifs={"summarise": [64]}))
-    assert "uses or more" in text
-    assert "at no replies of 64 to 2,048 tokens" in text
 
 
 def test_the_interval_of_a_saving_by_hand(fitted: dict[str, Any]) -> None:
@@ -385,6 +383,7 @@ def test_the_command_prints_both_ways(untimed_file: Path, capsys: pytest.Capture
     assert "gross energy of the GPU board" in text
     best = answer["what_ifs"][0]
     assert f"Best: {best['name']}" in text
+    assert "uses or more; used once, it pays" in text
     for what in answer["what_ifs"]:
         assert what["advice"] in text
 

@@ -152,6 +152,8 @@ def _now_lines(advice: Advice) -> list[str]:
             + (" (19 in 20 are faster)" if load.is_mix else "")
             + (f", more than the allowed {advice.max_latency_s:g} s" if late else "")
         )
+    if advice.costs.apart and any(option.kind == "summarise" for option in advice.options):
+        lines.append(f"  summaries below are by {advice.costs.summariser}, on a GPU of its own")
     return [*lines, *_spot_lines(advice)]
 
 
@@ -267,7 +269,8 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
         unknown = "".join(f"; {place}" for place, defined in places if not defined)
         if kind == "summarise":
             uses = group[0]
-            pays = f"pays when one summary serves {uses.value:,} uses or more" if uses.value else "never pays"
+            often = f"when one summary serves {uses.value or 0:,} uses or more"
+            pays = {None: "never pays", 1: "pays at its first use"}.get(uses.value, f"pays {often}")
             once_ = f"; used once, it pays {known}" if known and uses.value != 1 else ""
             sentences.append(f"Summarising to {number:,} tokens ({_running(uses.in_flight)}) {pays}{once_}{unknown}")
         elif kind == "split":
