@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from sweetspot import __version__
+from sweetspot import __version__, advise_command
+from sweetspot.arguments import add_group, add_map, renames
 from sweetspot.errors import SweetspotError
 
 # Each command imports what it needs itself: `predict` must answer at once, without the libraries that fitting needs.
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_predict(commands)
-    _add_advise(commands)
+    advise_command.add(commands)
     _add_meter(commands)
     _add_probe(commands)
     return top
@@ -62,18 +63,8 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; made if missing"
     )
-    _add_map(command, "table")
+    add_map(command, "table")
     command.set_defaults(run=_fit)
-
-
-def _add_map(command: argparse._ActionsContainer, what: str) -> None:
-    command.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="THEIRS=OURS",
-        help=f"rename a column of the {what}; may be repeated",
-    )
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -92,65 +83,9 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "--batch", type=int, metavar="B", help="equal requests in flight; by default the smallest measured"
     )
-    _add_group(command)
+    add_group(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_predict)
-
-
-def _add_group(command: argparse.ArgumentParser) -> None:
-    for name in ("gpu", "engine", "precision"):
-        command.add_argument(f"--{name}", help="where the predictor holds several for this model")
-
-
-def _add_advise(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "advise",
-        help="say what a workload costs and what would save energy",
-        description="Say what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
-        "replies or another batch would save, with 95 % intervals and break-even points. Without a what-if named: half "
-        "and a quarter of the prompt, replies at the sweet spot, and every measured batch.",
-        epilog="Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b "
-        "--input-tokens 2048 --output-tokens 64 --batch 16 --max-latency 5",
-    )
-    command.add_argument("--predictor", type=Path, required=True, metavar="FILE", help="predictor.json of a fit")
-    command.add_argument("--model", required=True, help="name of a model in the predictor")
-    load = command.add_argument_group("workload")
-    load.add_argument("--input-tokens", type=int, metavar="N", help="prompt length")
-    load.add_argument("--output-tokens", type=int, metavar="M", help="reply length")
-    load.add_argument(
-        "--requests",
-        type=Path,
-        metavar="FILE",
-        help="instead of lengths: CSV or JSON lines with input_tokens, output_tokens and, optionally, count",
-    )
-    _add_map(load, "requests")
-    running = load.add_mutually_exclusive_group(required=True)
-    running.add_argument("--batch", type=int, metavar="B", help="requests in flight on one GPU")
-    running.add_argument(
-        "--request-rate",
-        type=float,
-        metavar="R",
-        help="requests per second to one GPU; the batch follows from it and the predicted durations",
-    )
-    what = command.add_argument_group("what if")
-    for name, text in (
-        ("truncate", "prompts were cut to K tokens"),
-        ("summarise", "prompts were summarised to K tokens first, the summary's own cost counted"),
-        ("cap", "replies were at most K tokens long"),
-        ("split", "replies came from several requests of at most K tokens, each with the whole prompt"),
-    ):
-        what.add_argument(f"--{name}", type=int, nargs="+", metavar="K", help=text)
-    what.add_argument("--batches", type=int, nargs="+", metavar="B", help="so many requests ran together")
-    what.add_argument(
-        "--summariser", metavar="MODEL", help="another model of the predictor makes the summaries, on a GPU of its own"
-    )
-    what.add_argument("--max-latency", type=float, metavar="S", help="exclude what takes longer than S seconds")
-    command.add_argument(
-        "--grid-g-per-kwh", type=float, metavar="G", help="g CO2e per kWh of your grid, to count carbon"
-    )
-    _add_group(command)
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(run=_advise)
 
 
 def _add_meter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -194,7 +129,7 @@ def _fit(options: argparse.Namespace) -> None:
     from sweetspot import predictor, table, validation
     from sweetspot.fit import fit_table
 
-    rename = _renames(options.map)
+    rename = renames(options.map)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -213,16 +148,6 @@ def _fit(options: argparse.Namespace) -> None:
     print(f"wrote predictor.json, validation.csv and predictions.parquet to {options.out}")
 
 
-def _renames(items: list[str]) -> dict[str, str]:
-    rename = {}
-    for item in items:
-        theirs, separator, ours = item.partition("=")
-        if not (theirs and separator and ours):
-            raise SweetspotError(f"--map {item}: write THEIRS=OURS, for example --map nin=input_tokens")
-        rename[theirs] = ours
-    return rename
-
-
 def _predict(options: argparse.Namespace) -> None:
     from sweetspot import predictor
 
@@ -237,32 +162,6 @@ def _predict(options: argparse.Namespace) -> None:
         precision=options.precision,
     )
     print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())
-
-
-def _advise(options: argparse.Namespace) -> None:
-    from sweetspot import advise, advise_text, predictor, workload
-
-    lengths = (options.input_tokens, options.output_tokens)
-    if (options.requests is None) == (lengths == (None, None)) or (options.requests is None and None in lengths):
-        raise SweetspotError("give --input-tokens and --output-tokens, or a file of --requests")
-    if options.map and options.requests is None:
-        raise SweetspotError("--map renames columns of a file: give --requests")
-    load = (
-        workload.of_pair(*lengths)
-        if options.requests is None
-        else workload.read(options.requests, _renames(options.map))
-    )
-    wishes = advise.Wishes(
-        batch=options.batch,
-        rate_per_s=options.request_rate,
-        what_ifs={kind: getattr(options, kind) or [] for kind in advise.KINDS},
-        summariser=options.summariser,
-        max_latency_s=options.max_latency,
-        grid_g_per_kwh=options.grid_g_per_kwh,
-    )
-    choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
-    answer = advise.advise(predictor.load(options.predictor), options.model, load, wishes, **choice)
-    print(json.dumps(advise_text.as_dict(answer), indent=2) if options.json else advise_text.as_text(answer))
 
 
 def _meter(options: argparse.Namespace) -> int:
