@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweetspot import __version__
+from sweetspot import __version__, advise_command, compare_command, design_command
+from sweetspot.arguments import add_group, add_map, renames
 from sweetspot.errors import SweetspotError
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_predict(commands)
-    _add_compare(commands)
-    _add_design(commands)
+    compare_command.add(commands)
+    design_command.add(commands)
+    advise_command.add(commands)
     _add_meter(commands)
     _add_probe(commands)
     return top
@@ -68,13 +70,7 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; made if missing"
     )
-    command.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="THEIRS=OURS",
-        help="rename a column of the table; may be repeated",
-    )
+    add_map(command, "table")
     command.add_argument(
         "--architectures",
         type=Path,
@@ -107,62 +103,12 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "--batch", type=int, metavar="B", help="equal requests in flight; by default the smallest measured"
     )
-    for name in ("gpu", "engine", "precision"):
-        command.add_argument(f"--{name}", help="where the predictor holds several for this model")
+    add_group(command)
     command.add_argument(
         "--strict", action="store_true", help="refuse a request outside of what was measured, with exit status 1"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_predict)
-
-
-def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "compare",
-        help="compare two predictors or tables: GPUs, engines, precisions",
-        description="Say how much more or less energy B needs than A for the same requests, with a 95 % interval, and "
-        "in which region of batches and lengths. Predictors are compared by their laws inside what both measured; "
-        "tables by the cells that both hold.",
-        epilog="Example: sweetspot compare a100/predictor.json h100/predictor.json. Within one file: "
-        "sweetspot compare predictor.json predictor.json --a precision=bfloat16 --b precision=fp8",
-    )
-    for letter in "AB":
-        command.add_argument(
-            letter, type=Path, help="predictor.json, or a table of measurements (CSV, Parquet, JSON lines)"
-        )
-    for letter in "ab":
-        command.add_argument(
-            f"--{letter}",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            dest=f"of_{letter}",
-            help=f"of {letter.upper()} only groups whose model, gpu, engine or precision holds this; may be repeated",
-        )
-    command.add_argument("--json", action="store_true", help="print one JSON array, an object for each pair")
-    command.set_defaults(run=_compare)
-
-
-def _add_design(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "design",
-        help="choose the cells to measure next",
-        description="Write the cells that tell most about the energy law for the GPU time they take to the list that "
-        "the configuration names in `cells`: those measured already and, for each model, more of the grid. The exit "
-        "status is 0 when every model has the wanted accuracy, else 3: measure and call it again.",
-        epilog="Example: until sweetspot design --configfile config/few.yaml --accuracy 3; do "
-        "snakemake --profile local --configfile config/few.yaml; done",
-    )
-    command.add_argument("--configfile", type=Path, required=True, metavar="FILE", help="configuration with `cells`")
-    command.add_argument(
-        "--accuracy",
-        type=float,
-        default=3.0,
-        metavar="PERCENT",
-        help="wanted mean half width of the 95 %% intervals over the grid (default: 3)",
-    )
-    command.add_argument("--add", type=int, default=12, metavar="N", help="cells a model gets at once (default: 12)")
-    command.set_defaults(run=_design)
 
 
 def _add_meter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -206,12 +152,7 @@ def _fit(options: argparse.Namespace) -> None:
     from sweetspot import predictor, shared, table, validation
     from sweetspot.fit import fit_table
 
-    rename = {}
-    for item in options.map:
-        theirs, separator, ours = item.partition("=")
-        if not (theirs and separator and ours):
-            raise SweetspotError(f"--map {item}: write THEIRS=OURS, for example --map nin=input_tokens")
-        rename[theirs] = ours
+    rename = renames(options.map)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -272,59 +213,6 @@ def _shown(answer: "Prediction | SharedPrediction", options: argparse.Namespace)
     if options.strict and answer.extrapolates:
         raise SweetspotError(f"{answer.model}: {'; '.join(answer.extrapolates)} (--strict)")
     return json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text()
-
-
-def _design(options: argparse.Namespace) -> int:
-    import polars as pl
-    import yaml
-
-    from sweetspot import design, table
-    from sweetspot.campaign import Campaign
-    from sweetspot.journal import write_atomically
-
-    try:
-        raw = yaml.safe_load(options.configfile.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SweetspotError(f"{options.configfile}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not (isinstance(raw, dict) and raw.get("cells")):
-        raise SweetspotError(f"{options.configfile}: name the list of cells to write, for example cells: few-cells.csv")
-    path = Path(raw.pop("cells"))
-    if not (options.add > 0 and options.accuracy > 0):
-        raise SweetspotError("--add and --accuracy must be above 0")
-    campaign = Campaign(raw, str(options.configfile))
-    measured = campaign.directory / "measurements.parquet"
-    rows = table.read([measured]) if measured.is_file() else None
-    designs = design.next_cells(campaign, rows, options.add, options.accuracy / 100)
-    for found in designs:
-        width = "not known yet" if found.half_width is None else f"±{100 * found.half_width:.2g} %"
-        more = found.cells["proposed"].sum()
-        print(
-            f"{found.model}: intervals {width} in the mean; "
-            + ("accuracy reached" if found.reached else f"{more} more cells, {found.seconds / 60:.0f} min of GPU time")
-            + f" and {found.joules / 1e3:.0f} kJ, of {found.grid_seconds / 60:.0f} min for the whole grid" * (more > 0)
-        )
-    cells = pl.concat(found.cells for found in designs).drop("proposed")
-    write_atomically(path, cells.write_csv())
-    print(f"wrote {cells.height} cells to {path}")
-    done = all(found.reached or not found.cells["proposed"].any() for found in designs)
-    return 0 if done else 3
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from sweetspot import compare
-
-    sides = []
-    for path, selected in ((options.A, options.of_a), (options.B, options.of_b)):
-        wanted = dict(item.partition("=")[::2] for item in selected)
-        for key, value in wanted.items():
-            if key not in ("model", "gpu", "engine", "precision") or not value:
-                raise SweetspotError(f"{key}={value}: write KEY=VALUE with a key of model, gpu, engine, precision")
-        sides.append(compare.read(path, wanted))
-    found = compare.compare(*sides)
-    if options.json:
-        print(json.dumps([one.as_dict() for one in found], indent=2))
-    else:
-        print("\n\n".join(one.as_text() for one in found))
 
 
 def _meter(options: argparse.Namespace) -> int:
