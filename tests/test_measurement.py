@@ -21,7 +21,11 @@ COLUMNS = {
     "duration_s",
     "batch_runs",
     "window_s",
-    "edge_error",
+    "uncertainty_gain",
+    "uncertainty_counter_step",
+    "uncertainty_tail",
+    "visit",
+    "anchor",
     "power_w",
     "idle_w",
     "temperature_c",
@@ -90,7 +94,7 @@ def test_a_row_whose_sources_contradict_each_other_stays_and_is_invalid() -> Non
     good = bench.sensor.energy_mj
     bench.sensor.energy_mj = lambda: good() * 9 // 10
     rows = bench.cell(64, 64)
-    assert len(rows) == 5, "an invalid repetition does not count towards stopping"
+    assert len(rows) == 2 * 3, "each visit measures an invalid repetition again, twice"
     assert all(not row["valid"] and row["reasons"] == "counter_vs_integral" and row["energy_j"] > 0 for row in rows)
 
 

@@ -91,7 +91,7 @@ class Campaign:
     def engine_job(self, model: str, batch: int) -> str:
         """The job of building an engine, as JSON: what it depends on and nothing else."""
         limits = engines.limits(map(vars, self._grids[model, batch]))
-        return json.dumps({"batch": batch, "engine": self._engine(model), "limits": limits})
+        return json.dumps({"model": model, "batch": batch, "engine": self._engine(model), "limits": limits})
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
         """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
