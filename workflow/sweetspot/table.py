@@ -14,6 +14,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
+from sweetspot.machines import flag_changes
 
 GROUP = ["model", "gpu", "engine", "precision"]
 CELL = ["batch", "input_tokens", "output_tokens"]
@@ -147,8 +148,14 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def collect(paths: Sequence[Path], output: Path) -> None:
-    """Join the measured blocks (JSON Lines) into one checked Parquet table. Raises SweetspotError as `read` does."""
-    write_parquet(read(paths).frame, output)
+    """Join the measured blocks (JSON Lines) into one checked Parquet table, with a warning where the machine changed.
+
+    Raises SweetspotError as `read` does.
+    """
+    frame, warnings = flag_changes(read(paths).frame)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    write_parquet(frame, output)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -18,7 +18,12 @@ from sweetspot.table import CELL, GROUP, UNSPECIFIED
 _MOST_ROWS = 60  # of invalid repetitions; more are counted
 _UNITS = {"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"}
 _FORMS = {"n^2/m": "n²/m"}
-REASONS = {**meter.REASONS, "out_of_memory": "the GPU's memory did not suffice for the cell"}
+REASONS = {
+    **meter.REASONS,
+    "out_of_memory": "the GPU's memory did not suffice for the cell",
+    "engine_failed": "the engine could not be built, loaded or run",
+    "not_measured_yet": "the time was over before the cell's turn came",
+}
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
     "power_capped": "the GPU ran into its power limit: energy shows up as time",
@@ -27,6 +32,9 @@ FLAGS = {
     "short_window": "the window was shorter than the protocol asks for",
     "random_weights": "random weights: times hold, power may be off by a few percent",
     "not_steady": "power or clock still drifted when the warm-up ended",
+    "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
+    "machine_changed": "driver, VBIOS, ECC or power limit was not that of the campaign's first session",
+    "other_board": "measured on another board than the campaign's first session; boards differ by up to 5 %",
 }
 _SCHEMES = ("in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out", "leave-one-model-out")
 
