@@ -30,6 +30,7 @@ include: "workflow/rules/fit.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/offline.smk"
 
 
 # Seconds of work with nothing before them: not worth a place in a queue.
@@ -37,6 +38,7 @@ localrules:
     all,
     plan,
     resolve_architecture,
+    offline_plan,
 
 
 rule all:

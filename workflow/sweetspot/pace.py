@@ -31,6 +31,10 @@ class Stopwatch:
         self._passed_s = self.passed_s()
         self._clock, self._since_s = clock, clock.now()
 
+    def skip(self, seconds: float) -> None:
+        """So much time has passed elsewhere."""
+        self._passed_s += seconds
+
     def passed_s(self) -> float:
         """Seconds since the start."""
         return self._passed_s + self._clock.now() - self._since_s

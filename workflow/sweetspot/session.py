@@ -81,9 +81,14 @@ class Block:
         resolved: Mapping[str, Any],
         where: Place,
         watch: pace.Stopwatch | None = None,
+        build_job: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read the journals. With `watch` no visit is begun that is not expected to end in time."""
+        """Read the journals. With `watch` no visit is begun that is not expected to end in time.
+
+        With `build_job` the engine is built when it is needed and not there.
+        """
         self.job, self.where, self.watch = job, where, watch
+        self._build_job, self._resolved = build_job, resolved
         self.protocol = Protocol(**job["protocol"])
         self.cells = {place(cell): cell for cell in job["cells"]}
         self.spec = _spec(job, resolved, engines.limits(job["cells"]))
@@ -93,6 +98,7 @@ class Block:
         )
         self.records = journal.records(where.journals, self.key)
         self.unmeasured: dict[Cell, str] = {}  # reasons of the cells that this run could not measure
+        self.visiting: Cell | None = None  # the cell whose visit has begun and not ended
 
     def pending(self, cells: Iterable[Cell] | None = None, visits: int | None = None) -> list[Visit]:
         """The visits that are still to be made, in random order: of `cells` or all, the first `visits` or all.
@@ -141,6 +147,11 @@ class Block:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
         journal.write_atomically(self.where.rows, lines)
 
+    def build_if_missing(self) -> None:
+        """Build the engine where none is and the block knows how. Raises SweetspotError as `build` does."""
+        if self._build_job is not None and not (self.where.engine / "engine.json").exists():
+            build(self._build_job, self._resolved, self.where)
+
     def record(self, record: Mapping[str, Any]) -> None:
         """Keep something for good."""
         full = {"key": self.key, **record}
@@ -154,6 +165,7 @@ class Block:
         earlier = rows.of_cells(self.records).get(where, [])
         try:
             opened = device.open()
+            self.visiting = where
             start_s = opened.meter.clock.now()
             done = visit_cell(
                 opened.engine, opened.meter, self.spec, cell, self.protocol, opened.idle_w, visit, earlier
@@ -161,9 +173,11 @@ class Block:
         except OutOfMemory as error:
             shortage = str(error)
         except pace.OutOfTime:
+            self.visiting = None
             return
         else:
             shortage = ""
+        self.visiting = None
         if shortage:
             # What an engine keeps of requests that broke off would run beside those of the next cell: load again. Not
             # while the exception is handled, whose traceback holds on to the memory.
@@ -251,6 +265,7 @@ class _Device:
 
     def _load(self) -> _Opened:
         block, start_s = self._block, time.monotonic()
+        block.build_if_missing()
         engine, sensor, clock = engines.open_device(block.spec, block.where.engine)
         try:
             if block.watch:
