@@ -43,6 +43,7 @@ COLUMNS = {
     "driver_version",
     "precision",
     "weights",
+    "architecture",
     "source",
     "time_s",
 }
@@ -111,6 +112,12 @@ def test_a_stuck_counter_gives_no_joules() -> None:
 def test_flags_of_the_plan_and_of_the_weights_reach_the_row() -> None:
     assert Bench().cell(64, 64, "extended_positions")[0]["flags"] == "extended_positions"
     assert "random_weights" in Bench(weights="dummy").cell(64, 64)[0]["flags"]
+
+
+def test_models_that_differ_in_their_weights_alone_are_told_to_be_one() -> None:
+    digests = {Bench(weights=weights).cell(64, 64)[0]["architecture"] for weights in ("dummy", "gaussian")}
+    assert len(digests) == 1
+    assert Bench("qwen2-7b").cell(64, 64)[0]["architecture"] not in digests
 
 
 def test_every_number_of_the_protocol_says_what_it_is() -> None:

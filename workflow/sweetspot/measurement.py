@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from sweetspot.engines import BatchRun, Engine, EngineSpec
+from sweetspot.journal import key
 from sweetspot.meter import Limits, Meter, Sample, Window, regime, uncertainty
 
 SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
@@ -173,6 +174,12 @@ def planned_repetitions(visit: int, protocol: Protocol) -> int:
     return max(visit + 1, -(-protocol.min_repetitions * (visit + 1) // protocol.visits))
 
 
+def _dimensions(spec: EngineSpec) -> str:
+    """Digest of what a model computes, whatever it is called: models of one digest differ in their weights alone."""
+    dimensions = {name: value for name, value in vars(spec.architecture).items() if name not in ("name", "source")}
+    return key(dimensions)
+
+
 def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -186,6 +193,7 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "engine_version": engine_version,
         "precision": spec.precision,
         "weights": spec.weights,
+        "architecture": _dimensions(spec),
         "source": "simulated" if spec.name == "simulated" else "measured",
     }
 
