@@ -57,7 +57,7 @@ def duty(cells: list[tuple[int, int]], batch: int, load_s: float) -> tuple[float
     finally:
         simulated.open_device = opened
     visits = [record for record in block.records if "rows" in record]
-    # Of a visit, what is neither warm-up nor window is waiting for the counter's steps: 2.5 of 0.1 s a window on average.
+    # Of a visit, what is neither warm-up nor window is waiting for the counter: 2.5 steps of 0.1 s a window on average.
     waiting_s = 0.25 * sum(len(record["rows"]) for record in visits)
     total_s = sum(clock.now() for clock in clocks)
     return (sum(record["took_s"] for record in visits) - waiting_s) / total_s, total_s, len(visits)

@@ -37,8 +37,8 @@ def weight_ratios(frame: pl.DataFrame) -> pl.DataFrame:
 
     `frame` is the table of measurements. `ratio` is the geometric mean over the `cells` that both were measured in,
     `low` and `high` its 95 % interval: Student's t over the log ratios of the cells, or Welch's over the repetitions
-    where there is one cell; null where there are too few. A board's gain cancels as long as both ran on the same one. No
-    rows without columns `architecture` and `weights`, or without a pair.
+    where there is one cell; null where there are too few. A board's gain cancels as long as both ran on the same one.
+    No rows without columns `architecture` and `weights`, or without a pair.
     """
     rows = []
     if {"architecture", "weights"} <= set(frame.columns):

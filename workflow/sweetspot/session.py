@@ -277,7 +277,7 @@ class _Device:
             if idle_w is None:
                 raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
             load_s += clock.now() - idle_s
-            name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(3).hex()}"
+            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3].replace(".", "") + f"-{os.urandom(2).hex()}"
             machine = dict(sensor.machine())
             earlier = [record["machine"] for record in block.records if "machine" in record]
             for change in changes(earlier[-1], machine) if earlier else ():
