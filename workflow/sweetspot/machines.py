@@ -29,8 +29,7 @@ def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
                 f"session {row['session']} against {before['session']}: {change}: its rows are flagged {flag}"
             )
     for flag, those in flagged.items():
+        unflagged = pl.col("session").is_in(those) & ~pl.col("flags").str.split(";").list.contains(flag)
         joined = pl.concat_str(pl.col("flags").replace("", None), pl.lit(flag), separator=";", ignore_nulls=True)
-        frame = frame.with_columns(
-            pl.when(pl.col("session").is_in(those)).then(joined).otherwise("flags").alias("flags")
-        )
+        frame = frame.with_columns(pl.when(unflagged).then(joined).otherwise("flags").alias("flags"))
     return frame, messages

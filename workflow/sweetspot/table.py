@@ -181,7 +181,12 @@ def _load(path: Path) -> pl.DataFrame:
         if path.suffix in (".parquet", ".pq"):
             return pl.read_parquet(path)
         if path.suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None) if path.stat().st_size else pl.DataFrame()
+            if not path.stat().st_size:
+                return pl.DataFrame()
+            frame = pl.read_ndjson(path, infer_schema_length=None)  # in an order of columns that is never the same
+            with path.open() as file:
+                first = list(json.loads(file.readline()))
+            return frame.select(*first, *sorted(set(frame.columns) - set(first)))
         if path.suffix in (".csv", ".tsv", ".txt"):
             with path.open(encoding="utf-8-sig") as file:
                 header = file.readline()
