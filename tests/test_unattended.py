@@ -14,6 +14,11 @@ from conftest import Checkout
 
 from sweetspot import architecture, journal, unattended
 from sweetspot.campaign import Campaign
+from sweetspot.engines import BatchRun
+from sweetspot.engines.simulated import SimulatedEngine
+from sweetspot.journal import Place
+from sweetspot.pace import Stopwatch
+from sweetspot.session import Block
 
 CONFIG = {
     "campaign": "offline",
@@ -91,7 +96,7 @@ def test_it_stops_in_time_and_goes_on_where_it_was(place: Path, capfd: pytest.Ca
     said = capfd.readouterr().err
     first = visits(place)
     passed_s = float(said.rpartition("visits made in ")[2].split()[0])
-    assert 300 < passed_s < 610, "no visit that would end too late, and hardly one too few"
+    assert 400 < passed_s < 600, "no visit that would end too late was begun, and hardly one too few"
     assert {visit[:2] for visit in first} == {("opt-1.3b", 8), ("opt-1.3b", 1)}
     written = rows(place)
     missing = [row for row in written if not row["valid"]]
@@ -134,6 +139,27 @@ def test_an_engine_that_fails_is_left_for_its_reason(place: Path, capfd: pytest.
     assert "opt-1.3b batch 8" in capfd.readouterr().err
     reasons = {(row["model"], row["reasons"]) for row in rows(place)}
     assert reasons == {("opt-1.3b", "engine_failed"), ("qwen2-1.5b", "")}
+
+
+def test_a_cell_that_takes_too_long_is_given_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = json.loads((place / "plan.json").read_text())
+    entry, watch = plan["blocks"][0], Stopwatch(300.0)
+    run_batch = SimulatedEngine.run
+
+    def slow(engine: SimulatedEngine, n: int, m: int) -> BatchRun:
+        engine._device.clock.sleep(2.0 if engine._device.clock.now() > 150 else 0.0)
+        return run_batch(engine, n, m)
+
+    monkeypatch.setattr(SimulatedEngine, "run", slow)
+    where = Place(place / "out", entry["model"], entry["batch"], entry["block"])
+    block = Block(entry["measure"], plan["architectures"][entry["model"]], where, watch, entry["build"])
+    block.run(block.pending())
+    assert 300 <= watch.passed_s() < 310, "it went on until the time was over"
+    made = [record for record in block.records if "rows" in record]
+    assert sum(record["took_s"] for record in made) < 280, "the last visit was given up and left nothing"
+    assert block.unmeasured == {}
+    assert block.visiting is None
+    assert json.loads(where.journal.read_text().splitlines()[-1]) == made[-1]
 
 
 BREAKS = """
