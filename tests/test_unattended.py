@@ -177,9 +177,10 @@ SimulatedEngine.run = breaking
 @pytest.mark.parametrize(
     ("condition", "act", "failed"),
     [
-        ("n == 128 and m == 64", "raise RuntimeError('device-side assert')", 1),
+        ("n == 128 and m == 64", "print('{'); raise RuntimeError('device-side assert')", 1),
+        ("n == 256 and m == 64", "raise RuntimeError('the anchor')", 1),
         ("n == 128 and m == 64", "import os; os._exit(7)", 8),
-        ("m == 64", "raise RuntimeError('device-side assert')", 8),
+        ("m == 64", "raise RuntimeError('device-side assert')", 7),  # all but one with m = 128: the order is random
     ],
 )
 def test_what_breaks_the_engine_costs_no_more_than_it_must(
@@ -191,7 +192,7 @@ def test_what_breaks_the_engine_costs_no_more_than_it_must(
     assert run(place, 1e5) == 0
     bad = [row for row in rows(place) if not row["valid"]]
     assert {(row["reasons"], row["batch"]) for row in bad} == {("engine_failed", 8)}
-    assert len([row for row in bad if row["model"] == "opt-1.3b"]) <= failed
+    assert len([row for row in bad if row["model"] == "opt-1.3b"]) == failed
     assert len([row for row in rows(place) if row["batch"] == 1 and row["valid"]]) >= 2 * 8 * 3
 
 

@@ -7,6 +7,7 @@ would have left it, so the analysis goes on from there elsewhere. Standard libra
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -126,16 +127,18 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     return status
 
 
-def step(
-    plan_file: Path, directory: Path, number: int, seconds: float, skip: Sequence[Sequence[int]]
-) -> dict[str, Any]:
-    """Do one step in this process: {failure, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead."""
+def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
+    """Do one step in this process, without the cells that `failed`, each for its reason.
+
+    Returns {failure, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
+    """
     start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
     work = _Plan(plan_file, directory)
-    block = work.block(work.steps[number]["block"], watch)
-    failure = ""
+    index, failure = work.steps[number]["block"], ""
+    block = work.block(index, watch)
+    block.unmeasured.update(failed)
     try:
-        block.run(work.pending(work.steps[number], {work.steps[number]["block"]: {(n, m): "" for n, m in skip}}))
+        block.run(work.pending(work.steps[number], {index: failed}))
     except SweetspotError as error:
         failure = str(error)
     except Exception as error:
@@ -161,12 +164,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, required=True, help="the campaign's directory; made if missing")
     parser.add_argument("--seconds", type=float, required=True, help="no cell begins that is expected to end later")
     parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--skip", type=json.loads, default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--failed", type=json.loads, default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         if options.step is None:
             return run(options.plan, options.directory, options.seconds)
-        print(json.dumps(step(options.plan, options.directory, options.step, options.seconds, options.skip)))
+        answer = os.dup(1)
+        os.dup2(2, 1)  # engines print what they like
+        failed = {(n, m): reason for n, m, reason in options.failed}
+        result = step(options.plan, options.directory, options.step, options.seconds, failed)
+        os.write(answer, json.dumps(result).encode())
     except SweetspotError as error:
         _say(f"error: {error}")
         return 1
@@ -212,14 +219,14 @@ class _Plan:
 
 
 def _in_a_process(
-    plan_file: Path, directory: Path, number: int, seconds: float, skip: Mapping[Cell, str]
+    plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]
 ) -> dict[str, Any]:
     options = {
         "plan": plan_file,
         "directory": directory,
         "seconds": seconds,
         "step": number,
-        "skip": json.dumps(list(skip)),
+        "failed": json.dumps([[*cell, reason] for cell, reason in failed.items()]),
     }
     command = [sys.executable, "-m", "sweetspot.unattended"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -229,8 +236,8 @@ def _in_a_process(
     except subprocess.TimeoutExpired:
         return {**nothing, "failure": "hung beyond its time and was ended"}
     try:
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
+        result: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
         return {**nothing, "failure": f"ended with status {done.returncode}; see the messages above"}
     return result
 
