@@ -1,13 +1,21 @@
 """What tests of NVML call in a process that has the stub for a driver: everything here gets the stub first."""
 
+import io
 import os
 import subprocess
+import sys
+from contextlib import redirect_stderr
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from nvml_stub import Stub, Trace
+from simulation import ARCHITECTURES
 
-from sweetspot import nvml, probe
-from sweetspot.clock import WallClock
+from sweetspot import architecture, engines, nvml, probe, session
+from sweetspot.clock import VirtualClock, WallClock
+from sweetspot.errors import SweetspotError
+from sweetspot.journal import Place
 from sweetspot.measurement import Protocol, open_meter
 from sweetspot.meter import Window
 
@@ -111,6 +119,48 @@ def use_twice(stub: Stub) -> int:
     first, second = nvml.open_sensor(), nvml.open_sensor()
     first.close()
     return second.energy_mj()
+
+
+class _Sleeper:
+    """An engine whose batch takes a second."""
+
+    version = "1"
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def run(self, input_tokens: int, output_tokens: int) -> engines.BatchRun:
+        self._clock.sleep(1.0)
+        return engines.BatchRun(1, 1)
+
+    def close(self) -> None:
+        pass
+
+
+def session_of(stub: Stub, directory: Path, cells: list[tuple[int, int]]) -> str:
+    """A session of a measuring job on the stub's board; what it printed to standard error."""
+    clock = stub.clock()
+    engine = {"name": "vllm", "gpu": "NVIDIA H100 80GB HBM3", "precision": "float16", "weights": "dummy"}
+    job = {
+        "campaign": "stub",
+        "model": "m",
+        "batch": 1,
+        "engine": {**engine, "kv_cache_fraction": 0.9, "seed": 1},
+        "protocol": asdict(Protocol(visits=1, min_repetitions=2, repetitions=2)),
+        "seed": 1,
+        "cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells],
+    }
+    engines.open_device = lambda spec, place: (_Sleeper(clock), nvml.open_sensor(spec.gpu), clock)
+    resolved = {"architecture": asdict(architecture.load(ARCHITECTURES / "opt-1.3b.json"))}
+    said = io.StringIO()
+    with redirect_stderr(said):
+        block = session.Block(job, resolved, Place(directory, "m", 1, "grid"))
+        try:
+            block.run(block.pending())
+        except SweetspotError as error:
+            print(f"error: {error}", file=sys.stderr)
+        block.write_rows()
+    return said.getvalue()
 
 
 def probe_idle(stub: Stub) -> dict[str, Any]:

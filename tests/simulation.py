@@ -7,7 +7,7 @@ from typing import Any
 from sweetspot import architecture, engines, gpus
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.engines.simulated_gpu import SimulatedGpu, SimulatedSensor, Work
-from sweetspot.measurement import Protocol, measure_cell, measure_idle, open_meter
+from sweetspot.measurement import Protocol, Repetition, measure_idle, open_meter, visit_cell
 from sweetspot.meter import Meter
 
 ARCHITECTURES = Path(__file__).resolve().parent.parent / "resources/architectures"
@@ -41,10 +41,17 @@ class Bench:
         return open_meter(self.sensor, self.device.clock, self.protocol)
 
     def cell(self, n: int, m: int, flags: str = "") -> list[dict[str, Any]]:
+        """All visits of a cell, one after the other."""
+        return [repetition.row for repetition in self.repetitions(n, m, flags)]
+
+    def repetitions(self, n: int, m: int, flags: str = "") -> list[Repetition]:
         cell = {"input_tokens": n, "output_tokens": m, "flags": flags}
-        meter = self.meter()
+        meter, done = self.meter(), []
         self.started_s = meter.started_s
-        return measure_cell(self.engine, meter, self.spec, cell, self.protocol, self.idle_w)
+        for visit in range(self.protocol.visits):
+            rows = [repetition.row for repetition in done]
+            done += visit_cell(self.engine, meter, self.spec, cell, self.protocol, self.idle_w, visit, rows)
+        return done
 
     def watts(self, *levels: tuple[float, float]) -> None:
         """Run stretches of (duration in s, dynamic power in W)."""

@@ -21,7 +21,11 @@ COLUMNS = {
     "duration_s",
     "batch_runs",
     "window_s",
-    "edge_error",
+    "uncertainty_gain",
+    "uncertainty_counter_step",
+    "uncertainty_tail",
+    "visit",
+    "anchor",
     "power_w",
     "idle_w",
     "temperature_c",
@@ -39,6 +43,7 @@ COLUMNS = {
     "driver_version",
     "precision",
     "weights",
+    "architecture",
     "source",
     "time_s",
 }
@@ -90,7 +95,7 @@ def test_a_row_whose_sources_contradict_each_other_stays_and_is_invalid() -> Non
     good = bench.sensor.energy_mj
     bench.sensor.energy_mj = lambda: good() * 9 // 10
     rows = bench.cell(64, 64)
-    assert len(rows) == 5, "an invalid repetition does not count towards stopping"
+    assert len(rows) == 2 * 3, "each visit measures an invalid repetition again, twice"
     assert all(not row["valid"] and row["reasons"] == "counter_vs_integral" and row["energy_j"] > 0 for row in rows)
 
 
@@ -107,6 +112,12 @@ def test_a_stuck_counter_gives_no_joules() -> None:
 def test_flags_of_the_plan_and_of_the_weights_reach_the_row() -> None:
     assert Bench().cell(64, 64, "extended_positions")[0]["flags"] == "extended_positions"
     assert "random_weights" in Bench(weights="dummy").cell(64, 64)[0]["flags"]
+
+
+def test_models_that_differ_in_their_weights_alone_are_told_to_be_one() -> None:
+    digests = {Bench(weights=weights).cell(64, 64)[0]["architecture"] for weights in ("dummy", "gaussian")}
+    assert len(digests) == 1
+    assert Bench("qwen2-7b").cell(64, 64)[0]["architecture"] not in digests
 
 
 def test_every_number_of_the_protocol_says_what_it_is() -> None:

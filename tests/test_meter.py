@@ -7,7 +7,7 @@ from simulation import Bench
 
 from sweetspot.clock import WallClock
 from sweetspot.engines.simulated_gpu import STEP_S
-from sweetspot.meter import Meter
+from sweetspot.meter import Limits, Meter
 
 TRACES = {
     "constant": [(12.0, 300.0)],
@@ -142,8 +142,8 @@ def test_what_ending_the_polls_takes_is_not_in_the_window() -> None:
             return read
 
     clock = WallClock()
-    numbers = {"poll_s": 0.05, "poll_gap_s": 1.0, "tolerance": 9.0, "counter_timeout_s": 1.0}
-    window = Meter(Slow(), clock, step_s=0.02, sensor_s=0.1, **numbers).window(lambda: clock.sleep(0.3))
+    limits = Limits(tolerance=9.0, poll_gap_s=1.0, counter_timeout_s=1.0, sensor_s=0.1)
+    window = Meter(Slow(), clock, limits, poll_s=0.05, step_s=0.02).window(lambda: clock.sleep(0.3))
     assert window.duration_s == pytest.approx(0.3, abs=0.02)
     assert window.instant_j == pytest.approx(300 * window.duration_s, rel=0.01)
 

@@ -6,56 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocks import job, measure, prepare, records, visits
 from simulation import ARCHITECTURES
 
-from sweetspot import architecture, engines, journal, session, table
+from sweetspot import architecture, engines, journal, table
 from sweetspot.engines import simulated
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.errors import OutOfMemory
+from sweetspot.journal import Place
 from sweetspot.measurement import Protocol
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    record = {"architecture": asdict(architecture.load(ARCHITECTURES / "opt-1.3b.json"))}
-    (tmp_path / "architecture.json").write_text(json.dumps(record))
-    return tmp_path
-
-
-def job(cells: list[tuple[int, int]], **changes: object) -> dict[str, object]:
-    engine = {
-        "name": "simulated",
-        "gpu": "NVIDIA H100 80GB HBM3",
-        "precision": "float16",
-        "weights": "none",
-        "kv_cache_fraction": 0.9,
-        "seed": 1,
-    }
-    return {
-        "campaign": "test",
-        "model": "opt",
-        "batch": 4,
-        "engine": engine,
-        "protocol": asdict(Protocol()),
-        "seed": 1,
-        "cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells],
-        **changes,
-    }
-
-
-def measure(place: Path, work: dict[str, object], block: str = "grid") -> list[dict[str, object]]:
-    """Build an engine, measure, return the rows."""
-    limits = {"max_input_tokens": 1024, "max_output_tokens": 1024}
-    shared = ["--architecture", str(place / "architecture.json"), "--engine", str(place / "engine")]
-    assert session.main(["build", "--job", json.dumps({**work, "limits": limits}), *shared]) == 0
-    output = place / f"{block}.jsonl"
-    own = ["--journal", str(place / f"journal/{block}.jsonl"), "--output", str(output)]
-    assert session.main(["measure", "--job", json.dumps(work), *shared, *own]) == 0
-    return [json.loads(line) for line in output.read_text().splitlines()]
-
-
-def lines(place: Path) -> list[str]:
-    return [line for path in sorted((place / "journal").iterdir()) for line in path.read_text().splitlines()]
+    return prepare(tmp_path)
 
 
 def test_rows_are_sorted_and_cells_measured_in_random_order(place: Path) -> None:
@@ -63,16 +27,17 @@ def test_rows_are_sorted_and_cells_measured_in_random_order(place: Path) -> None
     rows = measure(place, job(cells))
     assert sorted({(row["input_tokens"], row["output_tokens"]) for row in rows}) == cells
     assert [row["input_tokens"] for row in rows] == sorted(row["input_tokens"] for row in rows)
-    order = [(record["input_tokens"], record["output_tokens"]) for record in map(json.loads, lines(place))]
-    assert sorted(order) == cells != order
+    orders = [[visit[:2] for visit in visits(place) if visit[2] == number] for number in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) == cells
+    assert cells != orders[0] != orders[1] != cells
 
 
 def test_a_finished_cell_is_never_measured_again(place: Path) -> None:
     first = measure(place, job([(64, 64), (128, 64)]))
-    before = lines(place)
+    before = visits(place)
     again = measure(place, job([(128, 64), (256, 64)]), block="another")
     assert [row for row in again if row["input_tokens"] == 128] == [row for row in first if row["input_tokens"] == 128]
-    assert len(lines(place)) == len(before) + 1
+    assert sorted(visits(place)) == sorted([*before, (256, 64, 0), (256, 64, 1)])
 
 
 @pytest.mark.parametrize(
@@ -87,24 +52,21 @@ def test_a_finished_cell_is_never_measured_again(place: Path) -> None:
 def test_what_a_cell_depends_on_measures_it_again(place: Path, change: dict[str, object]) -> None:
     measure(place, job([(64, 64)]))
     measure(place, job([(64, 64)], **change))
-    assert len(lines(place)) == 2
+    assert visits(place) == [(64, 64, 0), (64, 64, 1)] * 2
 
 
 def test_a_half_line_is_no_cell_and_spoils_no_other(place: Path) -> None:
     measure(place, job([(64, 64), (128, 64)]))
-    path = place / "journal/grid.jsonl"
+    path = Place(place, "opt", 4, "grid").journal
     whole = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(whole[0] + whole[1][: len(whole[1]) // 2])
+    at = next(index for index, line in enumerate(whole) if b'"visit": 1' in line)
+    path.write_bytes(b"".join(whole[:at]) + whole[at][: len(whole[at]) // 2])
+    before = visits(place)
     rows = measure(place, job([(64, 64), (128, 64), (256, 64)]))
     assert len({row["input_tokens"] for row in rows}) == 3
-    parsed = []
-    for line in path.read_text().splitlines():
-        try:
-            parsed.append(json.loads(line)["input_tokens"])
-        except ValueError:
-            parsed.append(None)
-    assert parsed.count(None) == 1
-    assert len(parsed) == 4
+    assert visits(place)[: len(before)] == before
+    assert sorted(visits(place)) == [(n, 64, visit) for n in (64, 128, 256) for visit in (0, 1)]
+    assert len(path.read_text().splitlines()) == len(records(place)) + 1, "the half line stays, closed off"
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +117,8 @@ def test_a_cell_that_exceeds_the_memory_is_one_invalid_row_and_the_others_go_on(
     assert {row["input_tokens"] for row in rows} == {64, 128, 256, 512}
     assert "the GPU is full" in capsys.readouterr().err
     assert log == ["load", "close"] * 2, "loaded again for the cells that follow"
-    assert len(lines(place)) == 3, "the cell is not finished"
-    collected = table.read([place / "grid.jsonl"])
+    assert (128, 64, 0) not in visits(place), "the cell is not finished"
+    collected = table.read([Place(place, "opt", 4, "grid").rows])
     assert collected.notes == [f"1 of {len(rows)} rows are marked invalid: kept, not fitted"]
 
 
@@ -198,11 +160,11 @@ def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.M
     config = architecture.published_config(ARCHITECTURES / "opt-1.3b.json")
     assert config["architectures"] == ["OPTForCausalLM"]
     assert not [key for key in config if key.startswith("_")]
-    path = place / "architecture.json"
+    path = Place(place, "opt", 4).architecture
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
     seen = []
     build = simulated.build
     monkeypatch.setattr(simulated, "build", lambda spec, directory: (seen.append(spec), build(spec, directory))[1])
     measure(place, job([(64, 256), (128, 64)]))
     assert seen[0].model_config == config
-    assert json.loads((place / "engine/engine.json").read_text())["spec"]["model_config"] == config
+    assert json.loads((Place(place, "opt", 4).engine / "engine.json").read_text())["spec"]["model_config"] == config

@@ -22,15 +22,17 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def journal_lines(checkout: Checkout) -> list[str]:
-    return sorted(line for path in checkout.out.glob("journal/**/*.jsonl") for line in path.read_text().splitlines())
+def visits(checkout: Checkout) -> list[str]:
+    """Lines of the journals that hold a visit of a cell, without those as the anchor."""
+    lines = [line for path in checkout.out.glob("journal/**/*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(line for line in lines if json.loads(line).get("visit") is not None)
 
 
 def test_a_run_leaves_every_result_and_nothing_to_do(checkout: Checkout) -> None:
     rows = pl.read_parquet(checkout.out / "measurements.parquet")
     assert rows.select("model", "batch", "input_tokens", "output_tokens").unique().height == 2 * 3 * 2 * 3
     assert set(rows["source"]) == {"simulated"}
-    assert set(rows["schema_version"]) == {1}
+    assert set(rows["schema_version"]) == {2}
     assert not any("true" in column for column in rows.columns), "the simulator's true joules are not a measurement"
     predictor = json.loads((checkout.out / "predictor.json").read_text())
     assert {group["model"] for group in predictor["groups"]} == {"opt-1.3b", "llama-3.2-1b"}
@@ -56,14 +58,14 @@ def test_a_new_batch_measures_that_batch(checkout: Checkout) -> None:
 
 
 def test_a_new_length_keeps_every_finished_cell(checkout: Checkout) -> None:
-    before = journal_lines(checkout)
+    before = visits(checkout)
     old = pl.read_parquet(checkout.out / "measurements.parquet")
     checkout.configure(output_tokens=[64, 128, 256, 512])
     assert checkout.planned()["measure"] == 6
     checkout.run()
-    after = journal_lines(checkout)
+    after = visits(checkout)
     assert set(before) < set(after)
-    assert len(after) - len(before) == 2 * 3 * 2
+    assert len(after) - len(before) == 2 * 3 * 2 * 2, "models, batches, new cells, visits"
     new = pl.read_parquet(checkout.out / "measurements.parquet")
     key = ["model", "batch", "input_tokens", "output_tokens", "repetition"]
     kept = new.filter(pl.col("output_tokens") != 256).select(old.columns)
@@ -71,11 +73,11 @@ def test_a_new_length_keeps_every_finished_cell(checkout: Checkout) -> None:
 
 
 def test_another_partition_into_jobs_measures_nothing(checkout: Checkout) -> None:
-    before = journal_lines(checkout)
+    before = visits(checkout)
     checkout.configure(cells_per_job=1)
     assert checkout.planned()["measure"] == 2 * 3 * 6
     checkout.run()
-    assert journal_lines(checkout) == before
+    assert visits(checkout) == before
 
 
 def test_a_new_protocol_measures_again(checkout: Checkout) -> None:
@@ -84,11 +86,11 @@ def test_a_new_protocol_measures_again(checkout: Checkout) -> None:
 
 
 def test_another_precision_measures_that_model_again(checkout: Checkout) -> None:
-    before = len(journal_lines(checkout))
+    before = len(visits(checkout))
     edit(checkout.path / "config/models.tsv", "llama-3.2-1b.json\tbfloat16", "llama-3.2-1b.json\tfp8")
     assert checkout.planned()["measure"] == 3
     checkout.run()
-    assert len(journal_lines(checkout)) == before + 3 * 6
+    assert len(visits(checkout)) == before + 3 * 6 * 2
 
 
 @pytest.mark.parametrize(
@@ -151,10 +153,8 @@ def test_a_killed_measurement_loses_at_most_its_cell(checkout: Checkout) -> None
     checkout.run("--rerun-incomplete")
     lines = journal.read_text().splitlines()
     assert lines[: len(kept)] == kept
-    cells = [
-        (r["input_tokens"], r["output_tokens"]) for r in map(json.loads, (line for line in lines if line.endswith("}")))
-    ]
-    assert len(cells) == len(set(cells)) == 400
+    made = [record for record in map(json.loads, (line for line in lines if line.endswith("}"))) if record.get("visit")]
+    assert len(made) == len({(record["input_tokens"], record["output_tokens"]) for record in made}) == 400
 
 
 def test_ctrl_c_ends_the_run_and_keeps_finished_cells(checkout: Checkout) -> None:

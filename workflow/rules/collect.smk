@@ -1,9 +1,6 @@
 rule collect:
     input:
-        [
-            f"<out>/measurements/{model}/bs{batch}/{block}.jsonl"
-            for model, batch, block in CAMPAIGN.jobs
-        ],
+        CAMPAIGN.tables(),
     output:
         "<out>/measurements.parquet",
     log:

@@ -17,7 +17,7 @@ from sweetspot.architecture import PRECISION_BYTES, Architecture
 from sweetspot.config import Config, ModelRow, parse, read_cells, read_models
 from sweetspot.engines import kv_cache_bytes
 from sweetspot.errors import SweetspotError
-from sweetspot.journal import key, write_atomically
+from sweetspot.journal import Place, key, write_atomically
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Campaign:
         if gpu is None:
             raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
         self._gpu = gpu
+        if self.config.rows is not None and not Path(self.config.rows).is_file():
+            raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; leave the key out to measure")
         if not self.jobs:
             reasons = sorted({cell.reason for cell in self.cells})
             raise SweetspotError(f"{source}: no cell can run; " + "; ".join(reasons))
@@ -91,6 +93,12 @@ class Campaign:
         """Cells of each measuring job, by (model, batch, block)."""
         return {(*group, block): part for group, cells in self._grids.items() for block, part in self._blocks(cells)}
 
+    def tables(self) -> list[str]:
+        """The files that hold the campaign's rows: those of every job, or the one that the configuration names."""
+        if self.config.rows is not None:
+            return [self.config.rows]
+        return [str(Place(self.directory, model, batch, block).rows) for model, batch, block in self.jobs]
+
     @cached_property
     def _grids(self) -> dict[tuple[str, int], list[PlannedCell]]:
         """Cells that one engine runs, by (model, batch)."""
@@ -103,7 +111,7 @@ class Campaign:
     def engine_job(self, model: str, batch: int) -> str:
         """The job of building an engine, as JSON: what it depends on and nothing else."""
         limits = engines.limits(map(vars, self._grids[model, batch]))
-        return json.dumps({"batch": batch, "engine": self._engine(model), "limits": limits})
+        return json.dumps({"model": model, "batch": batch, "engine": self._engine(model), "limits": limits})
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
         """The job of measuring a block, as JSON: what its rows depend on and nothing else."""

@@ -45,6 +45,11 @@ class Config(_Strict):
     results: str = Field("results", description="Directory for results, relative to the working directory.")
     models: str = Field("config/models.tsv", description="Table of models (tab-separated).")
     select: list[Name] | None = Field(None, min_length=1, description="Names of the models to measure; by default all.")
+    rows: str | None = Field(
+        None,
+        description="Table of rows (Parquet, CSV, JSON lines) to analyse as they are instead of measuring, relative to "
+        "the working directory: `resources/measurements/NAME/rows.parquet`.",
+    )
     input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")
     output_tokens: list[Length] = Field(min_length=1, description="Reply lengths, in tokens.")
     batches: list[Length] = Field(min_length=1, description="Numbers of equal requests in flight.")

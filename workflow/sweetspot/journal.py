@@ -1,17 +1,61 @@
-"""Append-only record of finished cells: one JSON object a line, on disk before the next cell starts.
+"""Append-only record of what was measured: one JSON object a line, on disk before the next cell starts.
 
-A measurement is expensive, so a finished cell outlives everything: a crash, a cancelled job, a new grid, another
+A measurement is expensive, so a visit of a cell outlives everything: a crash, a cancelled job, a new grid, another
 partition into jobs. Every line carries the key of what it measured; a line with another key is left alone and ignored.
 """
 
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 Cell = tuple[int, int]  # (input_tokens, output_tokens)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block of cells, and the engine that measures it, lie in a campaign's directory."""
+
+    directory: Path
+    model: str
+    batch: int
+    block: str = ""
+
+    @property
+    def architecture(self) -> Path:
+        """The resolved architecture."""
+        return self.directory / "architectures" / f"{self.model}.json"
+
+    @property
+    def engine(self) -> Path:
+        """The directory of the engine."""
+        return self._of("engines")
+
+    @property
+    def journals(self) -> list[Path]:
+        """The journals of all blocks of this model and batch."""
+        return sorted(self._of("journal").glob("*.jsonl"))
+
+    @property
+    def journal(self) -> Path:
+        """The journal of this block."""
+        return self._of("journal") / f"{self.block}.jsonl"
+
+    @property
+    def raw(self) -> Path:
+        """The directory of raw samples."""
+        return self._of("raw")
+
+    @property
+    def rows(self) -> Path:
+        """The rows of this block."""
+        return self._of("measurements") / f"{self.block}.jsonl"
+
+    def _of(self, kind: str) -> Path:
+        return self.directory / kind / self.model / f"bs{self.batch}"
 
 
 def key(inputs: Mapping[str, Any]) -> str:
@@ -34,30 +78,31 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def finished(paths: Iterable[Path], wanted_key: str) -> dict[Cell, list[dict[str, Any]]]:
-    """Rows of every finished cell that carries `wanted_key`, by cell; the last record of a cell counts.
+def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:
+    """Every record, or those that carry `wanted_key`, file by file in the order of writing.
 
-    A line that is not whole JSON (a crash in the middle of a write) is not a finished cell: it is passed over.
+    A line that is not whole JSON (a crash in the middle of a write) is no record: it is passed over.
     """
-    cells: dict[Cell, list[dict[str, Any]]] = {}
+    found: list[dict[str, Any]] = []
     for path in sorted(paths):
         for line in path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(record, dict) and record.get("key") == wanted_key:
-                cells[record["input_tokens"], record["output_tokens"]] = record["rows"]
-    return cells
+            if isinstance(record, dict) and wanted_key in (None, record.get("key")):
+                found.append(record)
+    return found
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a reader never sees half of it."""
+    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,15 +1,16 @@
 """The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweetspot.engines import BatchRun, Engine, EngineSpec
-from sweetspot.meter import Meter, Sample, Window, regime
+from sweetspot.journal import key
+from sweetspot.meter import Limits, Meter, Sample, Window, regime, uncertainty
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
 
 _RECOMMENDED_WINDOW_S = 10.0
 
@@ -36,10 +37,30 @@ class Protocol:
     warmup_runs: int = _number(3, "Fewest batch runs of the warm-up.", ge=1)
     warmup_drift: float = _number(0.01, "Relative change of power and SM clock below which the GPU is steady.", gt=0)
     warmup_max_s: float = _number(60.0, "The warm-up ends here, in s, also when the GPU is not steady (flagged).", gt=0)
-    repetitions: int = _number(5, "Most repetitions of a cell.", ge=1)
-    min_repetitions: int = _number(3, "Fewest repetitions of a cell.", ge=1)
+    repetitions: int = _number(5, "Most valid repetitions of a cell, over all visits.", ge=1)
+    min_repetitions: int = _number(3, "Fewest valid repetitions of a cell, over all visits.", ge=1)
     stop_interval: float = _number(
         0.01, "Stop repeating when the 95 % t-interval of the mean is within this relative half-width.", ge=0
+    )
+    # What a cell costs depends on when it is measured: heat, clocks, what ran before. One visit cannot show that.
+    visits: int = _number(
+        2,
+        "Visits of a cell, each with its own warm-up and at least one repetition. Every cell of a block is visited "
+        "once before any is again, in another order; one loaded engine may serve all visits.",
+        ge=1,
+    )
+    # A stalled host or a passing process spoils one window; what spoils three in a row is there to stay.
+    retries: int = _number(
+        2,
+        "How often invalid repetitions of a visit are measured again. A visit without a valid one is also tried again "
+        "by this many later runs of its job.",
+        ge=0,
+    )
+    anchor_every: int = _number(
+        10, "One cell of a block, the anchor, is measured again after this many visits; 0: never.", ge=0
+    )
+    anchor_drift: float = _number(
+        0.02, "Relative change of the anchor that flags the rows measured meanwhile as `drifted`.", gt=0
     )
     # Twice per update of the instant sensor (100 ms; Yang et al., SC24, arXiv 2312.02741).
     poll_s: float = _number(0.05, "Period of polling the power sensors, in s.", gt=0)
@@ -60,18 +81,14 @@ class Protocol:
     idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
 
 
+def limits(protocol: Protocol) -> Limits:
+    """The protocol's numbers that a window is judged by."""
+    return Limits(protocol.energy_tolerance, protocol.poll_gap_s, protocol.counter_timeout_s, protocol.sensor_s)
+
+
 def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
     """A meter with the protocol's numbers."""
-    return Meter(
-        sensor,
-        clock,
-        poll_s=protocol.poll_s,
-        poll_gap_s=protocol.poll_gap_s,
-        tolerance=protocol.energy_tolerance,
-        counter_timeout_s=protocol.counter_timeout_s,
-        step_s=protocol.counter_step_s,
-        sensor_s=protocol.sensor_s,
-    )
+    return Meter(sensor, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
 
 
 def measure_idle(meter: Meter, protocol: Protocol) -> float | None:
@@ -80,13 +97,28 @@ def measure_idle(meter: Meter, protocol: Protocol) -> float | None:
     return None if window.counter_j is None else window.counter_j / window.duration_s
 
 
-def measure_cell(
-    engine: Engine, meter: Meter, spec: EngineSpec, cell: Mapping[str, Any], protocol: Protocol, idle_w: float | None
-) -> list[dict[str, Any]]:
-    """Warm up, then measure repetitions until the mean is known well enough; returns one row per repetition.
+class Repetition(NamedTuple):
+    """A row, and the window it was made from."""
 
-    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). Energies and durations of a row are
-    those of one run of the whole batch. An invalid repetition stays, with its reasons.
+    row: dict[str, Any]
+    window: Window
+
+
+def visit_cell(
+    engine: Engine,
+    meter: Meter,
+    spec: EngineSpec,
+    cell: Mapping[str, Any],
+    protocol: Protocol,
+    idle_w: float | None,
+    visit: int | None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> list[Repetition]:
+    """Warm up, then repeat the measurement as often as this visit of the cell needs; None is a visit as the anchor.
+
+    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). `earlier` are all rows of the cell so
+    far. Energies and durations of a row are those of one run of the whole batch. An invalid repetition stays, with its
+    reasons.
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
@@ -94,8 +126,9 @@ def measure_cell(
     flags += ["kv_limited"] * (ran.in_flight < spec.batch and "kv_limited" not in flags)
     flags += ["not_steady"] * (not steady)
     common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}
-    rows: list[dict[str, Any]] = []
-    for repetition in range(protocol.repetitions):
+    numbers = {"visit": visit, "anchor": visit is None}
+    done: list[Repetition] = []
+    while not _enough([*earlier, *(repetition.row for repetition in done)], len(earlier), visit, protocol):
         runs = 0
 
         def work() -> None:
@@ -106,28 +139,45 @@ def measure_cell(
                 runs += 1
 
         window = meter.window(work)
-        since_s = window.start_s - meter.started_s
-        rows.append({**common, "repetition": repetition, **_row(window, runs, flags), "time_s": since_s})
-        if _known_well(rows, protocol):
-            break
-    return rows
+        row = {**common, **numbers, "repetition": len(earlier) + len(done), **_row(window, runs, flags, protocol)}
+        done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
+    return done
 
 
-def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
+def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a cell that could not be measured: invalid for `reason`, without energies."""
     nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
-    return [
-        {
-            **_common(spec, cell, BatchRun(0, 0), ""),
-            **nothing,
-            "gpu": spec.gpu,
-            "repetition": 0,
-            "batch_runs": 0,
-            "valid": False,
-            "reasons": reason,
-            "flags": ";".join(_flags(spec, cell)),
-        }
-    ]
+    return {
+        **_common(spec, cell, BatchRun(0, 0), ""),
+        **nothing,
+        "gpu": spec.gpu,
+        "repetition": 0,
+        "visit": None,
+        "anchor": False,
+        "batch_runs": 0,
+        "valid": False,
+        "reasons": reason,
+        "flags": ";".join(_flags(spec, cell)),
+    }
+
+
+def relative_interval(energies: Sequence[float]) -> float | None:
+    """Half-width of the 95 % t-interval of the mean, relative to it; None with fewer than two."""
+    count = len(energies)
+    if count < 2:
+        return None
+    return _T[min(count - 1, len(_T)) - 1] * stdev(energies) / sqrt(count) / fmean(energies)
+
+
+def planned_repetitions(visit: int, protocol: Protocol) -> int:
+    """The fewest valid repetitions of a cell when its visit number `visit` (from 0) ends."""
+    return max(visit + 1, -(-protocol.min_repetitions * (visit + 1) // protocol.visits))
+
+
+def _dimensions(spec: EngineSpec) -> str:
+    """Digest of what a model computes, whatever it is called: models of one digest differ in their weights alone."""
+    dimensions = {name: value for name, value in vars(spec.architecture).items() if name not in ("name", "source")}
+    return key(dimensions)
 
 
 def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
@@ -143,6 +193,7 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "engine_version": engine_version,
         "precision": spec.precision,
         "weights": spec.weights,
+        "architecture": _dimensions(spec),
         "source": "simulated" if spec.name == "simulated" else "measured",
     }
 
@@ -192,10 +243,11 @@ def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
     return runs >= protocol.window_runs or elapsed_s >= protocol.window_max_s
 
 
-def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
+def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dict[str, Any]:
     def per_run(energy_j: float | None) -> float | None:
         return None if energy_j is None else energy_j / runs
 
+    parts = uncertainty(window, protocol.sensor_gain)
     regimes = regime(window.event_reasons) + ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
     return {
         "energy_j": per_run(window.counter_j),
@@ -204,7 +256,7 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
         "duration_s": window.duration_s / runs,
         "batch_runs": runs,
         "window_s": window.duration_s,
-        "edge_error": window.edge_error,
+        **{f"uncertainty_{cause}": parts.get(cause) for cause in ("gain", "counter_step", "tail")},
         "power_w": None if window.counter_j is None else window.counter_j / window.duration_s,
         "temperature_c": window.temperature_c,
         "sm_clock_mhz": window.sm_clock_mhz,
@@ -215,11 +267,17 @@ def _row(window: Window, runs: int, flags: list[str]) -> dict[str, Any]:
     }
 
 
-def _known_well(rows: list[dict[str, Any]], protocol: Protocol) -> bool:
-    """Whether the 95 % t-interval of the mean of the valid repetitions is tight enough."""
-    energies: list[float] = [row["energy_j"] for row in rows if row["valid"]]
-    count = len(energies)
-    if count < max(2, protocol.min_repetitions):
-        return False
-    half = _T[min(count - 1, len(_T)) - 1] * stdev(energies) / sqrt(count)
-    return half <= protocol.stop_interval * fmean(energies)
+def _enough(rows: Sequence[Mapping[str, Any]], earlier: int, visit: int | None, protocol: Protocol) -> bool:
+    """Whether a visit may end. `rows` are those of the cell, the first `earlier` of them from before this visit."""
+    new = [row["valid"] for row in rows[earlier:]]
+    if not all(new) and new.count(False) > protocol.retries:
+        return True
+    if not any(new) or visit is None:
+        return any(new)
+    energies = [row["energy_j"] for row in rows if row["valid"] and not row["anchor"]]
+    if visit < protocol.visits - 1:
+        return len(energies) >= planned_repetitions(visit, protocol)
+    if len(energies) >= protocol.repetitions:
+        return True
+    interval = relative_interval(energies)
+    return interval is not None and len(energies) >= protocol.min_repetitions and interval <= protocol.stop_interval

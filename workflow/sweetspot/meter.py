@@ -4,13 +4,13 @@ The energy counter is the primary source. It steps about every 100 ms, so a wind
 power readings are polled and integrated, because a counter can be plainly wrong and only a second source shows it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import hypot
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 from sweetspot.clock import Clock
 from sweetspot.errors import SweetspotError
@@ -81,6 +81,9 @@ class Sensor(Protocol):
     def identity(self) -> dict[str, str | float]:
         """Board and driver: gpu, gpu_uuid, driver_version, power_limit_w, and what else a row should carry."""
 
+    def machine(self) -> Mapping[str, Any]:
+        """`identity` and all else that can explain why two sessions differ."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -96,8 +99,52 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Energies of one window by source, None where a source gave none, and why the window may not be believed.
+class Edges:
+    """Where a window begins and ends: moments in s, the counter in mJ or None where it did not step in time.
+
+    The counter stepped to `opened_mj` as the work began, and to `closed_mj` and `later_mj` after it ended. `seen` are
+    the reasons against the window that no sample shows; with `failed` a reading failed, and there is no more to judge.
+    """
+
+    start_s: float
+    end_s: float
+    opened_mj: int | None
+    closed_mj: int | None = None
+    closed_s: float = 0.0
+    later_mj: int | None = None
+    later_s: float = 0.0
+    seen: tuple[str, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where belief in a window ends.
+
+    Two sources further apart than `tolerance` (relative), polls further apart than `poll_gap_s`, a counter without a
+    step for `counter_timeout_s`, a window shorter than `sensor_s`, over which the slowest sensor averages.
+    """
+
+    tolerance: float
+    poll_gap_s: float
+    counter_timeout_s: float
+    sensor_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Energies of one window in J by source, None where a source gave none, and why it may not be believed."""
+
+    counter_j: float | None
+    instant_j: float | None
+    average_j: float | None
+    tail_j: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Window(Verdict):
+    """One window of work: its verdict, and what it was judged from.
 
     `tail_j` was taken off `counter_j`: the joules between the end of the work and the counter's next step. `edge_error`
     is one counter step relative to the window, what its edges could cost were they not aligned.
@@ -105,42 +152,24 @@ class Window:
 
     start_s: float
     duration_s: float
-    counter_j: float | None
-    instant_j: float | None
-    average_j: float | None
-    tail_j: float | None
     edge_error: float
     temperature_c: float | None
     sm_clock_mhz: float | None
     event_reasons: int
-    reasons: tuple[str, ...]
+    edges: Edges = field(repr=False)
     samples: tuple[Sample, ...] = field(repr=False)
 
 
 class Meter:
     """Measures windows of work with one sensor on one clock."""
 
-    def __init__(
-        self,
-        sensor: Sensor,
-        clock: Clock,
-        *,
-        poll_s: float,
-        poll_gap_s: float,
-        tolerance: float,
-        counter_timeout_s: float,
-        step_s: float,
-        sensor_s: float,
-    ) -> None:
-        """Poll every `poll_s`; two sources that differ by more than `tolerance` (relative) invalidate a window.
+    def __init__(self, sensor: Sensor, clock: Clock, limits: Limits, *, poll_s: float, step_s: float) -> None:
+        """Poll every `poll_s`; what goes beyond `limits` invalidates a window. `step_s` is the counter's period.
 
-        So do polls further apart than `poll_gap_s`, a counter without a step for `counter_timeout_s`, and a window
-        shorter than `sensor_s`, over which the slowest sensor averages. `step_s` is the counter's period. `started_s`
-        is when the session began, by the clock.
+        `started_s` is when the session began, by the clock.
         """
         self.sensor, self.clock, self.started_s = sensor, clock, clock.now()
-        self._poll_s, self._gap_s, self._tolerance = poll_s, poll_gap_s, tolerance
-        self._timeout_s, self._step_s, self._sensor_s = counter_timeout_s, step_s, sensor_s
+        self._limits, self._poll_s, self._step_s = limits, poll_s, step_s
         self._limits_w: set[float] = set()  # power limits met so far in the session
 
     @contextmanager
@@ -193,7 +222,6 @@ class Meter:
         start_s, offset_s = self.clock.now(), self.clock.offset_s()
         end_s: float | None = None
         samples: list[Sample] = []
-        counter_j = tail_j = instant_j = average_j = None
         try:
             with self.polling(look) as samples:
                 work()
@@ -205,46 +233,27 @@ class Meter:
         except SensorError as error:
             if end_s is None:
                 raise
-            reasons = [error.reason]
+            edges = Edges(start_s, end_s, opened, seen=(error.reason, *self._seen(strangers)), failed=True)
         except Exception:
             self.sensor.energy_mj()  # raises where the board is gone: that explains whatever the work ran into
             raise
         else:
-            instant_j = _integral(start_s, end_s, [(s.at_s, s.instant_w) for s in samples])
-            average_j = _integral(start_s, end_s, [(s.at_s, s.average_w) for s in samples])
-            reasons = []
-            if opened is None or closed is None or later is None or _longest_hold_s(samples) > self._timeout_s:
-                reasons.append("counter_stuck")
-            elif not opened < closed < later or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
-                reasons.append("counter_reset")
-            else:
-                tail_j = (later - closed) / 1000 / (later_s - closed_s) * (closed_s - end_s)
-                counter_j = (closed - opened) / 1000 - tail_j
-            if instant_j is None:
-                reasons.append("instant_power_missing")
-            elif counter_j is not None and abs(counter_j - instant_j) > self._tolerance * max(counter_j, instant_j):
-                reasons.append("counter_vs_integral")
-            moments = [start_s, *(s.at_s for s in samples)]
-            reasons += ["polls_late"] * any(b - a > self._gap_s for a, b in pairwise(moments))
-            reasons += ["clock_jumped"] * (abs(jump_s) > _CLOCK_JUMP_S)
-        duration_s = end_s - start_s
-        reasons += ["window_too_short"] * (duration_s < self._sensor_s)
-        reasons += ["other_process"] * bool(strangers)
-        reasons += ["power_limit_changed"] * (len(self._limits_w) > 1)
+            seen = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S) + self._seen(strangers)
+            edges = Edges(start_s, end_s, opened, closed, closed_s, later, later_s, seen)
         return Window(
-            start_s,
-            duration_s,
-            counter_j,
-            instant_j,
-            average_j,
-            tail_j,
-            self._step_s / duration_s,
-            fmean(s.temperature_c for s in samples) if samples else None,
-            fmean(s.sm_clock_mhz for s in samples) if samples else None,
-            _union(s.event_reasons for s in samples),
-            tuple(reasons),
-            tuple(samples),
+            **vars(judge(edges, samples, self._limits)),
+            start_s=start_s,
+            duration_s=end_s - start_s,
+            edge_error=self._step_s / (end_s - start_s),
+            temperature_c=fmean(s.temperature_c for s in samples) if samples else None,
+            sm_clock_mhz=fmean(s.sm_clock_mhz for s in samples) if samples else None,
+            event_reasons=_union(s.event_reasons for s in samples),
+            edges=edges,
+            samples=tuple(samples),
         )
+
+    def _seen(self, strangers: set[int]) -> tuple[str, ...]:
+        return ("other_process",) * bool(strangers) + ("power_limit_changed",) * (len(self._limits_w) > 1)
 
     def _sample(self) -> Sample:
         sensor = self.sensor
@@ -260,12 +269,40 @@ class Meter:
 
     def _next_step(self) -> int | None:
         """Wait for the counter to change; its new value in mJ, or None when it does not within the timeout."""
-        before, deadline_s = self.sensor.energy_mj(), self.clock.now() + self._timeout_s
+        before, deadline_s = self.sensor.energy_mj(), self.clock.now() + self._limits.counter_timeout_s
         while self.clock.now() < deadline_s:
             self.clock.sleep(STEP_POLL_S)
             if (value := self.sensor.energy_mj()) != before:
                 return value
         return None
+
+
+def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
+    """What a window cost and whether to believe it: all of it follows from its edges and samples."""
+    duration_s = edges.end_s - edges.start_s
+    too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
+    if edges.failed:
+        return Verdict(None, None, None, None, (edges.seen[0], *too_short, *edges.seen[1:]))
+    counter_j = tail_j = None
+    instant_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.instant_w) for s in samples])
+    average_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.average_w) for s in samples])
+    opened, closed, later = edges.opened_mj, edges.closed_mj, edges.later_mj
+    reasons = []
+    if opened is None or closed is None or later is None or _longest_hold_s(samples) > limits.counter_timeout_s:
+        reasons.append("counter_stuck")
+    elif not opened < closed < later or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
+        reasons.append("counter_reset")
+    else:
+        idle_w = (later - closed) / 1000 / (edges.later_s - edges.closed_s)
+        tail_j = idle_w * (edges.closed_s - edges.end_s)
+        counter_j = (closed - opened) / 1000 - tail_j
+    if instant_j is None:
+        reasons.append("instant_power_missing")
+    elif counter_j is not None and abs(counter_j - instant_j) > limits.tolerance * max(counter_j, instant_j):
+        reasons.append("counter_vs_integral")
+    moments = [edges.start_s, *(s.at_s for s in samples)]
+    reasons += ["polls_late"] * any(b - a > limits.poll_gap_s for a, b in pairwise(moments))
+    return Verdict(counter_j, instant_j, average_j, tail_j, (*reasons, *too_short, *edges.seen))
 
 
 def regime(event_reasons: int) -> list[str]:
@@ -297,7 +334,7 @@ def _integral(start_s: float, end_s: float, points: list[tuple[float, float | No
     return total
 
 
-def _longest_hold_s(samples: list[Sample]) -> float:
+def _longest_hold_s(samples: Sequence[Sample]) -> float:
     """The longest time over which the polls found the counter at one value, in s."""
     longest_s, since_s = 0.0, samples[0].at_s
     for before, sample in pairwise(samples):

@@ -9,17 +9,24 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from sweetspot import engines, journal
+from sweetspot import engines, journal, pace, raw, rows
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
-from sweetspot.measurement import Protocol, measure_cell, measure_idle, open_meter, unmeasured_cell
+from sweetspot.journal import Cell, Place
+from sweetspot.measurement import Protocol, measure_idle, open_meter, unmeasured_cell, visit_cell
 from sweetspot.meter import Meter
+from sweetspot.probe import changes
+from sweetspot.rows import place
+
+Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,119 +36,269 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("build", "measure"):
         command = commands.add_parser(name)
         command.add_argument("--job", type=json.loads, required=True, help="the job as JSON")
-        command.add_argument("--architecture", type=Path, required=True, help="resolved architecture (JSON)")
-        command.add_argument("--engine", type=Path, required=True, help="the engine's directory")
-    command.add_argument("--journal", type=Path, required=True, help="finished cells are appended here at once")
-    command.add_argument("--output", type=Path, required=True, help="rows of all cells of the job (JSON lines)")
+        command.add_argument("--directory", type=Path, required=True, help="the campaign's directory")
+    command.add_argument("--block", required=True, help="name of the block of cells")
     options = parser.parse_args(arguments)
+    job = options.job
     try:
-        resolved = json.loads(options.architecture.read_text())
+        where = Place(options.directory, job["model"], job["batch"], getattr(options, "block", ""))
+        resolved = json.loads(where.architecture.read_text())
         if options.command == "build":
-            engines.build(_spec(options.job, resolved, options.job["limits"]), options.engine)
+            build(job, resolved, where)
         else:
-            measure(options.job, resolved, options.engine, options.journal, options.output)
+            measure(job, resolved, where)
     except SweetspotError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def measure(job: dict[str, Any], resolved: Mapping[str, Any], engine: Path, journal_file: Path, output: Path) -> None:
-    """Measure the cells of `job` that no journal beside `journal_file` holds yet, then write all rows to `output`.
+def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
+    """Build the engine that `job` asks for. Raises SweetspotError as engines.build does."""
+    engines.build(_spec(job, resolved, job["limits"]), where.engine)
+
+
+def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
+    """Measure what no journal holds yet of the cells of `job`, then write all their rows.
 
     `resolved` is the content of the resolved architecture: the dimensions and the publisher's config.json. A cell that
     the GPU's memory does not suffice for becomes one invalid row; it stays out of the journal, so that the next run of
     the job tries it again.
     Journals of other jobs of the same (model, batch) lie in the same directory, so another partition of the grid into
-    jobs finds every cell that was measured before. Raises SweetspotError when the engine or the sensor cannot be used.
+    jobs finds every visit that was made before. Raises SweetspotError when the engine or the sensor cannot be used.
     """
-    inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
-    key = journal.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
-    wanted = {(cell["input_tokens"], cell["output_tokens"]): cell for cell in job["cells"]}
-    done = journal.finished(journal_file.parent.glob("*.jsonl"), key)
-    missing = [cell for place, cell in wanted.items() if place not in done]
-    if missing:
-        for cell, rows, finished in _measure_missing(job, resolved, engine, missing):
-            if finished:
-                journal.append(journal_file, {"key": key, **cell, "rows": rows})
-            done[cell["input_tokens"], cell["output_tokens"]] = rows
-    rows = [row for place in sorted(wanted) for row in done[place]]
-    journal.write_atomically(output, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    block = Block(job, resolved, where)
+    block.run(block.pending())
+    block.write_rows()
 
 
-def _measure_missing(
-    job: dict[str, Any], resolved: Mapping[str, Any], engine_directory: Path, cells: list[Any]
-) -> Iterator[tuple[Any, list[dict[str, Any]], bool]]:
-    """Each cell with its rows, and whether it was measured: False where memory did not suffice."""
-    spec = _spec(job, resolved, engines.limits(cells))
-    session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
-    protocol = Protocol(**job["protocol"])
-    order = random.Random(
-        f"{job['seed']}/{job['model']}/{job['batch']}"
-    )  # order effects are real: never sweep in order
-    order.shuffle(cells)
-    device: _Device | None = None
-    too_large = ""  # why the engine does not load; it will not for the next cell either
-    try:
-        for index, cell in enumerate(cells, 1):
-            shortage = too_large
-            try:
-                if not shortage:
-                    device = device or _open(spec, engine_directory, protocol)
-                    rows = measure_cell(device.engine, device.meter, spec, cell, protocol, device.idle_w)
-            except OutOfMemory as error:
-                shortage = str(error)
-                too_large = "" if device else shortage
-            if shortage:
-                print(f"warning: {shortage}", file=sys.stderr, flush=True)
-                rows = unmeasured_cell(spec, cell, "out_of_memory")
-                # What an engine keeps of requests that broke off would run beside those of the next cell: load again.
-                # Not while the exception is handled, whose traceback holds on to the memory.
-                if device:
-                    device.engine.close()
-                    device = None
-            for row in rows:
-                row.update(campaign=job["campaign"], model=job["model"], session=session)
-            print(_progress(job, cell, rows, index, len(cells)), file=sys.stderr, flush=True)
-            yield cell, rows, not shortage
-    finally:
-        if device:
-            device.engine.close()
+class Block:
+    """The cells of one measuring job, what the journals hold of them, and what is still to be done."""
+
+    def __init__(
+        self,
+        job: Mapping[str, Any],
+        resolved: Mapping[str, Any],
+        where: Place,
+        watch: pace.Stopwatch | None = None,
+        build_job: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Read the journals. With `watch` no visit is begun that is not expected to end in time.
+
+        With `build_job` the engine is built when it is needed and not there.
+        """
+        self.job, self.where, self.watch = job, where, watch
+        self._build_job, self._resolved = build_job, resolved
+        self.protocol = Protocol(**job["protocol"])
+        self.cells = {place(cell): cell for cell in job["cells"]}
+        self.spec = _spec(job, resolved, engines.limits(job["cells"]))
+        inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
+        self.key = journal.key(
+            {**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})}
+        )
+        self.records = journal.records(where.journals, self.key)
+        self.unmeasured: dict[Cell, str] = {}  # reasons of the cells that this run could not measure
+        self.visiting: Cell | None = None  # the cell whose visit has begun and not ended
+
+    def pending(self, cells: Iterable[Cell] | None = None, visits: int | None = None) -> list[Visit]:
+        """The visits that are still to be made, in random order: of `cells` or all, the first `visits` or all.
+
+        Order effects are real, so cells are never measured in the order of the grid, nor twice in the same order.
+        """
+        chosen = self.cells.keys() if cells is None else set(cells)
+        pending: list[Visit] = []
+        for visit in range(self.protocol.visits if visits is None else min(visits, self.protocol.visits)):
+            order = [
+                cell
+                for where, cell in self.cells.items()
+                if where in chosen and not rows.is_finished(self.records, where, visit, self.protocol)
+            ]
+            seed = f"{self.job['seed']}/{self.job['model']}/{self.job['batch']}" + (f"/{visit}" if visit else "")
+            random.Random(seed).shuffle(order)
+            pending += [(visit, cell) for cell in order]
+        return pending
+
+    def run(self, pending: Sequence[Visit]) -> None:
+        """Make the visits, each in the journal before the next begins. Raises SweetspotError as `measure` does."""
+        if not pending:
+            return
+        every = self.protocol.anchor_every
+        # A block that is nearly done costs what is missing, without an anchor before and after.
+        ordered = sorted(self.cells, key=lambda cell: (sum(cell), cell))
+        anchor = self.cells[ordered[len(ordered) // 2]] if every and 2 * len(pending) >= every else None
+        with _Device(self) as device:
+            for index, (visit, cell) in enumerate(pending, 1):
+                if anchor and device.since_anchor in (None, every):
+                    self._visit(device, None, anchor, "anchor")
+                self._visit(device, visit, cell, f"{index}/{len(pending)}")
+            if anchor and device.since_anchor:
+                self._visit(device, None, anchor, "anchor")
+
+    def write_rows(self, otherwise: str = "") -> None:
+        """Write the rows of the job; a cell without any gets an invalid one for its reason, or `otherwise`."""
+        finished = rows.finish(self.records, self.cells, self.protocol)
+        there = [place(row) for row in finished]
+        for where, cell in self.cells.items():
+            if where in self.unmeasured or where not in there:
+                row = unmeasured_cell(self.spec, cell, self.unmeasured.get(where, otherwise))
+                row.update(campaign=self.job["campaign"], model=self.job["model"], repetition=there.count(where))
+                finished.append(row)
+        finished.sort(key=lambda row: (place(row), row["repetition"]))
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
+        journal.write_atomically(self.where.rows, lines)
+
+    def build_if_missing(self) -> None:
+        """Build the engine where none is and the block knows how. Raises SweetspotError as `build` does."""
+        if self._build_job is not None and not (self.where.engine / "engine.json").exists():
+            build(self._build_job, self._resolved, self.where)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Keep something for good."""
+        full = {"key": self.key, **record}
+        journal.append(self.where.journal, full)
+        self.records.append(full)
+
+    def _visit(self, device: "_Device", visit: int | None, cell: Mapping[str, Any], label: str) -> None:
+        where = place(cell)
+        if where in self.unmeasured or (self.watch and not self._fits(device, visit, cell, self.watch)):
+            return
+        earlier = rows.of_cells(self.records).get(where, [])
+        try:
+            opened = device.open()
+            self.visiting = where
+            start_s = opened.meter.clock.now()
+            done = visit_cell(
+                opened.engine, opened.meter, self.spec, cell, self.protocol, opened.idle_w, visit, earlier
+            )
+        except OutOfMemory as error:
+            shortage = str(error)
+        except pace.OutOfTime:
+            self.visiting = None
+            return
+        else:
+            shortage = ""
+        self.visiting = None
+        if shortage:
+            # What an engine keeps of requests that broke off would run beside those of the next cell: load again. Not
+            # while the exception is handled, whose traceback holds on to the memory.
+            print(f"warning: {shortage}", file=sys.stderr, flush=True)
+            device.give_up(shortage)
+            self.unmeasured[where] = "out_of_memory"
+            return
+        file = self.where.raw / f"i{where[0]}-o{where[1]}-{opened.name}-{device.visits:03d}.jsonl.gz"
+        raw.write(file, done, self.protocol)
+        about = {name: self.job[name] for name in ("campaign", "model")}
+        about |= {"session": opened.name, "raw": file.relative_to(self.where.directory).as_posix()}
+        made = [{**repetition.row, **about} for repetition in done]
+        took_s = opened.meter.clock.now() - start_s
+        self.record({**cell, "visit": visit, "session": opened.name, "took_s": round(took_s, 3), "rows": made})
+        device.visits += 1
+        device.since_anchor = 0 if visit is None else (device.since_anchor or 0) + 1
+        print(self._progress(cell, made, label), file=sys.stderr, flush=True)
+
+    def _fits(self, device: "_Device", visit: int | None, cell: Mapping[str, Any], watch: pace.Stopwatch) -> bool:
+        load_s = (
+            0.0 if device.opened else pace.load_s(journal.records(self.where.directory.glob("journal/*/*/*"), None))
+        )
+        return load_s + pace.visit_s(self.records, cell, visit, self.protocol) <= watch.left_s()
+
+    def _progress(self, cell: Mapping[str, Any], made: Sequence[Mapping[str, Any]], label: str) -> str:
+        valid = [row["energy_j"] for row in made if row["valid"]]
+        tokens = self.job["batch"] * cell["output_tokens"]
+        energy = f"{sum(valid) / len(valid) / tokens:.4g} J/output token" if valid else "no valid repetition"
+        left = f", {self.watch.left_s():.0f} s left" if self.watch else ""
+        return (
+            f"[{label}] {self.job['model']} batch {self.job['batch']}: {cell['input_tokens']} -> "
+            f"{cell['output_tokens']} tokens, {energy}, {len(valid)} of {len(made)} repetitions valid{left}"
+        )
 
 
 @dataclass(frozen=True)
-class _Device:
-    """A loaded engine, the meter of its GPU, and the power in W while it has nothing to do."""
+class _Opened:
+    """A loaded engine, the meter of its GPU, the power in W while it has nothing to do, and the session's name."""
 
     engine: engines.Engine
     meter: Meter
     idle_w: float
+    name: str
 
 
-def _open(spec: engines.EngineSpec, engine_directory: Path, protocol: Protocol) -> _Device:
-    engine, sensor, clock = engines.open_device(spec, engine_directory)
-    try:
-        meter = open_meter(sensor, clock, protocol)
-        idle_w = measure_idle(meter, protocol)
-        if idle_w is None:
-            raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
-    except BaseException:
-        engine.close()
-        raise
-    return _Device(engine, meter, idle_w)
+class _Device:
+    """The GPU with the block's engine on it, loaded when first needed and again after it ran out of memory.
+
+    Each load is a session of its own: its machine and idle powers go to the journal.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self._block, self._too_large = block, ""
+        self.opened: _Opened | None = None
+        self.visits = 0  # of all sessions
+        self.since_anchor: int | None = None  # visits since the last one as the anchor; None before the first
+
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.opened and kind is None and self.visits and not self._late():
+                idle_w = measure_idle(self.opened.meter, self._block.protocol)
+                self._block.record({"session": self.opened.name, "idle_after_w": idle_w})
+        finally:
+            self._close()
+
+    def open(self) -> _Opened:
+        """The loaded engine. Raises OutOfMemory when it does not fit, SweetspotError when it cannot be used."""
+        if self._too_large:
+            raise OutOfMemory(self._too_large)  # what did not load once does not load for the next cell
+        if not self.opened:
+            self.opened = self._load()
+        return self.opened
+
+    def give_up(self, shortage: str) -> None:
+        """Close the engine that ran out of memory, or remember that it does not load for this."""
+        if self.opened:
+            self._close()
+        else:
+            self._too_large = shortage
+
+    def _load(self) -> _Opened:
+        block, start_s = self._block, time.monotonic()
+        block.build_if_missing()
+        engine, sensor, clock = engines.open_device(block.spec, block.where.engine)
+        try:
+            if block.watch:
+                block.watch.use(clock)
+                engine = pace.Timed(engine, block.watch)
+            load_s, idle_s = time.monotonic() - start_s, clock.now()
+            meter = open_meter(sensor, clock, block.protocol)
+            idle_w = measure_idle(meter, block.protocol)
+            if idle_w is None:
+                raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
+            load_s += clock.now() - idle_s
+            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3].replace(".", "") + f"-{os.urandom(2).hex()}"
+            machine = dict(sensor.machine())
+            earlier = [record["machine"] for record in block.records if "machine" in record]
+            for change in changes(earlier[-1], machine) if earlier else ():
+                print(f"warning: not the machine of the last session: {change}", file=sys.stderr, flush=True)
+            block.record({"session": name, "machine": machine, "idle_w": idle_w, "load_s": round(load_s, 3)})
+        except BaseException:
+            engine.close()
+            raise
+        return _Opened(engine, meter, idle_w, name)
+
+    def _close(self) -> None:
+        if self.opened:
+            self.opened.engine.close()
+        self.opened, self.since_anchor = None, None
+
+    def _late(self) -> bool:
+        watch = self._block.watch
+        return watch is not None and watch.left_s() < self._block.protocol.idle_s
 
 
-def _progress(job: dict[str, Any], cell: Any, rows: list[Any], index: int, total: int) -> str:
-    valid = [row["energy_j"] for row in rows if row["valid"]]
-    tokens = job["batch"] * cell["output_tokens"]
-    energy = f"{sum(valid) / len(valid) / tokens:.4g} J/output token" if valid else "no valid repetition"
-    return (
-        f"[{index}/{total}] {job['model']} batch {job['batch']}: {cell['input_tokens']} -> {cell['output_tokens']} "
-        f"tokens, {energy}, {len(valid)} of {len(rows)} repetitions valid"
-    )
-
-
-def _spec(job: dict[str, Any], resolved: Mapping[str, Any], limits: Mapping[str, int]) -> engines.EngineSpec:
+def _spec(job: Mapping[str, Any], resolved: Mapping[str, Any], limits: Mapping[str, int]) -> engines.EngineSpec:
     fields: dict[str, Any] = {**job["engine"], **limits}
     return engines.EngineSpec(
         architecture=Architecture(**resolved["architecture"]),

@@ -12,6 +12,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
+from sweetspot.machines import flag_changes
 from sweetspot.plausible import check_sources, check_units, notes
 from sweetspot.schema import CELL, GROUP, Row
 
@@ -111,8 +112,14 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def collect(paths: Sequence[Path], output: Path) -> None:
-    """Join the measured blocks (JSON Lines) into one checked Parquet table. Raises SweetspotError as `read` does."""
-    write_parquet(read(paths).frame, output)
+    """Join the measured blocks (JSON Lines) into one checked Parquet table, with a warning where the machine changed.
+
+    Raises SweetspotError as `read` does.
+    """
+    frame, warnings = flag_changes(read(paths).frame)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    write_parquet(frame, output)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
@@ -133,7 +140,12 @@ def _load(path: Path) -> pl.DataFrame:
         if path.suffix in (".parquet", ".pq"):
             return pl.read_parquet(path)
         if path.suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None) if path.stat().st_size else pl.DataFrame()
+            if not path.stat().st_size:
+                return pl.DataFrame()
+            frame = pl.read_ndjson(path, infer_schema_length=None)  # in an order of columns that is never the same
+            with path.open() as file:
+                first = list(json.loads(file.readline()))
+            return frame.select(*first, *sorted(set(frame.columns) - set(first)))
         if path.suffix in (".csv", ".tsv", ".txt"):
             with path.open(encoding="utf-8-sig") as file:
                 header = file.readline()

@@ -173,6 +173,10 @@ class SimulatedSensor:
             "power_limit_w": self._device.gpu.tdp_w,
         }
 
+    def machine(self) -> dict[str, str | float]:
+        """Nothing else to say."""
+        return self.identity()
+
     def _step(self) -> tuple[int, float]:
         number = math.floor((self._device.clock.now() - self._phase) / STEP_S)
         return number, number * STEP_S + self._phase

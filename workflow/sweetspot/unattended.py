@@ -1,0 +1,256 @@
+"""A whole campaign on one machine with a GPU and nothing else: no scheduler, no Snakemake, no network.
+
+`python -m sweetspot.unattended --plan PLAN --directory DIR --seconds S` does the jobs of a plan one after another. Each
+is a process of its own, so that what an engine does to its process ends with it. Everything lands in DIR as Snakemake
+would have left it, so the analysis goes on from there elsewhere. Standard library only, beside the engine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweetspot import __version__, journal, pace
+from sweetspot.errors import SweetspotError
+from sweetspot.journal import Cell, Place
+from sweetspot.rows import place
+from sweetspot.session import Block, Visit
+
+if TYPE_CHECKING:
+    from sweetspot.campaign import Campaign
+
+SCHEMA_VERSION = 1
+INCOMPLETE = 3  # exit status: the time was over before everything was measured
+
+_GRACE_S = 60.0  # beyond its time a job is ended: it hangs
+_TRIES = 3  # failures of a block that end it for this run
+
+
+def plan(campaign: "Campaign", architectures: Mapping[str, Any]) -> dict[str, Any]:
+    """All that an offline machine must know, as JSON: resolved architectures by model, blocks, and the order of steps.
+
+    What tells most comes first: the whole grid of the first model at the first batch; its other batches on a coarse
+    grid; the other models on it, batch by batch; then what is left, then the second visits. Models and batches in the
+    order in which the configuration selects and lists them.
+    """
+    blocks, cells = [], []
+    for model, batch, block in campaign.jobs:
+        measure = json.loads(campaign.measure_job(model, batch, block))
+        build = json.loads(campaign.engine_job(model, batch))
+        blocks.append({"model": model, "batch": batch, "block": block, "build": build, "measure": measure})
+        cells.append([list(place(cell)) for cell in measure["cells"]])
+    inputs, outputs = _coarse(campaign.config.input_tokens), _coarse(campaign.config.output_tokens)
+    coarse = [[[n, m] for n, m in those if n in inputs and m in outputs] or those for those in cells]
+    models = campaign.config.select or list(campaign.models)
+    order = sorted(
+        range(len(blocks)),
+        key=lambda index: (
+            campaign.config.batches.index(blocks[index]["batch"]),
+            models.index(blocks[index]["model"]),
+        ),
+    )
+    own = [index for index in order if blocks[index]["model"] == blocks[order[0]]["model"]]
+    whole = [index for index in own if blocks[index]["batch"] == blocks[own[0]]["batch"]]
+    others = [index for index in order if index not in own]
+    steps = [{"block": index, "cells": cells[index], "visits": 1} for index in whole]
+    steps += [
+        {"block": index, "cells": coarse[index], "visits": 1} for index in own + others if index not in set(whole)
+    ]
+    steps += [{"block": index, "cells": cells[index], "visits": 1} for index in own + others]
+    steps += [
+        {"block": index, "cells": cells[index], "visits": campaign.config.protocol.visits} for index in own + others
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweetspot_version": __version__,
+        "campaign": campaign.config.campaign,
+        "architectures": dict(architectures),
+        "blocks": blocks,
+        "steps": steps,
+    }
+
+
+def run(plan_file: Path, directory: Path, seconds: float) -> int:
+    """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1 for nothing measured.
+
+    A block that fails is left for its reason and the others go on. Rows of all blocks are written at the end, with an
+    invalid one for each cell that has none. Raises SweetspotError when the plan cannot be used.
+    """
+    watch, work = pace.Stopwatch(seconds), _Plan(plan_file, directory)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
+    failures = dict.fromkeys(unmeasured, 0)
+    before = len(work.left(unmeasured))
+    try:
+        for number, step in enumerate(work.steps):
+            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0:
+                block = work.blocks[step["block"]]
+                _say(
+                    f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
+                    f"visits to make, {watch.left_s():.0f} s left"
+                )
+                result = _in_a_process(plan_file, directory, number, watch.left_s(), unmeasured[step["block"]])
+                watch.skip(result["ahead_s"])
+                reasons = unmeasured[step["block"]]
+                reasons.update({(n, m): reason for n, m, reason in result["unmeasured"]})
+                if not result["failure"]:
+                    break
+                failures[step["block"]] += 1
+                _say(f"warning: {block['model']} batch {block['batch']}: {result['failure']}")
+                # A cell that breaks the engine is left out; what breaks it before any cell, or again and again, is not.
+                one = result["visiting"] if failures[step["block"]] < _TRIES else None
+                reasons.update(
+                    {(n, m): "engine_failed" for n, m in ([one] if one else [place(cell) for _, cell in pending])}
+                )
+    finally:
+        for index in unmeasured:
+            block_of = work.block(index)
+            block_of.unmeasured = unmeasured[index]
+            block_of.write_rows("not_measured_yet")
+    left = len(work.left(unmeasured))
+    made = before - len(work.left({}))
+    failed = sum(map(len, unmeasured.values()))
+    _say(f"{made} visits made in {watch.passed_s():.0f} s, {left} left to make; {failed} cells failed")
+    failed_only = made <= 0 and not left and failed
+    status = INCOMPLETE if left else int(bool(failed_only))
+    about = {"started": started, "command": sys.orig_argv, "seconds": seconds, "visits": made, "left": left}
+    versions = {"sweetspot_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    journal.append(directory / "runs.jsonl", {**about, **versions, "exit_status": status})
+    return status
+
+
+def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
+    """Do one step in this process, without the cells that `failed`, each for its reason.
+
+    Returns {failure, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
+    """
+    start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
+    work = _Plan(plan_file, directory)
+    index, failure = work.steps[number]["block"], ""
+    block = work.block(index, watch)
+    block.unmeasured.update(failed)
+    try:
+        block.run(work.pending(work.steps[number], {index: failed}))
+    except SweetspotError as error:
+        failure = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        failure = f"{type(error).__name__}: {error}"
+    return {
+        "failure": failure,
+        "visiting": block.visiting,
+        "unmeasured": [[*where, reason] for where, reason in block.unmeasured.items()],
+        "ahead_s": max(0.0, watch.passed_s() - (time.monotonic() - start_s)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status. A problem the user can solve is one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sweetspot.unattended",
+        description="Measure the cells of a plan, one after another, until all are measured or the time is over. What "
+        "is in the directory already is not measured again. Exit status: 0 when nothing is left, 3 when the time was "
+        "over, 1 when nothing could be measured.",
+    )
+    parser.add_argument("--plan", type=Path, required=True, help="the plan: `snakemake offline_plan` writes it")
+    parser.add_argument("--directory", type=Path, required=True, help="the campaign's directory; made if missing")
+    parser.add_argument("--seconds", type=float, required=True, help="no cell begins that is expected to end later")
+    parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--failed", type=json.loads, default=[], help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        if options.step is None:
+            return run(options.plan, options.directory, options.seconds)
+        answer = os.dup(1)
+        os.dup2(2, 1)  # engines print what they like
+        failed = {(n, m): reason for n, m, reason in options.failed}
+        result = step(options.plan, options.directory, options.step, options.seconds, failed)
+        os.write(answer, json.dumps(result).encode())
+    except SweetspotError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted; what was measured is kept")
+        return 130
+    return 0
+
+
+class _Plan:
+    """A plan as read, and what the directory holds of it."""
+
+    def __init__(self, path: Path, directory: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            self._architectures, self.blocks, self.steps = (content[k] for k in ("architectures", "blocks", "steps"))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SweetspotError(f"{path}: no plan; write it with `snakemake offline_plan` and copy it whole") from None
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise SweetspotError(f"{path}: a plan of another version of sweetspot; write it again with this one")
+        self._directory = directory
+
+    def block(self, index: int, watch: pace.Stopwatch | None = None) -> Block:
+        """A block with what its journals hold now."""
+        entry = self.blocks[index]
+        where = Place(self._directory, entry["model"], entry["batch"], entry["block"])
+        return Block(entry["measure"], self._architectures[entry["model"]], where, watch, entry["build"])
+
+    def pending(self, step: Mapping[str, Any], unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+        """The visits of a step that are still to be made, but for those of cells that failed."""
+        failed = unmeasured.get(step["block"], {})
+        visits = self.block(step["block"]).pending([(n, m) for n, m in step["cells"]], step["visits"])
+        return [(visit, cell) for visit, cell in visits if place(cell) not in failed]
+
+    def left(self, unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+        """All visits that are still to be made, but for those of cells that failed."""
+        return [visit for index in range(len(self.blocks)) for visit in self._left(index, unmeasured.get(index, {}))]
+
+    def _left(self, index: int, failed: Mapping[Cell, str]) -> Iterator[Visit]:
+        for visit, cell in self.block(index).pending():
+            if place(cell) not in failed:
+                yield visit, cell
+
+
+def _in_a_process(
+    plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]
+) -> dict[str, Any]:
+    options = {
+        "plan": plan_file,
+        "directory": directory,
+        "seconds": seconds,
+        "step": number,
+        "failed": json.dumps([[*cell, reason] for cell, reason in failed.items()]),
+    }
+    command = [sys.executable, "-m", "sweetspot.unattended"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    nothing: dict[str, Any] = {"visiting": None, "unmeasured": [], "ahead_s": 0.0}
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
+    except subprocess.TimeoutExpired:
+        return {**nothing, "failure": "hung beyond its time and was ended"}
+    try:
+        result: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        return {**nothing, "failure": f"ended with status {done.returncode}; see the messages above"}
+    return result
+
+
+def _coarse(lengths: Sequence[int]) -> set[int]:
+    """The shortest, the middle and the longest."""
+    ordered = sorted(lengths)
+    return {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
