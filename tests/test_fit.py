@@ -268,3 +268,21 @@ def test_the_plateau_is_what_costs_one_percent_more_at_most(fitted: Any) -> None
 def test_intervals_of_exact_tables_are_finite(fitted: Any) -> None:
     for fits in fitted(measured("linear", inputs=(64, 512), outputs=(64, 128)))["laws"].values():
         assert all(np.isfinite(fit["interval_scale"]) for fit in fits if "skipped" not in fit)
+
+
+def test_a_full_cache_ends_what_a_longer_reply_saves(fitted: Any) -> None:
+    """By brute force: the least energy among the measured replies, with as many waves as the cache makes."""
+    group = fitted(measured("batch-7", batches=BATCHES, capacity=100_000))
+    checked = 0
+    for spot in group["sweet_spots"]:
+        n, batch = spot["input_tokens"], spot["batch"]
+        replies = np.arange(64, 4097)
+        energies = [
+            per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / np.ceil(batch / (100_000 // (n + m))))
+            for m in replies.tolist()
+        ]
+        best = int(np.argmin(energies))
+        if batch == 128 and 0 < best < len(replies) - 1:
+            assert spot["energy_per_output_token_j"] == pytest.approx(energies[best], rel=0.01)
+            checked += 1
+    assert checked > 3

@@ -10,21 +10,18 @@ from sweetspot import __version__, gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.heldout import FEWEST_FOR_FOLDS, SCHEMES, Calibration, HeldOut, calibrate, hold_out
-from sweetspot.laws import LAWS, Law, per_token, sweet_spot
+from sweetspot.laws import LAWS, Law
 from sweetspot.outliers import screen
 from sweetspot.schema import CELL, GROUP, group_name
 from sweetspot.shared import fit_shared
-from sweetspot.solve import Array, Mask, Points, Skipped, Solution, as_json, design, solve, units
+from sweetspot.solve import Array, Mask, Points, Skipped, as_json, design, solve, units
+from sweetspot.spots import sweet_spots
 from sweetspot.table import Table
 
 SCHEMA_VERSION = 2
 # Two laws are equally good where their held-out errors differ by less than the standard error of the difference;
 # the second number (percentage points) is less than what any measurement repeats to.
 _STANDARD_ERRORS, _AS_GOOD_PERCENT = 1.0, 0.1
-_LENGTHS_OF_A_MINIMUM = 3  # between two output lengths no cell shows a minimum, whatever the law says
-_DRAWS = 500  # of the coefficients, for the confidence set of a sweet spot
-_SEED = 0
-_PLATEAU = 0.01  # energies this near to the lowest are called the same
 
 
 Schemes = Mapping[str, list[HeldOut]]
@@ -64,6 +61,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
     laws = {name: _fits(law, points, frame, held_out.get(name)) for name, law in LAWS.items()}
     chosen, because = choose(laws, held_out, points)
     for_all = {name: fits for name, fits in laws.items() if LAWS[name].has_batch_terms}
+    capacity = _kv_capacity(frame)
     any_batch, _ = choose(for_all, held_out, points)
     valid = rows.filter(pl.col("valid"))
     return {
@@ -79,7 +77,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
             "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
         },
-        "kv_capacity": _kv_capacity(frame),
+        "kv_capacity": capacity,
         "experts": _experts(identity),
         "idle_w": frame["idle_w"].mean(),
         "power_cap_w": board.tdp_w if (board := gpus.find(identity["gpu"])) else None,
@@ -89,7 +87,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
         "chosen_because": because,
         "law_any_batch": any_batch,
         "laws": laws,
-        "sweet_spots": _sweet_spots(LAWS[chosen], points, laws[chosen]) if chosen else [],
+        "sweet_spots": sweet_spots(LAWS[chosen], points, laws[chosen], capacity) if chosen else [],
     }
 
 
@@ -242,91 +240,3 @@ def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, int]]:
         .sort("total_tokens")
     )
     return full.to_dicts()
-
-
-def _sweet_spots(law: Law, points: Points, fits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each batch and each measured input length of it."""
-    spots = []
-    for (_, unit), fit in zip(units(law, points), fits, strict=True):
-        solution = solve(law, points.take(unit))
-        if isinstance(solution, Skipped):
-            continue
-        lengths = np.unique(points.m[unit])
-        draws = _draws(solution, fit["interval_scale"])
-        for batch in np.unique(points.batch[unit]):
-            of_batch = points.take(unit & (points.batch == batch))
-            place = (batch, float(of_batch.active.max()) if law.needs_experts else 1.0)
-            for n in np.unique(of_batch.n):
-                known = len(lengths) >= _LENGTHS_OF_A_MINIMUM and _knows_spot(solution, n, batch)
-                spots.append(
-                    {"batch": int(batch), "input_tokens": int(n)}
-                    | (_spot(solution, draws, n, place, of_batch.m) if known else _NO_SPOT)
-                )
-    return spots
-
-
-_NO_SPOT = dict.fromkeys(
-    (
-        "output_tokens",
-        "output_tokens_low",
-        "output_tokens_high",
-        "plateau_low",
-        "plateau_high",
-        "energy_per_output_token_j",
-    )
-) | {"status": "not identified"}
-
-
-def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float], measured: Array) -> dict[str, Any]:
-    """The sweet spot with its 95 % confidence set, and the plateau around it. `place`: batch, active experts' share.
-
-    An end of the confidence set is null where the coefficients that the cells allow give no minimum on that side.
-    """
-    law, (batch, _) = solution.law, place
-    values = dict(zip((term.name for term in law.terms), solution.values, strict=True))
-    spot = sweet_spot(law, values, n, batch)
-    if spot is None:
-        return _NO_SPOT | {"status": "no interior minimum"}
-    powers = np.array([term.powers(n, batch) for term in law.terms])
-    inverse, linear, square = (draws @ powers).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # The cubic's root by a few Newton steps from the quadratic's or the cubic's own, whichever is less.
-        drawn = np.minimum(np.sqrt(inverse / linear), np.cbrt(inverse / (2 * square)))
-        for _ in range(20 if square.any() else 0):
-            drawn -= (2 * square * drawn**3 + linear * drawn**2 - inverse) / (
-                6 * square * drawn**2 + 2 * linear * drawn
-            )
-    drawn = np.where(inverse <= 0, 0.0, np.where(np.isfinite(drawn), drawn, np.inf))
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    replies = np.geomspace(max(1.0, spot / 64), spot * 64, 2000)
-    features = np.stack([np.broadcast_to(term.value(n, replies, *place), replies.shape) for term in law.terms], axis=1)
-    energies = features @ solution.values
-    lowest = per_token(law, values, n, spot, *place)
-    flat = replies[energies <= (1 + _PLATEAU) * lowest]
-    inside = measured.min() <= spot <= measured.max()
-    return {
-        "output_tokens": spot,
-        "output_tokens_low": float(low) if low > 0 else None,
-        "output_tokens_high": float(high) if np.isfinite(high) else None,
-        "plateau_low": float(flat.min(initial=spot)),
-        "plateau_high": float(flat.max(initial=spot)),
-        "energy_per_output_token_j": lowest,
-        "status": "interior" if inside else "outside measured range",
-    }
-
-
-def _draws(solution: Solution, scale: float) -> Array:
-    """Coefficients that the cells allow: draws × terms, normal with their covariance, within the bounds."""
-    random = np.random.default_rng(_SEED)
-    sd = np.sqrt(np.diag(solution.covariance))
-    units_ = np.where(sd > 0, sd, 1.0)  # coefficients differ by orders of magnitude
-    spread, directions = np.linalg.eigh(solution.covariance / np.outer(units_, units_))
-    normal = random.standard_normal((_DRAWS, len(spread))) * np.sqrt(np.maximum(spread, 0)) * scale
-    lower = np.array([-np.inf if term.lower is None else term.lower for term in solution.law.terms])
-    return np.asarray(np.maximum(solution.values + normal @ directions.T * units_, np.minimum(lower, solution.values)))
-
-
-def _knows_spot(solution: Solution, n: float, batch: float) -> bool:
-    """Whether the cells tell what grows with the reply from what falls with it, at this input length and batch."""
-    parts = np.array([term.powers(n, batch) for term in solution.law.terms]).T
-    return bool(solution.determines(parts[parts.any(axis=1)]).all())

@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,11 @@ def predict(
     fit = _fit_for(group, batch, warnings)
     if group["source"] == "simulated":
         warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
-    law, waves = LAWS[fit["law"]], _waves(group, input_tokens + output_tokens, batch)
-    if waves > 1:
-        warnings.append(f"the KV cache does not hold {batch} such requests: {waves} waves")
-    place = (input_tokens, output_tokens, batch / waves, _active(group, batch / waves))
-    extrapolates = _outside(group, input_tokens, output_tokens, batch, waves)
+    law, times = LAWS[fit["law"]], waves(group["kv_capacity"], input_tokens + output_tokens, batch)
+    if times > 1:
+        warnings.append(f"the KV cache does not hold {batch} such requests: {times} waves")
+    place = (input_tokens, output_tokens, batch / times, _active(group, batch / times))
+    extrapolates = _outside(group, input_tokens, output_tokens, batch, times)
     values = {name: term["value"] for name, term in fit["terms"].items()}
     per_output_token = per_token(law, values, *place)
     if per_output_token <= 0:
@@ -178,7 +178,7 @@ def predict(
         energy_per_output_token_low_j=low,
         energy_per_output_token_high_j=high,
         energy_batch_j=energy_batch_j,
-        waves=waves,
+        waves=times,
         duration_s=duration_s,
         duration_low_s=duration_s and max(duration_s * (1 - late), 0.0),
         duration_high_s=duration_s and duration_s * (1 + late),
@@ -229,9 +229,8 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
     )
 
 
-def _waves(group: Mapping[str, Any], total_tokens: int, batch: int) -> int:
-    """How often the KV cache has to be filled, by where it was seen full: capacity in tokens, between those lengths."""
-    full = group["kv_capacity"]
+def waves(full: Sequence[Mapping[str, int]], total_tokens: int, batch: int) -> int:
+    """How often the KV cache has to be filled, by where it was seen full (`kv_capacity` of a group)."""
     if not full:
         return 1
     # A cache that held r requests of t tokens and not r + 1 holds about (r + 1/2) t tokens. Between two lengths that is
@@ -250,10 +249,10 @@ def _waves(group: Mapping[str, Any], total_tokens: int, batch: int) -> int:
     return math.ceil(batch / together)
 
 
-def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, waves: int) -> list[str]:
+def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -> list[str]:
     asked = {
         **{"input_tokens": n, "output_tokens": m, "batch": batch, "total_tokens": n + m},
-        "tokens_in_flight": batch / waves * (n + m),
+        "tokens_in_flight": batch / times * (n + m),
     }
     reasons: dict[str, str] = {}
     for name, value in asked.items():
