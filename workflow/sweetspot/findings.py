@@ -12,11 +12,9 @@ import polars as pl
 from scipy import stats
 
 from sweetspot import summary
-from sweetspot.laws import LAWS, sweet_spot
 from sweetspot.schema import CELL, GROUP
 from sweetspot.summary import Group, number, percent
 
-_DRAWS = 1000
 _NORMAL_95 = 1.96
 Span = tuple[float, float]
 
@@ -83,25 +81,15 @@ def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span |
     return ratio * math.exp(-half), ratio * math.exp(half)
 
 
-def spot_interval(group: Group, batch: int, n: float) -> Span | None:
-    """95 % of the sweet spots of coefficients drawn by their covariance; the end is inf where some draws have none."""
-    for fit in summary.chosen_fits(group):
-        if fit["batch"] in (None, batch):
-            values = [term["value"] for term in fit["terms"].values()]
-            drawn = np.random.default_rng(0).multivariate_normal(
-                values, fit["covariance"], _DRAWS, check_valid="ignore"
-            )
-            law = LAWS[fit["law"]]
-            spots = [sweet_spot(law, dict(zip(fit["terms"], draw, strict=True)), n, batch) for draw in drawn]
-            known = np.array([np.inf if spot is None else spot for spot in spots])
-            low, high = np.quantile(known, (0.025, 0.975), method="nearest")
-            return float(low), float(high)
-    return None
+def spot_interval(spot: Mapping[str, Any]) -> Span:
+    """The 95 % confidence set of a sweet spot; an end that is not known is 0 or inf."""
+    low, high = spot["output_tokens_low"], spot["output_tokens_high"]
+    return 0.0 if low is None else low, math.inf if high is None else high
 
 
 def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     inside = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior"]
-    here = sorted((s["input_tokens"], s["output_tokens"]) for s in inside if s["batch"] == batch)
+    here = sorted((s for s in inside if s["batch"] == batch), key=lambda spot: spot["input_tokens"])
     everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
     if not everywhere:
         return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
@@ -109,10 +97,10 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     span = f"over all {over} it lies between {number(min(everywhere))} and {number(max(everywhere))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
-    (first, low), (last, high) = here[0], here[-1]
-    ends = f"{_with(low, spot_interval(group, batch, first))} tokens after a prompt of {first:,}"
-    if last != first:
-        ends += f" and {_with(high, spot_interval(group, batch, last))} after one of {last:,}"
+    ends = " and ".join(
+        f"{_with(spot['output_tokens'], spot_interval(spot))} {words} {spot['input_tokens']:,}"
+        for words, spot in zip(("tokens after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False)
+    )
     meaning = "the reply length of least energy per token"
     return f"Its sweet spot by the fitted law {group['law']}, {meaning}, is {ends}; {span}"
 
