@@ -15,7 +15,7 @@ import pytest
 from nvml_inside import CONSTANT
 from nvml_stub import A100, H100, OTHER, START_S, Stub, Trace
 
-from sweetspot import probe
+from sweetspot import boards
 from sweetspot.errors import SweetspotError
 from sweetspot.measurement import Protocol
 from sweetspot.meter import REASONS, GpuLostError, uncertainty
@@ -312,9 +312,9 @@ def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Ca
     assert before["gpu"] == "NVIDIA H100 80GB HBM3"
     assert (before["driver_version"], before["ecc"], before["power_limit_w"]) == ("580.159.03", "on", 700.0)
     assert before["process_check"] == "throughout"
-    assert probe.changes(before, inside(nvml_inside.describe)) == []
+    assert boards.changes(before, inside(nvml_inside.describe)) == []
     stub.set("driver 590.1", "ecc 0", "vbios 96.2", "limit_mw 500000", "persistence 0")
-    assert probe.changes(before, inside(nvml_inside.describe)) == [
+    assert boards.changes(before, inside(nvml_inside.describe)) == [
         "driver_version: 580.159.03 -> 590.1",
         "vbios_version: 96.00.89.00.01 -> 96.2",
         "ecc: on -> off",

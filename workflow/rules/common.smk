@@ -41,6 +41,10 @@ def architecture_source(wildcards):
     return str(CAMPAIGN.models[wildcards.model].path)
 
 
+def out(wildcards):
+    return OUT
+
+
 def engine_job(wildcards):
     return CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch))
 

@@ -17,7 +17,7 @@ rule measure:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=measure_job,
-        out=OUT,
+        directory=out,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.session measure --job {params.job:q} --directory {params.out:q} "
-        "--block {wildcards.block} 2> {log}"
+        "$SWEETSPOT_PYTHON -m sweetspot.session measure --job {params.job:q} --directory {params.directory:q} "
+        "--block {wildcards.block} 2> {log:q}"

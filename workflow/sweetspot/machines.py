@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from sweetspot.probe import changes
+from sweetspot.boards import changes
 
 _FLAGS = {True: "other_board", False: "machine_changed"}
 

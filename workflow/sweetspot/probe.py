@@ -25,17 +25,6 @@ _WAVES_S = (0.01, 0.03, 0.07, 0.13)  # beside and around the sensors' 0.1 s: non
 _PHASES = 4
 _SEES_ALL = 0.1  # of the mean power: below this spread over phases the counter sees all of the time
 _NO_LOAD = "no load: PyTorch with CUDA is not installed here"
-# What changes a measurement without anybody having meant it to
-_FIXED = (
-    "gpu",
-    "gpu_uuid",
-    "driver_version",
-    "vbios_version",
-    "ecc",
-    "power_limit_w",
-    "sm_clock_default_mhz",
-    "sm_clock_max_mhz",
-)
 
 
 class Load(Protocol):
@@ -78,18 +67,6 @@ def probe(
         "note": "" if load else _NO_LOAD,
         "protocol": _suggested(steps, loaded),
     }
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two machines, or the same one in two sessions, that may change its joules; for people.
-
-    Takes machine records' `machine`, or rows: what either does not tell is not compared.
-    """
-    return [
-        f"{name}: {before[name]} -> {after[name]}"
-        for name in _FIXED
-        if name in before and name in after and before[name] != after[name]
-    ]
 
 
 def torch_load() -> Callable[[], Load] | None:

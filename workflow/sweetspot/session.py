@@ -19,11 +19,11 @@ from typing import Any
 
 from sweetspot import engines, journal, pace, raw, rows
 from sweetspot.architecture import Architecture
+from sweetspot.boards import changes
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.journal import Cell, Place
 from sweetspot.measurement import Protocol, measure_idle, open_meter, unmeasured_cell, visit_cell
 from sweetspot.meter import Meter
-from sweetspot.probe import changes
 from sweetspot.rows import place
 
 Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
