@@ -102,7 +102,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         ax.set_xlabel(_AXES[name])
         if name in CELL:
             ax.set_xscale("log")
-            style.length_axis(ax.xaxis, table[name])
+            style.length_axis(ax.xaxis, table[name], gap=0.2)
     for ax in axes.flat[len(axes_there) :]:
         ax.remove()
     for ax in axes[:, 0]:
@@ -153,49 +153,43 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
 
 
 def _compared(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per repetition and secondary sensor: its deviation from the counter in percent, at what power."""
-    power = pl.col("energy_j") / pl.col("duration_s")
-    parts = [
-        rows.drop_nulls([column, "energy_j", "duration_s"]).select(
-            *GROUP,
-            *CELL,
-            *(name for name in _PLACE if name in rows.columns),
-            "valid",
-            "reasons",
-            sensor=pl.lit(words),
-            power_w=power,
-            deviation_percent=100 * (pl.col(column) / pl.col("energy_j") - 1),
-        )
-        for column, words in _SENSORS.items()
-        if column in rows.columns
-    ]
-    return pl.concat(parts) if parts else pl.DataFrame({"sensor": []})
+    """One row per repetition: by how much the secondary sensors deviate from the counter, in percent, at what power."""
+    there = [name for name in _SENSORS if name in rows.columns and rows[name].null_count() < rows.height]
+    known = rows.drop_nulls(["energy_j", "duration_s"]).filter(pl.any_horizontal(pl.col(there).is_not_null()))
+    return known.select(
+        *GROUP,
+        *CELL,
+        *(name for name in _PLACE if name in rows.columns),
+        "valid",
+        "reasons",
+        power_w=pl.col("energy_j") / pl.col("duration_s"),
+        **{name.replace("_j", "_percent"): 100 * (pl.col(name) / pl.col("energy_j") - 1) for name in there},
+    )
 
 
 def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str) -> Chart:
     tolerance = 100 * float((campaign or {}).get("config", {}).get("protocol", {}).get("energy_tolerance", 0.05))
+    sensors = {name.replace("_j", "_percent"): words for name, words in _SENSORS.items()}
+    sensors = {name: words for name, words in sensors.items() if name in table.columns}
+    edge = 4 * tolerance
     title = "Energy counter against integrated power"
-    bad = table.filter(~pl.col("valid"))
     caption = (
-        f"{table.height} comparisons, one per repetition and secondary sensor: integrated power over counter, %. Band: "
-        f"the ±{tolerance:g} % beyond which a row is invalid. Crosses: the {bad.height} of invalid rows."
+        f"{table.height} repetitions: integrated power over counter, %. Band: the ±{tolerance:g} % beyond which a row "
+        f"is invalid. Crosses: the {table.height - int(table['valid'].sum())} invalid rows; what is beyond "
+        f"±{edge:g} % is drawn at the edge."
     )
-    sensors = list(dict.fromkeys(table["sensor"]))
     fig = style.figure(_WIDTH, 2.7, title, caption, label)
     axes = fig.subplots(1, len(sensors), squeeze=False, sharey=True)
-    for ax, sensor in zip(axes.flat, sensors, strict=True):
-        part = table.filter(pl.col("sensor") == sensor)
-        good, crossed = part.filter("valid"), part.filter(~pl.col("valid"))
+    for ax, (name, words) in zip(axes.flat, sensors.items(), strict=True):
         ax.axhspan(-tolerance, tolerance, color=style.GRID, alpha=0.5, linewidth=0)
         ax.axhline(0, color=style.INK, linewidth=0.8)
-        raster = part.height > RASTER_ABOVE
-        dots = {"s": 8, "alpha": 0.5, "color": "#0072b2", "linewidths": 0, "rasterized": raster}
-        ax.scatter(good["power_w"], good["deviation_percent"], **dots)
-        ax.scatter(
-            crossed["power_w"], crossed["deviation_percent"], s=26, color=style.ALARM, marker="x", linewidths=1.2
-        )
-        ax.set(xlabel="mean power of the row, W", title=sensor)
-    reach = max(1.4 * tolerance, 1.05 * float(np.abs(table["deviation_percent"].to_numpy()).max()))
+        dots = {"s": 8, "alpha": 0.5, "color": "#0072b2", "linewidths": 0, "rasterized": table.height > RASTER_ABOVE}
+        crosses = {"s": 26, "color": style.ALARM, "marker": "x", "linewidths": 1.2}
+        for part, look in ((table.filter("valid"), dots), (table.filter(~pl.col("valid")), crosses)):
+            ax.scatter(part["power_w"], part[name].clip(-edge, edge), **look)
+        ax.set(xlabel="mean power of the row, W", title=words)
+    farthest = max(float(table[name].abs().to_numpy().max()) for name in sensors)
+    reach = 1.08 * min(max(1.4 * tolerance, farthest), edge)
     axes[0, 0].set(ylabel="integrated / counter − 1, %", ylim=(-reach, reach))
     sns.despine(fig)
     return "sensors", title, caption, fig, table
@@ -228,29 +222,32 @@ def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Map
 
 
 def _attention(table: pl.DataFrame, label: str) -> Chart:
+    table = table.sort("parameters", "model")
     title = "GQA against MHA: what context costs"
     caption = (
-        f"{table.height} models: what 1,000 tokens of context add to each output token, by the term of the chosen law "
-        "that grows with the prompt, against the size of the model; bars: 95 % interval of the coefficient. Laws "
-        "without batch terms: that of the largest batch."
+        f"{table.height} models, the smallest at the bottom: what 1,000 tokens of context add to each output token, by "
+        "the term of the chosen law that grows with the prompt; bars: 95 % interval of the coefficient. Laws without "
+        "batch terms: that of the largest batch."
     )
-    fig = style.figure(_WIDTH, 3.0, title, caption, label)
+    fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
     ax = fig.subplots()
+    table = table.with_row_index("row")
     for kind, part in sorted((key[0], frame) for key, frame in table.group_by("attention")):
-        size, price = part["parameters"] / 1e9, part["j_per_1000_context_tokens"]
-        colour = _ATTENTION.get(kind, style.OTHER_FAMILIES[0])
-        ax.errorbar(
-            size, price, yerr=1.96 * part["standard_error"], fmt="o", color=colour, markersize=5, capsize=2, label=kind
-        )
-        for x, y, name in zip(size, price, part["model"], strict=True):
-            ax.annotate(
-                style.shortened(name), (x, y), xytext=(6, 3), textcoords="offset points", fontsize=7, color=style.MUTED
-            )
-    ax.set(xscale="log", xlabel="parameters, 10⁹", ylabel="J per output token\nper 1,000 tokens of context")
-    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * 1.35)
-    style.value_axis(ax.xaxis)
+        look: dict[str, Any] = {
+            "fmt": "o",
+            "markersize": 5,
+            "capsize": 2,
+            "color": _ATTENTION.get(kind, style.OTHER_FAMILIES[0]),
+        }
+        error = 1.96 * part["standard_error"]
+        ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, label=kind, **look)
+    models = table.select("model", "parameters").rows()
+    sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]
+    ax.set_yticks(range(table.height), sizes)
+    ax.set(xlabel="J per output token, per 1,000 tokens of context", ylabel="model, parameters in 10⁹")
+    ax.set_ylim(-0.6, table.height - 0.4)
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    ax.grid(visible=False, axis="y")
     fig.legend(title="attention", loc="outside right center", handlelength=0.9)
     sns.despine(fig)
-    return "attention", title, caption, fig, table
+    return "attention", title, caption, fig, table.drop("row")

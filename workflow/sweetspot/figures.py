@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import seaborn as sns
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
@@ -23,6 +24,7 @@ from sweetspot.summary import Group
 
 _WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
 _HERO_WIDTH = 6.0  # stands beside the accuracy table
+_DIGITS = 6  # of numbers in the CSV beside a figure: more than any sensor has
 _PER_TOKEN = "J per output token"
 _SHOWN = ["model", *CELL, "repetitions", "j_per_token", "sd"]
 
@@ -62,7 +64,7 @@ def draw_all(
         for item, fig, shown in _figures(measurements, predictor, validation, predictions, plan, campaign):
             drawn.append(item)
             files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
-            write_atomically(files[-1], shown.write_csv())
+            write_atomically(files[-1], shown.with_columns(cs.float().round_sig_figs(_DIGITS)).write_csv())
     index = directory / "figures.json"
     write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
     return [*files, pdf, index]
@@ -202,7 +204,10 @@ def _heat_map(
     cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
     longest = max(len(style.shown(value)) for value in shown["j_per_token"])
     size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
-    height = min(max(cell, 0.2), 0.42 if width == _WIDTH and columns == 1 else 0.36) * len(inputs) + 0.55
+    tallest = 0.42 if columns == 1 else 0.36
+    if file == "hero":
+        tallest = min(0.5, 2.6 / len(inputs))  # as high as the sentences and the table beside it
+    height = min(max(cell, 0.2), tallest) * len(inputs) + 0.55
     fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))

@@ -138,13 +138,16 @@ def columns(panels: int, most: float = 3) -> int:
     return panels if panels <= most else 2 if most >= 2 else 1
 
 
-def length_axis(axis: Any, values: Iterable[int]) -> None:
-    """Ticks of a logarithmic axis at the very lengths or batches that were measured, thinned where they would touch."""
+def length_axis(axis: Any, values: Iterable[int], gap: float = 0.12) -> None:
+    """Ticks of a logarithmic axis at the very lengths or batches that were measured, thinned where they would touch.
+
+    `gap` is the least distance between two, as a share of the axis.
+    """
     ticks: list[int] = []
     ordered = sorted(set(values))
     span = np.log(ordered[-1] / ordered[0]) if len(ordered) > 1 else 1.0
     for value in ordered:
-        if not ticks or np.log(value / ticks[-1]) > 0.12 * span:
+        if not ticks or np.log(value / ticks[-1]) > gap * span:
             ticks.append(value)
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
