@@ -43,3 +43,4 @@ rule all:
     default_target: True
     input:
         "<out>/report.html",
+        BLOCKS,

@@ -1,6 +1,7 @@
 rule collect:
     input:
-        [
+        plan=BLOCKS,
+        blocks=[
             f"<out>/measurements/{model}/bs{batch}/{block}.jsonl"
             for model, batch, block in CAMPAIGN.jobs
         ],
@@ -11,6 +12,7 @@ rule collect:
     conda:
         "../../envs/analysis.yaml"
     params:
+        cells=[len(cells) for cells in CAMPAIGN.jobs.values()],
         code=code("collect.py"),
     script:
         "../scripts/collect.py"
