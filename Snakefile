@@ -39,8 +39,13 @@ localrules:
     resolve_architecture,
 
 
+# Every result by name: one that is missing is made again, also where the report is there already.
 rule all:
     default_target: True
     input:
-        "<out>/report.html",
         BLOCKS,
+        "<out>/measurements.parquet",
+        "<out>/predictor.json",
+        "<out>/validation.csv",
+        "<out>/figures",
+        "<out>/report.html",

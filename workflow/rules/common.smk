@@ -72,3 +72,11 @@ class Untracked:
 def measure_job(wildcards):
     place = wildcards.model, int(wildcards.batch), wildcards.block
     return Untracked(lambda: CAMPAIGN.measure_job(*place))
+
+
+def to_measure(wildcards):
+    """What a block needs while its rows are missing; afterwards nothing that happens to an engine concerns them."""
+    model, batch, block = wildcards.model, wildcards.batch, wildcards.block
+    if os.path.exists(f"{OUT}/measurements/{model}/bs{batch}/{block}.jsonl"):
+        return []
+    return [f"{OUT}/architectures/{model}.json", f"{OUT}/engines/{model}/bs{batch}"]

@@ -12,6 +12,6 @@ rule build_engine:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=engine_job,
-        out=OUT,
+        out=lambda wildcards: OUT,
     shell:
         "$SWEETSPOT_PYTHON -m sweetspot.session build --job {params.job:q} --directory {params.out:q} 2> {log}"

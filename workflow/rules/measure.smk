@@ -1,11 +1,3 @@
-def to_measure(wildcards):
-    """What a block needs while its rows are missing; afterwards nothing that happens to an engine concerns them."""
-    model, batch, block = wildcards.model, wildcards.batch, wildcards.block
-    if os.path.exists(f"{OUT}/measurements/{model}/bs{batch}/{block}.jsonl"):
-        return []
-    return [f"{OUT}/architectures/{model}.json", f"{OUT}/engines/{model}/bs{batch}"]
-
-
 # Expensive: no code digest here, or an edited comment would measure a study again. What the rows depend on is the job,
 # and the name of the block holds its digest: rows of another job are another file. So a measurement runs when its file
 # is missing and for no other reason, also where results were moved or copied without Snakemake's records. A change of
@@ -24,7 +16,7 @@ rule measure:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=measure_job,
-        out=OUT,
+        out=lambda wildcards: OUT,
     shell:
         "$SWEETSPOT_PYTHON -m sweetspot.session measure --job {params.job:q} --directory {params.out:q} "
         "--block {wildcards.block} 2> {log}"
