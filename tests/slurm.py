@@ -5,6 +5,7 @@ Needs root, because the jobs' environment is stripped of SLURM_CONF and so the c
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -43,6 +44,7 @@ JobCompType=jobcomp/filetxt
 JobCompLoc={root}/log/jobcomp.txt
 MinJobAge=3600
 DefMemPerCPU=256
+KillWait=1
 ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
@@ -72,10 +74,49 @@ def unavailable() -> str:
     return f"could not install {', '.join(missing)}" if missing else ""
 
 
+def jobs() -> dict[int, dict[str, str]]:
+    """What Slurm says of every job so far, by its id."""
+    shown = subprocess.run(
+        ["scontrol", "show", "job", "--all", "-o"], capture_output=True, text=True, check=True
+    ).stdout
+    records = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in shown.splitlines()]
+    return {int(record["JobId"]): record for record in records if "JobId" in record}
+
+
+def scontrol(*arguments: object) -> None:
+    """Give an order to the controller."""
+    subprocess.run(["scontrol", *map(str, arguments)], check=True, capture_output=True)
+
+
+def node() -> str:
+    """The name of the one node."""
+    return socket.gethostname().split(".")[0]
+
+
+def restart_controller(root: Path) -> None:
+    """End slurmctld and start it again with what it saved."""
+    pid = int((root / "slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    while Path(f"/proc/{pid}").exists() and "slurmctld" in Path(f"/proc/{pid}/comm").read_text():
+        time.sleep(0.1)
+    subprocess.run(["slurmctld"], check=True)
+    _wait_for(root, "sinfo", "-h")
+
+
+def _wait_for(root: Path, *command: str, output: str = "") -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0 and output in done.stdout:
+            return
+        assert time.monotonic() < deadline, (root / "log/slurmctld.log").read_text()
+        time.sleep(0.1)
+
+
 @contextmanager
 def cluster(root: Path) -> Iterator[Path]:
     """A running cluster; yields the directory of its logs and records."""
-    host = socket.gethostname().split(".")[0]
+    host = node()
     for name in ("munge", "state", "spool", "log", "dev", "etc"):
         (root / name).mkdir(parents=True, mode=0o755)
     for index in (0, 1):
@@ -97,10 +138,7 @@ def cluster(root: Path) -> Iterator[Path]:
         subprocess.run(["munged", "--force", f"--key-file={key}", *munge], check=True)
         subprocess.run(["slurmctld", "-c"], check=True)
         subprocess.run(["slurmd", "-c"], check=True)
-        deadline = time.monotonic() + 30
-        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
-            assert time.monotonic() < deadline, (root / "log/slurmctld.log").read_text()
-            time.sleep(0.1)
+        _wait_for(root, "sinfo", "-h", "-o", "%t", output="idle")
         yield root
     finally:
         subprocess.run(["scancel", "--user", "root"], capture_output=True)

@@ -27,7 +27,7 @@ _TYPES: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, f
 def spec(name: str, model: str = "llama-3.2-1b", **changes: Any) -> engines.EngineSpec:
     """An engine for 8 requests of 512 + 256 tokens on an H100."""
     path = ARCHITECTURES / f"{model}.json"
-    arch, config = architecture.load(path), architecture.published_config(path)
+    arch, config = architecture.load(path), architecture.resolved(path)["config"]
     whole = engines.EngineSpec(name, arch, "bfloat16", "dummy", H100.name, 8, 512, 256, 0.9, 1, model_config=config)
     return replace(whole, **changes)
 

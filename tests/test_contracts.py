@@ -89,7 +89,7 @@ def test_vllm_takes_every_model_and_all_that_it_is_asked(model: str, tmp_path: P
     package = installed("vllm")
     path = ARCHITECTURES / f"{model}.json"
     arch = architecture.load(path)
-    config = architecture.published_config(path)
+    config = architecture.resolved(path)["config"]
     spec = engines.EngineSpec("vllm", arch, "bfloat16", "dummy", H100.name, 8, 512, 256, 0.9, 1, model_config=config)
     engines.build(spec, tmp_path)
     arguments = adapter._arguments(spec, tmp_path)

@@ -157,7 +157,7 @@ def test_a_defect_closes_the_engine_and_is_no_row(place: Path, monkeypatch: pyte
 
 
 def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = architecture.published_config(ARCHITECTURES / "opt-1.3b.json")
+    config = architecture.resolved(ARCHITECTURES / "opt-1.3b.json")["config"]
     assert config["architectures"] == ["OPTForCausalLM"]
     assert not [key for key in config if key.startswith("_")]
     path = Place(place, "opt", 4).architecture

@@ -1,17 +1,12 @@
 """What Snakemake would do, asked of the real Snakemake: nothing twice, nothing too much, nothing too little."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Checkout
+from conftest import PARTS, Checkout
 
 ANALYSIS = {"fit": 1, "validate": 1, "figures": 1, "report": 1}
 
@@ -20,6 +15,11 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text, f"{path} no longer has {old!r}"
     path.write_text(text.replace(old, new, 1))
+
+
+def expensive(checkout: Checkout) -> dict[str, int]:
+    """Planned jobs that need a GPU."""
+    return {rule: count for rule, count in checkout.planned().items() if rule in ("build_engine", "measure")}
 
 
 def visits(checkout: Checkout) -> list[str]:
@@ -80,9 +80,27 @@ def test_another_partition_into_jobs_measures_nothing(checkout: Checkout) -> Non
     assert visits(checkout) == before
 
 
-def test_a_new_protocol_measures_again(checkout: Checkout) -> None:
+def test_a_new_protocol_measures_again_and_says_so_before(checkout: Checkout) -> None:
     checkout.configure(protocol={"repetitions": 3, "window_s": 12.0})
+    said = checkout.run("--dry-run")
+    warning = next(line for line in said.splitlines() if "MEASURED AGAIN" in line)
+    assert warning.startswith("36 cells that are measured already will be")
+    assert "protocol.window_s 10.0 -> 12.0" in warning
+    assert "GPU h" in warning
+    assert "J" in warning
+    assert said.index("MEASURED AGAIN") < said.index("Job stats:")
     assert checkout.planned()["measure"] == 6
+    checkout.configure()
+    said = checkout.run("--dry-run")
+    assert "Nothing to be done" in said
+    assert "MEASURED" not in said
+
+
+def test_a_longer_grid_is_no_new_protocol(checkout: Checkout) -> None:
+    checkout.configure(output_tokens=[64, 128, 256, 512])
+    said = checkout.run("--dry-run")
+    assert "To measure: 12 cells in 6 jobs, about " in said
+    assert "MEASURED AGAIN" not in said
 
 
 def test_another_precision_measures_that_model_again(checkout: Checkout) -> None:
@@ -97,8 +115,8 @@ def test_another_precision_measures_that_model_again(checkout: Checkout) -> None
     ("file", "addition", "jobs"),
     [
         ("measurement.py", "# a comment", {}),
-        ("measurement.py", "DEAD = 1", {"report": 1}),  # the report explains the protocol
-        ("meter.py", "DEAD = 1", {"report": 1}),
+        ("measurement.py", "DEAD = 1", {"collect": 1, **ANALYSIS}),  # judges machines and explains the protocol
+        ("meter.py", "DEAD = 1", {"collect": 1, **ANALYSIS}),
         ("fit.py", "DEAD = 1", ANALYSIS),
         ("fit.py", "# a comment", {}),
         ("figures.py", "DEAD = 1", {"figures": 1, "report": 1}),
@@ -126,53 +144,62 @@ def test_deleting_the_report_rebuilds_the_report_only(checkout: Checkout) -> Non
 
 def test_deleting_engines_measures_nothing(checkout: Checkout) -> None:
     shutil.rmtree(checkout.out / "engines")
+    shutil.rmtree(checkout.out / "architectures")
+    assert checkout.planned() == {}
+    checkout.configure(batches=[1, 8, 32, 64])
+    jobs = checkout.planned()
+    assert (jobs["build_engine"], jobs["measure"]) == (2, 2)
+
+
+def test_a_rebuilt_engine_measures_nothing(checkout: Checkout) -> None:
+    for engine in checkout.out.glob("engines/*/*/engine.json"):
+        engine.write_text(engine.read_text() + " ")
+    for stamp in checkout.out.glob("engines/*/*/.snakemake_timestamp"):
+        stamp.touch()
     assert checkout.planned() == {}
 
 
-def test_a_killed_measurement_loses_at_most_its_cell(checkout: Checkout) -> None:
-    """SIGKILL in the middle of a block; the second run measures what is missing and nothing else."""
-    lengths = [16 * k for k in range(1, 21)]
-    checkout.configure(input_tokens=lengths, output_tokens=lengths, batches=[8], select=["opt-1.3b"], campaign="big")
-    command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "1"]
-    run = subprocess.Popen(
-        command, cwd=checkout.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    journal = checkout.path / "results/big/journal/opt-1.3b/bs8/grid.jsonl"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and len(journal.read_bytes().splitlines()) >= 5):
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    with journal.open("ab") as file:
-        file.write(b'{"key": "half a li')  # what a crash in the middle of a write leaves
-    kept = [line for line in journal.read_text().splitlines() if line.endswith("}")]
-    assert 5 <= len(kept) < 400
-    checkout.run("--unlock")
-    checkout.run("--rerun-incomplete")
-    lines = journal.read_text().splitlines()
-    assert lines[: len(kept)] == kept
-    made = [record for record in map(json.loads, (line for line in lines if line.endswith("}"))) if record.get("visit")]
-    assert len(made) == len({(record["input_tokens"], record["output_tokens"]) for record in made}) == 400
+@pytest.mark.parametrize("records", [True, False], ids=["with Snakemake's records", "without"])
+def test_what_a_changed_grid_needs_is_seen(checkout: Checkout, records: bool) -> None:
+    if not records:
+        shutil.rmtree(checkout.path / ".snakemake")
+    checkout.configure(output_tokens=[64, 512])
+    assert checkout.planned() == {"measure": 6, "plan": 1, "collect": 1, **ANALYSIS}
 
 
-def test_ctrl_c_ends_the_run_and_keeps_finished_cells(checkout: Checkout) -> None:
-    lengths = [16 * k for k in range(1, 21)]
-    checkout.configure(input_tokens=lengths, output_tokens=lengths, batches=[8], select=["opt-1.3b"], campaign="big")
-    command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "1"]
-    run = subprocess.Popen(
-        command, cwd=checkout.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    journal = checkout.path / "results/big/journal/opt-1.3b/bs8/grid.jsonl"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and len(journal.read_bytes().splitlines()) >= 5):
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGINT)
-    output = run.communicate(timeout=60)[0]
-    assert run.returncode != 0
-    assert "Traceback" not in output
-    assert len(journal.read_text().splitlines()) >= 5
-    assert checkout.planned()["measure"] == 1
+def test_a_model_that_goes_and_comes_back_is_not_measured_again(checkout: Checkout) -> None:
+    checkout.configure(select=["opt-1.3b"])
+    assert checkout.planned() == {"plan": 1, "collect": 1, **ANALYSIS}
+    checkout.run()
+    assert set(pl.read_parquet(checkout.out / "measurements.parquet")["model"]) == {"opt-1.3b"}
+    checkout.configure()
+    assert checkout.planned() == {"plan": 1, "collect": 1, **ANALYSIS}
+
+
+def test_moved_results_are_results(checkout: Checkout) -> None:
+    (checkout.path / "results").rename(checkout.path / "elsewhere")
+    checkout.configure(results="elsewhere")
+    assert expensive(checkout) == {}
+    checkout.configure(results="elsewhere", batches=[1, 8, 32, 64])
+    assert expensive(checkout) == {"build_engine": 2, "measure": 2}
+    checkout.configure(results="elsewhere", protocol={"repetitions": 3, "window_s": 12.0})
+    assert expensive(checkout)["measure"] == 6, "a changed job is seen without Snakemake's records"
+
+
+@pytest.mark.parametrize("order", [sorted, reversed], ids=["copied in order", "in reverse"])
+def test_a_clone_with_the_results_copied_in_measures_nothing(checkout: Checkout, tmp_path: Path, order: object) -> None:
+    """Without Snakemake's records, and every file as old as its copy: no time says anything."""
+    clone = Checkout(tmp_path / "clone")
+    (clone.path / "results").mkdir(parents=True)
+    for part in PARTS:
+        if (checkout.path / part).is_dir() and not (checkout.path / part).is_symlink():
+            shutil.copytree(checkout.path / part, clone.path / part, copy_function=shutil.copy)
+        else:
+            shutil.copy(checkout.path / part, clone.path / part, follow_symlinks=False)
+    files = sorted(path.relative_to(checkout.path) for path in checkout.path.glob("results/**/*") if path.is_file())
+    for file in order(files):
+        (clone.path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(checkout.path / file, clone.path / file)
+    assert expensive(clone) == {}
+    clone.configure(batches=[1, 8, 32, 64])
+    assert expensive(clone) == {"build_engine": 2, "measure": 2}

@@ -1,6 +1,7 @@
 rule collect:
     input:
-        CAMPAIGN.tables(),
+        plan=BLOCKS,
+        blocks=CAMPAIGN.tables(),
     output:
         "<out>/measurements.parquet",
     log:
@@ -8,6 +9,7 @@ rule collect:
     conda:
         "../../envs/analysis.yaml"
     params:
+        cells=CAMPAIGN.cells_of_tables(),
         code=code("collect.py"),
     script:
         "../scripts/collect.py"

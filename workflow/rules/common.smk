@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from snakemake.logging import logger
+from sweetspot import plan
 from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
+from sweetspot.journal import key
 from sweetspot.provenance import source_hash
 
 CONFIG_FILE = (
@@ -16,9 +19,20 @@ try:
 except SweetspotError as error:
     sys.exit(f"error: {error}")
 
+if workflow.is_main_process:
+    found = plan.survey(CAMPAIGN, plan.unfinished(CAMPAIGN))
+    if plan.headline(found):
+        logger.info(plan.headline(found))
+    if plan.warning(found):
+        logger.warning(plan.warning(found))
+
 OUT = str(CAMPAIGN.directory)
 # Not a parameter of a rule: another path to the same Python is no reason to run anything again.
 os.environ.update(SWEETSPOT_PYTHON=CAMPAIGN.python)
+
+
+# Its name changes with the set of blocks, and it is a target: so a changed grid is seen without Snakemake's records.
+BLOCKS = f"{OUT}/.blocks/{key({'blocks': list(CAMPAIGN.jobs)})}"
 
 
 pathvars:
@@ -49,5 +63,24 @@ def engine_job(wildcards):
     return CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch))
 
 
+class Untracked:
+    """A parameter of a type that Snakemake does not record: its change is no reason to run. Made when it is used."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __str__(self):
+        return self.make()
+
+
 def measure_job(wildcards):
-    return CAMPAIGN.measure_job(wildcards.model, int(wildcards.batch), wildcards.block)
+    place = wildcards.model, int(wildcards.batch), wildcards.block
+    return Untracked(lambda: CAMPAIGN.measure_job(*place))
+
+
+def to_measure(wildcards):
+    """What a block needs while its rows are missing; afterwards nothing that happens to an engine concerns them."""
+    model, batch, block = wildcards.model, wildcards.batch, wildcards.block
+    if os.path.exists(f"{OUT}/measurements/{model}/bs{batch}/{block}.jsonl"):
+        return []
+    return [f"{OUT}/architectures/{model}.json", f"{OUT}/engines/{model}/bs{batch}"]

@@ -1,12 +1,11 @@
-# Expensive: no code digest here, or an edited comment would measure a study again. What the rows depend on is the job;
-# a change of what the procedure means is a new protocol version (see Protocol.version). Journal and raw samples are no
-# outputs, since Snakemake deletes outputs: with the journal a job that runs again, for a longer grid or a rebuilt engine,
-# measures only cells that are not in it. (No ancient() on the engine: Snakemake then overlooks a changed job whose
-# engine is rebuilt.)
+# Expensive: no code digest here, or an edited comment would measure a study again. What the rows depend on is the job,
+# and the name of the block holds its digest: rows of another job are another file. So a measurement runs when its file
+# is missing and for no other reason, also where results were moved or copied without Snakemake's records. A change of
+# what the procedure means is a new protocol version (see Protocol.version). Journal and raw samples are no outputs,
+# since Snakemake deletes outputs: with the journal a job measures only cells that are not in it.
 rule measure:
     input:
-        architecture="<out>/architectures/{model}.json",
-        engine="<out>/engines/{model}/bs{batch}",
+        to_measure,
     output:
         "<out>/measurements/{model}/bs{batch}/{block}.jsonl",
     log:

@@ -5,6 +5,7 @@ rule plan:
     output:
         cells="<out>/plan.csv",
         campaign="<out>/campaign.json",
+        blocks=BLOCKS,
     log:
         "<logs>/plan.log",
     conda:

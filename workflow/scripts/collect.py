@@ -1,7 +1,10 @@
 from pathlib import Path
 
 from sweetspot.errors import logged
-from sweetspot.table import collect
+from sweetspot.table import check_blocks, collect
 
 with logged(snakemake.log[0]):
-    collect([Path(path) for path in snakemake.input], Path(snakemake.output[0]))
+    blocks = [Path(path) for path in snakemake.input.blocks]
+    if snakemake.params.cells:
+        check_blocks(blocks, snakemake.params.cells)
+    collect(blocks, Path(snakemake.output[0]))

@@ -2,6 +2,12 @@ from pathlib import Path
 
 from sweetspot.campaign import Campaign
 from sweetspot.errors import logged
+from sweetspot.journal import write_atomically
 
 with logged(snakemake.log[0]):
-    Campaign(snakemake.config).write(Path(snakemake.output.cells), Path(snakemake.output.campaign))
+    campaign = Campaign(snakemake.config)
+    campaign.write(Path(snakemake.output.cells), Path(snakemake.output.campaign))
+    blocks = Path(snakemake.output.blocks)
+    for earlier in blocks.parent.iterdir():
+        earlier.unlink()
+    write_atomically(blocks, "".join(f"{model}\t{batch}\t{block}\n" for model, batch, block in campaign.jobs))

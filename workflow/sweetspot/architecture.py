@@ -7,7 +7,7 @@ tokens, m output tokens, B requests of a batch. One prefill pass emits output to
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +232,18 @@ def load(path: Path) -> Architecture:
         raise SweetspotError(f"{file}: {error}") from None
 
 
-def published_config(path: Path) -> dict[str, Any]:
-    """The publisher's keys of an architecture file, without those that this project added (they start with "_").
+def resolved(path: Path) -> dict[str, Any]:
+    """What a job reads of a model: dimensions, parameters, the publisher's keys (ours start with "_").
 
     Raises SweetspotError as `load` does.
     """
-    return {key: value for key, value in _read(path)[1].items() if not key.startswith("_")}
+    architecture, config = load(path), _read(path)[1]
+    return {
+        "schema_version": 1,
+        "parameters": architecture.parameters(),
+        "architecture": asdict(architecture),
+        "config": {key: value for key, value in config.items() if not key.startswith("_")},
+    }
 
 
 def _read(path: Path) -> tuple[Path, dict[str, Any]]:

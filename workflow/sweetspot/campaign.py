@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Model:
-    """A selected model: its line of the table, the file of its architecture, and what that says."""
+    """A selected model: its line of the table, the file of its architecture, what that says, what jobs read of it."""
 
     row: ModelRow
     path: Path
     architecture: Architecture
+    resolved: dict[str, Any]
 
 
 class Campaign:
@@ -50,7 +52,7 @@ class Campaign:
         self.config: Config = parse(raw, source)
         self.directory = Path(self.config.results) / self.config.campaign
         self.models: dict[str, Model] = {
-            row.model: Model(row, path, architecture.load(path))
+            row.model: Model(row, path, architecture.load(path), architecture.resolved(path))
             for row, path in read_models(Path(self.config.models), self.config.select)
         }
         self.python = self.config.engine.python or sys.executable
@@ -58,7 +60,7 @@ class Campaign:
         gpu = gpus.find(self.config.gpu)
         if gpu is None:
             raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
-        self._gpu = gpu
+        self.gpu = gpu
         if self.config.rows is not None and not Path(self.config.rows).is_file():
             raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; leave the key out to measure")
         if not self.jobs:
@@ -90,14 +92,30 @@ class Campaign:
 
     @cached_property
     def jobs(self) -> dict[tuple[str, int, str], list[PlannedCell]]:
-        """Cells of each measuring job, by (model, batch, block)."""
-        return {(*group, block): part for group, cells in self._grids.items() for block, part in self._blocks(cells)}
+        """Cells of each measuring job, by (model, batch, block).
+
+        The block's name ends in a digest of all that its rows depend on, so rows of another job are another file:
+        whether a job was done can be told from its file alone, also where results were moved or copied.
+        """
+        jobs = {}
+        for (model, batch), cells in self._grids.items():
+            shared = [self._shared(model, batch), self.models[model].resolved]
+            digest_of_all = sha256(json.dumps(shared, sort_keys=True).encode())
+            for block, part in self._blocks(cells):
+                digest = digest_of_all.copy()
+                digest.update(json.dumps(_described(part)).encode())
+                jobs[model, batch, f"{block}-{digest.hexdigest()[:8]}"] = part
+        return jobs
 
     def tables(self) -> list[str]:
         """The files that hold the campaign's rows: those of every job, or the one that the configuration names."""
         if self.config.rows is not None:
             return [self.config.rows]
         return [str(Place(self.directory, model, batch, block).rows) for model, batch, block in self.jobs]
+
+    def cells_of_tables(self) -> list[int]:
+        """How many cells each of those files has to hold; empty where nobody knows."""
+        return [] if self.config.rows is not None else [len(cells) for cells in self.jobs.values()]
 
     @cached_property
     def _grids(self) -> dict[tuple[str, int], list[PlannedCell]]:
@@ -115,21 +133,17 @@ class Campaign:
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
         """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
-        cells = [
-            {k: getattr(c, k) for k in ("input_tokens", "output_tokens", "flags")}
-            for c in self.jobs[model, batch, block]
-        ]
-        return json.dumps(
-            {
-                "campaign": self.config.campaign,
-                "model": model,
-                "batch": batch,
-                "engine": self._engine(model),
-                "protocol": vars(self.config.protocol),
-                "seed": self.config.seed,
-                "cells": cells,
-            }
-        )
+        return json.dumps({**self._shared(model, batch), "cells": _described(self.jobs[model, batch, block])})
+
+    def _shared(self, model: str, batch: int) -> dict[str, Any]:
+        return {
+            "campaign": self.config.campaign,
+            "model": model,
+            "batch": batch,
+            "engine": self._engine(model),
+            "protocol": vars(self.config.protocol),
+            "seed": self.config.seed,
+        }
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -183,7 +197,7 @@ class Campaign:
         config, row = self.config.engine, self.models[model].row
         engine = {
             "name": config.name,
-            "gpu": self._gpu.name,
+            "gpu": self.gpu.name,
             "precision": row.precision,
             "weights": self._weights(row),
             "kv_cache_fraction": config.kv_cache_fraction,
@@ -216,13 +230,15 @@ class Campaign:
                 flags.append("extended_positions")
             else:
                 skipped = skipped or f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
-        free = kv_cache_bytes(arch, self._gpu, model.row.precision, self.config.engine.kv_cache_fraction)
+        free = kv_cache_bytes(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
         fit = arch.max_requests(n, m, free, element_bytes) if free > 0 else 0
         if fit < 1:
-            skipped = (
-                skipped or f"memory: weights and the KV cache of one request exceed the memory of {self._gpu.name}"
-            )
+            skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"
         elif fit < batch:
             flags.append("kv_limited")
         status = "skipped" if skipped else "run"
         return PlannedCell(model.row.model, batch, n, m, status, skipped, ";".join(flags))
+
+
+def _described(cells: list[PlannedCell]) -> list[dict[str, Any]]:
+    return [{name: getattr(cell, name) for name in ("input_tokens", "output_tokens", "flags")} for cell in cells]

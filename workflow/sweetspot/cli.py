@@ -39,10 +39,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="sweetspot",
         description="Measure, model and predict the energy of LLM inference. To run a campaign (measure, fit, report), "
-        "use snakemake: `snakemake --profile local`. The commands here work on any table of measurements.",
+        "use snakemake: `snakemake --profile local`; `sweetspot plan` tells what that costs. `fit` and `predict` take "
+        "any table of measurements.",
     )
     top.add_argument("--version", action="version", version=f"sweetspot {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _add_plan(commands)
     _add_fit(commands)
     _add_predict(commands)
     compare_command.add(commands)
@@ -51,6 +53,25 @@ def parser() -> argparse.ArgumentParser:
     _add_meter(commands)
     _add_probe(commands)
     return top
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "plan",
+        help="what a campaign costs, and how far it is",
+        description="Print cells, jobs, GPU hours and joules of a campaign: what is done, what is left, what will be "
+        "measured again because settings changed, what is skipped or failed and why. Reads only: ask it before a run "
+        "and while one goes on. What is left is estimated by the simulator, scaled by what the measured cells took.",
+        epilog="Example: sweetspot plan --configfile config/study.yaml",
+    )
+    command.add_argument(
+        "--configfile",
+        type=Path,
+        default=Path("config/config.yaml"),
+        metavar="FILE",
+        help="the campaign (default: config/config.yaml)",
+    )
+    command.set_defaults(run=_plan)
 
 
 def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -146,6 +167,21 @@ def _add_probe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_gpu(command: argparse.ArgumentParser) -> None:
     command.add_argument("--gpu", metavar="UUID", help="the GPU (or how its UUID begins), where several are visible")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    import yaml
+
+    from sweetspot import plan
+    from sweetspot.campaign import Campaign
+
+    try:
+        raw = yaml.safe_load(options.configfile.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SweetspotError(f"{options.configfile}: cannot be read ({error}); name one with --configfile") from None
+    if not isinstance(raw, dict):
+        raise SweetspotError(f"{options.configfile}: holds no configuration; see docs/configuration.md")
+    print(plan.as_text(plan.survey(Campaign(raw, str(options.configfile)))))
 
 
 def _fit(options: argparse.Namespace) -> None:

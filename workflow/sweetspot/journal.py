@@ -4,9 +4,12 @@ A measurement is expensive, so a visit of a cell outlives everything: a crash, a
 partition into jobs. Every line carries the key of what it measured; a line with another key is left alone and ignored.
 """
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -76,6 +79,31 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def claimed(place: Place, cells: Iterable[Cell]) -> Iterator[None]:
+    """Hold these cells against any other process, also on other machines; wait for one that holds some.
+
+    After a run was killed its jobs may live on beside those of the next run: without this both would measure the same.
+    Where the file system has no locks, a warning takes their place.
+    """
+    path = place.journal.with_name(".claims")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A lock of the process on one byte a cell: children do not inherit it, and its end frees it, however it ends. Taken
+    # in order, so that two processes never wait for each other.
+    with path.open("ab") as file:
+        for n, m in sorted(cells):
+            span = 1, n << 24 | m
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
+            except (BlockingIOError, PermissionError):
+                print(f"waiting for another job that measures {n} -> {m} tokens", file=sys.stderr, flush=True)
+                fcntl.lockf(file, fcntl.LOCK_EX, *span)
+            except OSError as error:
+                print(f"warning: no locks on {path} ({error.strerror}): run one workflow at a time", file=sys.stderr)
+                break
+        yield
 
 
 def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a result was computed by: a digest of the code behind a step."""
 
 import ast
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def source_hash(script: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+@cache
 def _meaning(path: Path) -> bytes:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
@@ -45,6 +47,7 @@ def _closure(start: Path) -> set[Path]:
     return found
 
 
+@cache
 def _imports(path: Path) -> list[Path]:
     modules: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):

@@ -5,6 +5,7 @@ one JSON object, the same that Snakemake tracks as the rule's parameter: nothing
 """
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -50,6 +51,18 @@ def main(arguments: list[str] | None = None) -> int:
     except SweetspotError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: finished cells are kept", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"error: cannot write to {options.directory}: {error.strerror}; make room and run again: finished "
+            "cells are kept",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -67,9 +80,16 @@ def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -
     Journals of other jobs of the same (model, batch) lie in the same directory, so another partition of the grid into
     jobs finds every visit that was made before. Raises SweetspotError when the engine or the sensor cannot be used.
     """
-    block = Block(job, resolved, where)
-    block.run(block.pending())
-    block.write_rows()
+    with journal.claimed(where, map(place, job["cells"])):
+        block = Block(job, resolved, where)
+        block.run(block.pending())
+        block.write_rows()
+
+
+def key(job: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    """The key under which journals hold what `job` measures: all that its rows depend on but the cells."""
+    inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
+    return journal.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
 
 
 class Block:
@@ -92,10 +112,7 @@ class Block:
         self.protocol = Protocol(**job["protocol"])
         self.cells = {place(cell): cell for cell in job["cells"]}
         self.spec = _spec(job, resolved, engines.limits(job["cells"]))
-        inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
-        self.key = journal.key(
-            {**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})}
-        )
+        self.key = key(job, resolved)
         self.records = journal.records(where.journals, self.key)
         self.unmeasured: dict[Cell, str] = {}  # reasons of the cells that this run could not measure
         self.visiting: Cell | None = None  # the cell whose visit has begun and not ended

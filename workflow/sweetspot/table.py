@@ -111,6 +111,30 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
     return averaged.with_columns(position).sort("_group", *CELL).drop("_group")
 
 
+def check_blocks(paths: Sequence[Path], cells: Sequence[int]) -> None:
+    """Set aside every block (JSON Lines) that does not hold all of its so many cells: the next run makes it again.
+
+    Raises SweetspotError where there is one.
+    """
+    damaged = [path for path, count in zip(paths, cells, strict=True) if len(_cells_of_lines(path)) != count]
+    for path in damaged:
+        path.replace(path.with_suffix(".damaged"))
+    if damaged:
+        raise SweetspotError(
+            f"cut short or damaged: {', '.join(map(str, damaged[:_SHOWN]))}{' and more' * (len(damaged) > _SHOWN)}; "
+            "set aside as .damaged. Run again: they are made again from their journals, and nothing is measured twice"
+        )
+
+
+def _cells_of_lines(path: Path) -> set[tuple[int, int]]:
+    """The cells of a block (input_tokens, output_tokens); none where it is not whole lines of rows."""
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return {(row["input_tokens"], row["output_tokens"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def collect(paths: Sequence[Path], output: Path) -> None:
     """Join the measured blocks (JSON Lines) into one checked Parquet table, with a warning where the machine changed.
 

@@ -78,8 +78,9 @@ class SimulatedEngine:
 
     version = VERSION
 
-    def __init__(self, spec: EngineSpec, device: SimulatedGpu) -> None:
-        """An engine for `spec` on `device`."""
+    def __init__(self, spec: EngineSpec, device: SimulatedGpu, segment_passes: int = SEGMENT_PASSES) -> None:
+        """An engine for `spec` on `device`; longer segments are quicker to compute and less exact."""
+        self._segment_passes = segment_passes
         self._spec, self._device = spec, device
         self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
         self._cache_bytes = kv_cache_bytes(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
@@ -119,8 +120,8 @@ class SimulatedEngine:
                 moved=weights_bytes + (arch.prefill_bytes(n, requests, element_bytes) - weights_bytes) / chunks,
             )
         ]
-        for first in range(1, m, SEGMENT_PASSES):
-            count = min(SEGMENT_PASSES, m - first)
+        for first in range(1, m, self._segment_passes):
+            count = min(self._segment_passes, m - first)
             context = n + first + count // 2
             work.append(
                 self._passes(

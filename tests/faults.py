@@ -1,0 +1,97 @@
+"""Runs that a test breaks: started in the background, watched through their journals, judged by what is left."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from conftest import Checkout
+
+# Cells that take a few tenths of a second each: many repetitions, so that a job lives long enough to be hit.
+SLOW = {
+    "campaign": "faulty",
+    "input_tokens": [64, 128, 192, 256, 320],
+    "output_tokens": [64, 128, 192, 256],
+    "protocol": {"repetitions": 20, "min_repetitions": 20, "visits": 1, "anchor_every": 0},
+}
+CELLS, REPETITIONS = 20, 20
+_VISIT = ("input_tokens", "output_tokens", "visit")
+
+
+def out(checkout: Checkout) -> Path:
+    """Where the results of such a campaign lie."""
+    return checkout.path / "results/faulty"
+
+
+@contextmanager
+def running(checkout: Checkout, *arguments: str, profile: str = "local") -> Iterator[subprocess.Popen[str]]:
+    """A run in the background, in a process group of its own; ended, if it is not, when the test is done with it."""
+    command = [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
+    with (checkout.path / "run.log").open("a") as log:
+        run = subprocess.Popen(command, cwd=checkout.path, stdout=log, stderr=log, text=True, start_new_session=True)
+    try:
+        yield run
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, 9)
+            run.wait()
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until the condition holds; returns its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return value
+
+
+def lines(checkout: Checkout) -> list[str]:
+    """Every line of every journal."""
+    journals = sorted(out(checkout).glob("journal/*/*/*.jsonl"))
+    return [line for path in journals for line in path.read_text().splitlines()]
+
+
+def visits(checkout: Checkout, model: str = "*", batch: object = "*") -> list[tuple[Any, ...]]:
+    """Every visit that the journals hold whole: key, model, batch, input_tokens, output_tokens, number."""
+    made = []
+    for path in sorted(out(checkout).glob(f"journal/{model}/bs{batch}/*.jsonl")):
+        for line in path.read_bytes().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if "rows" in record:
+                made.append((record["key"], *path.parts[-3:-1], *(record[name] for name in _VISIT)))
+    return made
+
+
+def assert_whole(checkout: Checkout, blocks: int) -> None:
+    """Every cell of so many blocks was measured once, and every row of it is in the table."""
+    counted = Counter(visits(checkout))
+    assert {visit: count for visit, count in counted.items() if count > 1} == {}, "measured twice"
+    assert len(counted) == blocks * CELLS
+    rows = pl.read_parquet(out(checkout) / "measurements.parquet")
+    assert rows.height == rows.filter("valid").height == blocks * CELLS * REPETITIONS
+    assert checkout.planned() == {}
+
+
+def measuring(model: str, batch: int) -> int | None:
+    """The process that measures this model and batch."""
+    for process in Path("/proc").iterdir():
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[1:4] == [b"-m", b"sweetspot.session", b"measure"]:
+            job = json.loads(words[words.index(b"--job") + 1])
+            if (job["model"], job["batch"]) == (model, batch):
+                return int(process.name)
+    return None

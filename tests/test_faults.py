@@ -1,0 +1,132 @@
+"""What breaks a run on one machine, and what the next run makes of it: nothing valid lost, nothing measured twice."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import faults
+import pytest
+from conftest import Checkout
+from faults import CELLS, SLOW, assert_whole, running, wait_for
+
+
+@pytest.fixture
+def slow(checkout: Checkout) -> Checkout:
+    """A campaign of one block that takes seconds to measure."""
+    checkout.configure(**SLOW, batches=[8], select=["opt-1.3b"])
+    return checkout
+
+
+def plan(checkout: Checkout) -> str:
+    command = [sys.executable, "-m", "sweetspot.cli", "plan"]
+    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_killed_run_is_continued(slow: Checkout) -> None:
+    """SIGKILL to all of it in the middle of a cell, and half a line as a crash in the middle of a write leaves it."""
+    with running(slow) as run:
+        wait_for("cells", lambda: len(faults.visits(slow)) >= 5)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    before, made = faults.lines(slow), len(faults.visits(slow))
+    assert 5 <= made < CELLS
+    (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
+    with journal.open("ab") as file:
+        file.write(b'{"key": "half a li')
+    shown = plan(slow)
+    assert f"done:  {made} cells, " in shown
+    assert f"left:  {CELLS - made} cells in 1 jobs, about " in shown
+    assert "opt-1.3b batch 8 grid-" in shown.split("begun and not done")[1]
+    assert "--unlock" in slow.snakemake().stderr, "a killed run leaves its lock, and the way out is in the message"
+    slow.run("--unlock")
+    assert slow.planned()["measure"] == 1
+    slow.run()
+    assert faults.lines(slow)[: len(before)] == before, "what was written stays as it was"
+    assert_whole(slow, 1)
+
+
+def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_same(slow: Checkout) -> None:
+    """SIGKILL to Snakemake alone: its job goes on, and the next run's job for the same cells waits for it."""
+    with running(slow) as run:
+        wait_for("cells", lambda: len(faults.visits(slow)) >= 2)
+        job = faults.measuring("opt-1.3b", 8)
+        assert job
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        os.kill(job, signal.SIGSTOP)  # it is alive for as long as this test needs it
+        slow.run("--unlock")
+        with running(slow) as second:
+            log = next(faults.out(slow).glob("logs/measure/*/*/*.log"))
+            wait_for("the second job to wait", lambda: "waiting for another job" in log.read_text())
+            os.kill(job, signal.SIGCONT)
+            assert second.wait(timeout=120) == 0
+    assert_whole(slow, 1)
+
+
+def test_ctrl_c_ends_the_run_and_keeps_finished_cells(slow: Checkout) -> None:
+    with running(slow) as run:
+        wait_for("cells", lambda: len(faults.visits(slow)) >= 5)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(timeout=60) != 0
+    assert "Traceback" not in (slow.path / "run.log").read_text()
+    before = faults.lines(slow)
+    assert slow.planned()["measure"] == 1, "no lock is left"
+    slow.run()
+    assert faults.lines(slow)[: len(before)] == before
+    assert_whole(slow, 1)
+
+
+def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout) -> None:
+    """No file may grow beyond a limit, as on a full disk: a row of the journal is cut in the middle."""
+    limit = 100_000
+    command = [sys.executable, "-m", "snakemake", "--profile", "local"]
+    done = subprocess.run(
+        command,
+        cwd=slow.path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode != 0
+    assert f"error: cannot write to results/faulty: {os.strerror(27)}" in done.stdout + done.stderr
+    assert "make room and run again: finished cells are kept" in done.stdout + done.stderr
+    (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
+    assert journal.stat().st_size == limit
+    assert not journal.read_bytes().endswith(b"\n"), "the last row is half a row"
+    made = len(faults.visits(slow))
+    assert 0 < made < CELLS
+    slow.run()
+    assert len(faults.visits(slow)) == CELLS
+    assert_whole(slow, 1)
+
+
+@pytest.mark.parametrize("size", [0, 5000, -1], ids=["empty", "in the middle", "without the last line's end"])
+def test_a_result_cut_short_is_made_again_from_the_journal(checkout: Checkout, size: int) -> None:
+    before = sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl"))
+    block = next(checkout.out.glob("measurements/opt-1.3b/bs8/*.jsonl"))
+    whole = block.read_bytes()
+    block.write_bytes(whole[:size] if size >= 0 else whole[: whole.rindex(b"\n", 0, -1) + 40])
+    failed = checkout.snakemake()
+    assert failed.returncode != 0
+    assert f"{block.relative_to(checkout.path)}; set aside as .damaged" in failed.stdout + failed.stderr
+    checkout.run()
+    assert block.read_bytes() == whole
+    assert sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl")) == before
+    assert checkout.planned() == {}
+
+
+def test_a_journal_cut_short_costs_the_cell_it_was_cut_in(checkout: Checkout) -> None:
+    journal = next(checkout.out.glob("journal/opt-1.3b/bs8/*.jsonl"))
+    next(checkout.out.glob("measurements/opt-1.3b/bs8/*.jsonl")).unlink()
+    (checkout.out / "measurements.parquet").unlink()
+    lines = journal.read_text().splitlines()
+    last = max(index for index, line in enumerate(lines) if json.loads(line).get("visit") is not None)
+    journal.write_text("\n".join([*lines[:last], lines[last][:300]]))
+    assert "To measure: 1 cells in 1 jobs" in checkout.run("--dry-run")
+    checkout.run()
+    after = journal.read_text().splitlines()
+    assert after[: last + 1] == [*lines[:last], lines[last][:300]]
+    assert sum(json.loads(line).get("visit") is not None for line in after[last + 1 :]) == 1
