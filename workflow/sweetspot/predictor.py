@@ -142,7 +142,7 @@ def predict(
     law, times = LAWS[fit["law"]], waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
         warnings.append(f"the KV cache does not hold {batch} such requests: {times} waves")
-    place = (input_tokens, output_tokens, batch / times, _active(group, batch / times))
+    place = (input_tokens, output_tokens, batch / times, active(group, batch / times))
     extrapolates = _outside(group, input_tokens, output_tokens, batch, times)
     values = {name: term["value"] for name, term in fit["terms"].items()}
     per_output_token = per_token(law, values, *place)
@@ -291,7 +291,7 @@ def _octaves(value: float, low: float, high: float) -> float:
     return max(0.0, math.log2(low / value), math.log2(value / high))
 
 
-def _active(group: Mapping[str, Any], requests: float) -> float:
+def active(group: Mapping[str, Any], requests: float) -> float:
     """The share of a mixture's experts that a step of so many requests activates; 1 for a dense model."""
     mixture = group["experts"]
     return float(active_share(mixture["experts"], mixture["per_token"], requests)) if mixture else 1.0

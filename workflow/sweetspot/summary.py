@@ -9,6 +9,7 @@ import polars as pl
 
 from sweetspot import table
 from sweetspot.laws import LAWS, per_token
+from sweetspot.predictor import active, waves
 from sweetspot.schema import GROUP, UNSPECIFIED
 
 PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
@@ -127,7 +128,8 @@ def fitted(group: Group, batch: int, n: float, m: float) -> float | None:
     for fit in chosen_fits(group):
         if fit["batch"] in (None, batch):
             values = {name: term["value"] for name, term in fit["terms"].items()}
-            return per_token(LAWS[fit["law"]], values, n, m, batch)
+            together = batch / waves(group["kv_capacity"], round(n + m), batch)
+            return per_token(LAWS[fit["law"]], values, n, m, together, active(group, together))
     return None
 
 
@@ -141,10 +143,7 @@ def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
 
 def coverage(validation: pl.DataFrame) -> pl.DataFrame:
     """The rows of a validation that say how often its intervals held, as `coverage_percent`; none where none says."""
-    if "coverage" not in validation.columns:
-        return validation.clear()
-    known = validation.filter(pl.col("coverage").is_not_null())
-    return known.with_columns(coverage_percent=100 * pl.col("coverage"))
+    return validation.filter(pl.col("coverage_percent").is_not_null())
 
 
 def law_words(groups: Sequence[Group]) -> str:
