@@ -142,7 +142,7 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
         ax.plot(mean, row, marker="|", markersize=13, markeredgewidth=2.2, color=style.INK)
         ax.text(1.01, row, f"{number(mean)} %", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
     ax.axvline(95, color=style.INK, linestyle="--", linewidth=0.9)
-    words = ["in-sample" if scheme == "in-sample" else f"held-out: {scheme}" for scheme in schemes]
+    words = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
     ax.set_yticks(range(len(schemes)), words)
     ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel="cells inside their 95 % interval, %")
     ax.set_xlim(min(80.0, ax.get_xlim()[0]), 101)
