@@ -33,7 +33,10 @@ def campaign(place: Path, lines: list[str], **changes: Any) -> Campaign:
 
 def engine(plan: Campaign, model: str) -> dict[str, Any]:
     job: dict[str, Any] = json.loads(plan.engine_job(model, 8))
-    assert job["engine"] == json.loads(plan.measure_job(model, 8, "grid"))["engine"]
+    assert (
+        job["engine"]
+        == json.loads(plan.measure_job(*next(block for block in plan.jobs if block[0] == model)))["engine"]
+    )
     return job["engine"]
 
 

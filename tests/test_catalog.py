@@ -58,7 +58,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_another_workflow_uses_this_one_as_a_module(other: Path) -> None:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--rerun-triggers", "mtime", "params"]
     done = subprocess.run(command, cwd=other, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int((other / "carbon.txt").read_text()) > 1000

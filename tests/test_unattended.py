@@ -43,10 +43,7 @@ def write_plan(place: Path, **changes: Any) -> dict[str, Any]:
     lines = [f"{name}\t{simulation.ARCHITECTURES / name}.json\tfloat16" for name in MODELS]
     (place / "models.tsv").write_text("\n".join(["model\tarchitecture\tprecision", *lines]) + "\n")
     campaign = Campaign({**CONFIG, **changes})
-    resolved = {
-        name: {"architecture": vars(model.architecture), "config": architecture.published_config(model.path)}
-        for name, model in campaign.models.items()
-    }
+    resolved = {name: architecture.resolved(model.path) for name, model in campaign.models.items()}
     content = unattended.plan(campaign, resolved)
     (place / "plan.json").write_text(json.dumps(content))
     return json.loads((place / "plan.json").read_text())

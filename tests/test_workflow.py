@@ -115,8 +115,8 @@ def test_another_precision_measures_that_model_again(checkout: Checkout) -> None
     ("file", "addition", "jobs"),
     [
         ("measurement.py", "# a comment", {}),
-        ("measurement.py", "DEAD = 1", {"collect": 1, **ANALYSIS}),  # judges machines and explains the protocol
-        ("meter.py", "DEAD = 1", {"collect": 1, **ANALYSIS}),
+        ("measurement.py", "DEAD = 1", {"report": 1}),  # the report explains the protocol
+        ("meter.py", "DEAD = 1", {"report": 1}),
         ("fit.py", "DEAD = 1", ANALYSIS),
         ("fit.py", "# a comment", {}),
         ("figures.py", "DEAD = 1", {"figures": 1, "report": 1}),
