@@ -32,6 +32,10 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    ask_slurm(workflow.executor_settings)
+
+
 # Seconds of work with nothing before them: not worth a place in a queue.
 localrules:
     all,
