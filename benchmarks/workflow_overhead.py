@@ -1,17 +1,21 @@
 """What the workflow costs over bare Snakemake: `python benchmarks/workflow_overhead.py` (about ten minutes on 2 cores).
 
-Prints two ratios, each against a bare Snakefile of the same job tree timed in the same run:
-- a no-op dry run of 13 models x 49 cells x 12 batches, one job a grid and one a cell (goal: 1.2 at equal job count);
-- the time of a simulated cell in a job of its own, over a rule that starts an empty Python script (goal: 1.5).
+Prints seconds, memory and ratios, each against a bare Snakefile of the same job tree timed in the same run:
+- dry runs of 13 models x 49 cells x 12 batches, one job a grid (goal: 3 s) and one a cell (goal: 1.2 x bare): nothing
+  done yet, all but one model done, all done;
+- the time of a simulated cell in a job of its own, over a rule that starts an empty Python script (goal: 1.5);
+- with --slurm, as root on a machine with Debian's Slurm: jobs that a run submits to slurmctld in a minute.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -43,14 +47,20 @@ rule report:
 EMPTY = "with open(snakemake.output[0], 'w'):\n    pass\n"
 
 
-def snakemake(directory: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds and output of one run."""
-    command = [sys.executable, "-m", "snakemake", *arguments]
+def snakemake(directory: Path, *arguments: str) -> tuple[float, float, str]:
+    """Seconds, peak memory in MB and output of one run."""
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    return time.perf_counter() - start, done.stdout + done.stderr
+    with tempfile.TemporaryFile("w+") as output:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments], cwd=directory, stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(run.pid, 0)
+        seconds = time.perf_counter() - start
+        output.seek(0)
+        text = output.read()
+    if status:
+        sys.exit(text)
+    return seconds, usage.ru_maxrss / 1024, text
 
 
 def ours(
@@ -76,12 +86,12 @@ def bare(directory: Path, models: list[str], batches: list[int], cells: list[str
     """Write a Snakefile of the same job tree with nothing in it."""
     (directory / "Snakefile").write_text(BARE.format(models=models, batches=batches, cells=cells))
     (directory / "empty.py").write_text(EMPTY)
-    shutil.copytree(ROOT / "profiles/default", directory / "profiles/default")
+    shutil.copytree(ROOT / "profiles/default", directory / "profiles/default", dirs_exist_ok=True)
 
 
 def touched(directory: Path, arguments: list[str]) -> None:
     """Make every output without running anything, so that a dry run finds nothing to do."""
-    plan = snakemake(directory, *arguments, "--dry-run")[1]
+    plan = snakemake(directory, *arguments, "--dry-run")[2]
     for line in re.findall(r"^    output: (.*)$", plan, flags=re.MULTILINE):
         for name in line.split(", "):
             path = directory / name
@@ -90,37 +100,96 @@ def touched(directory: Path, arguments: list[str]) -> None:
     snakemake(directory, *arguments, "--touch", "--cores", "1")
 
 
-def median(directory: Path, runs: int, *arguments: str) -> float:
-    """Median seconds of several runs."""
-    return sorted(snakemake(directory, *arguments)[0] for _ in range(runs))[runs // 2]
+def dry_runs(
+    directory: Path, write: Callable[[list[str]], list[str]], names: list[str], runs: int
+) -> dict[str, tuple[float, float]]:
+    """Median seconds and memory of dry runs, by what is done already. `write` writes a campaign of some models."""
+    found = {}
+    for state, before, models in (
+        ("nothing", [], names),
+        ("all but one model", names[:-1], names),
+        ("all", names, names),
+    ):
+        if before:
+            touched(directory, write(before))
+        arguments = write(models)
+        seconds, memory, _ = sorted(snakemake(directory, *arguments, "--dry-run") for _ in range(runs))[runs // 2]
+        found[state] = (seconds, memory)
+    return found
+
+
+def submissions(count: int) -> float:
+    """Jobs that a run submits to a real slurmctld in a minute; none of them starts, since the node is drained."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import slurm
+
+    if reason := slurm.unavailable():
+        sys.exit(reason)
+    with tempfile.TemporaryDirectory() as place, slurm.cluster(Path(place) / "cluster"):
+        slurm.scontrol("update", f"nodename={slurm.node()}", "state=drain", "reason=benchmark")
+        lengths = [64 * k for k in range(1, 1 + round(count**0.5))]
+        arguments = ours(Path(place), ["llama-3.2-1b"], [8], lengths, 1)
+        snakemake(Path(place), *arguments, "--cores", "2", "--until", "build_engine")
+        options = [
+            "--executor",
+            "slurm",
+            "--jobs",
+            str(count),
+            "--default-resources",
+            "slurm_partition=gpu",
+            "mem_mb=100",
+        ]
+        command = [sys.executable, "-m", "snakemake", *arguments, *options]
+        run = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        times: dict[int, float] = {}
+        while len(times) < len(lengths) ** 2:
+            for number in slurm.jobs().keys() - times.keys():
+                times[number] = time.perf_counter()
+            if run.poll() is not None:
+                sys.exit("the run ended before all was submitted")
+            time.sleep(0.1)
+        run.kill()
+        run.wait()
+        slurm.clear()
+        return 60 * (len(times) - 1) / (max(times.values()) - min(times.values()))
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--slurm", action="store_true", help="measure submissions and nothing else")
     options = parser.parse_args()
+    if options.slurm:
+        print(f"{submissions(100):.0f} submissions a minute to slurmctld")
+        return
     names = [line.split("\t")[0] for line in (ROOT / "config/models.tsv").read_text().splitlines()[1:]]
-    print("no-op dry run, 13 models x 49 cells x 12 batches")
+    print("dry runs, 13 models x 49 cells x 12 batches")
     for per_job, cells in (("all", ["grid"]), (1, [f"i{n}-o{m}" for n in LENGTHS for m in LENGTHS])):
         with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
-            arguments = ours(Path(a), None, BATCHES, LENGTHS, per_job)
-            touched(Path(a), arguments)
-            bare(Path(b), names, BATCHES, cells)
-            touched(Path(b), [])
-            mine, theirs = (median(Path(d), options.runs, *x, "--dry-run") for d, x in ((a, arguments), (b, [])))
-            jobs = 13 * 12 * len(cells)
-            print(f"  {jobs} measuring jobs: {mine:.1f} s, bare {theirs:.1f} s, ratio {mine / theirs:.2f}")
+
+            def ours_of(models: list[str], place: Path = Path(a), per_job: object = per_job) -> list[str]:
+                return ours(place, models, BATCHES, LENGTHS, per_job)
+
+            def bare_of(models: list[str], place: Path = Path(b), cells: list[str] = cells) -> list[str]:
+                bare(place, models, BATCHES, cells)
+                return []
+
+            mine, theirs = (dry_runs(Path(d), write, names, options.runs) for d, write in ((a, ours_of), (b, bare_of)))
+            print(f"  {13 * 12 * len(cells)} measuring jobs")
+            for state, (seconds, memory) in mine.items():
+                bare_s, bare_mb = theirs[state]
+                ratio = f"bare {bare_s:.1f} s, {bare_mb:.0f} MB, ratio {seconds / bare_s:.2f}"
+                print(f"    {state} done: {seconds:.1f} s, {memory:.0f} MB; {ratio}", flush=True)
     print("one simulated cell a job, 100 cells")
     with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
         lengths = [64 * k for k in range(1, 11)]
         arguments = ours(Path(a), ["llama-3.2-1b"], [8], lengths, 1)
         cells = [f"i{n}-o{m}" for n in lengths for m in lengths]
         bare(Path(b), ["llama-3.2-1b"], [8], cells)
-        goal = [f"results/bench/measurements/llama-3.2-1b/bs8/{cell}.jsonl" for cell in cells]
-        mine = snakemake(Path(a), *arguments, "--cores", "2", *goal)[0]
-        theirs = snakemake(Path(b), "--cores", "2")[0]
-        print(f"  {mine / 100:.3f} s a cell, bare {theirs / 100:.3f} s, ratio {mine / theirs:.2f}")
+        mine_s = snakemake(Path(a), *arguments, "--cores", "2", "--until", "measure")[0]
+        theirs_s = snakemake(Path(b), "--cores", "2")[0]
+        print(f"  {mine_s / 100:.3f} s a cell, bare {theirs_s / 100:.3f} s, ratio {mine_s / theirs_s:.2f}")
 
 
 if __name__ == "__main__":

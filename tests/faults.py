@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,17 @@ def out(checkout: Checkout) -> Path:
 
 @contextmanager
 def running(checkout: Checkout, *arguments: str, profile: str = "local") -> Iterator[subprocess.Popen[str]]:
-    """A run in the background, in a process group of its own; ended, if it is not, when the test is done with it."""
+    """A run in the background, in a process group of its own; whatever is left of it ends when the test is done."""
     command = [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
     with (checkout.path / "run.log").open("a") as log:
         run = subprocess.Popen(command, cwd=checkout.path, stdout=log, stderr=log, text=True, start_new_session=True)
     try:
         yield run
     finally:
-        if run.poll() is None:
-            os.killpg(run.pid, 9)
-            run.wait()
+        for process in _processes(checkout):
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        run.wait()
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
@@ -83,15 +85,23 @@ def assert_whole(checkout: Checkout, blocks: int) -> None:
     assert checkout.planned() == {}
 
 
-def measuring(model: str, batch: int) -> int | None:
-    """The process that measures this model and batch."""
-    for process in Path("/proc").iterdir():
-        try:
+def measuring(checkout: Checkout, model: str, batch: int, other_than: int = 0) -> int | None:
+    """The process that measures this model and batch here."""
+    for process in _processes(checkout):
+        with suppress(OSError, ValueError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[1:4] == [b"-m", b"sweetspot.session", b"measure"]:
             job = json.loads(words[words.index(b"--job") + 1])
-            if (job["model"], job["batch"]) == (model, batch):
+            of_session = words[1:4] == [b"-m", b"sweetspot.session", b"measure"]
+            if of_session and (job["model"], job["batch"]) == (model, batch) and int(process.name) != other_than:
                 return int(process.name)
     return None
+
+
+def _processes(checkout: Checkout) -> list[Path]:
+    """The processes that work in this directory, as directories of /proc."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(process / "cwd") == str(checkout.path.resolve()):
+                found.append(process)
+    return found

@@ -1,7 +1,7 @@
 /* A libnvidia-ml.so.1 that replays known power. The file named by NVML_STUB, read anew at every call, says everything,
  * one "key value..." a line. A line that begins with "@FROM" or "@FROM-TO" holds between those moments (s) only, and a
  * later line goes before an earlier one. tests/nvml_stub.py writes that file and lists the keys.
- * Time is the double in the memory-mapped file `time`, or else the monotonic clock less `epoch`, times `speed`. */
+ * A board whose number (from 0) is the value of `denied` does not open. Time is the double in the memory-mapped file `time`, or else the monotonic clock less `epoch`, times `speed`. */
 #include <ctype.h>
 #include <fcntl.h>
 #include <math.h>
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OK, UNINITIALIZED, INVALID, UNSUPPORTED, NOT_FOUND = 6, TOO_SMALL, NO_DRIVER = 9, LOST = 15 }; /* nvml.h */
+enum { OK, UNINITIALIZED, INVALID, UNSUPPORTED, NO_PERMISSION, NOT_FOUND = 6, TOO_SMALL, NO_DRIVER = 9, LOST = 15 }; /* nvml.h */
 enum { LINES = 64, WIDTH = 1024, SEGMENTS = 128 };
 
 typedef struct { double from, to; char key[48], value[WIDTH]; } Line;
@@ -169,6 +169,7 @@ int nvmlDeviceGetCount_v2(unsigned *count) {
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *handle) {
     BEGIN;
     *handle = index + 1;
+    if (number(&state, "denied", -1) == index) return NO_PERMISSION;
     return board(&state, index + 1) ? OK : INVALID;
 }
 int nvmlDeviceGetUUID(uintptr_t handle, char *to, unsigned length) {

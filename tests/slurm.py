@@ -93,6 +93,18 @@ def node() -> str:
     return socket.gethostname().split(".")[0]
 
 
+def clear() -> None:
+    """Cancel all jobs and wait for their end."""
+    subprocess.run(["scancel", "--user", "root"], capture_output=True)
+    subprocess.run(["scancel", "--user", "root", "--signal=CONT", "--full"], capture_output=True)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout.strip():
+        assert time.monotonic() < deadline, "jobs do not end"
+        time.sleep(0.2)
+    if "drain" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
+        scontrol("update", f"nodename={node()}", "state=resume")
+
+
 def restart_controller(root: Path) -> None:
     """End slurmctld and start it again with what it saved."""
     pid = int((root / "slurmctld.pid").read_text())
@@ -101,6 +113,20 @@ def restart_controller(root: Path) -> None:
         time.sleep(0.1)
     subprocess.run(["slurmctld"], check=True)
     _wait_for(root, "sinfo", "-h")
+
+
+@contextmanager
+def configured(root: Path, old: str, new: str) -> Iterator[None]:
+    """Another line in slurm.conf for a while."""
+    file = root / "etc/slurm.conf"
+    text = file.read_text()
+    file.write_text(text.replace(old, new))
+    scontrol("reconfigure")
+    try:
+        yield
+    finally:
+        file.write_text(text)
+        scontrol("reconfigure")
 
 
 def _wait_for(root: Path, *command: str, output: str = "") -> None:

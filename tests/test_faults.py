@@ -45,7 +45,7 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
     slow.run("--unlock")
     assert slow.planned()["measure"] == 1
     slow.run()
-    assert faults.lines(slow)[: len(before)] == before, "what was written stays as it was"
+    assert faults.lines(slow)[: len(before) + 1] == [*before, '{"key": "half a li'], "what was written stays as it was"
     assert_whole(slow, 1)
 
 
@@ -62,7 +62,7 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
     """SIGKILL to Snakemake alone: its job goes on, and the next run's job for the same cells waits for it."""
     with running(slow) as run:
         wait_for("cells", lambda: len(faults.visits(slow)) >= 2)
-        job = faults.measuring("opt-1.3b", 8)
+        job = faults.measuring(slow, "opt-1.3b", 8)
         assert job
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
@@ -72,6 +72,18 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
             wait_for("the second job to wait", lambda: "waiting for another job" in logged(slow))
             os.kill(job, signal.SIGCONT)
             assert second.wait(timeout=120) == 0
+    assert_whole(slow, 1)
+
+
+def test_a_job_that_ended_after_its_run_was_killed_is_done(slow: Checkout) -> None:
+    """Its rows are there and Snakemake does not trust them: they are written again, from the journal."""
+    with running(slow) as run:
+        wait_for("cells", lambda: len(faults.visits(slow)) >= 2)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        wait_for("its rows", lambda: list(faults.out(slow).glob("measurements/*/*/*.jsonl")))
+    slow.run("--unlock")
+    slow.run()
     assert_whole(slow, 1)
 
 
@@ -104,11 +116,12 @@ def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout) 
     assert "make room and run again: finished cells are kept" in done.stdout + done.stderr
     (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
     assert journal.stat().st_size == limit
-    assert not journal.read_bytes().endswith(b"\n"), "the last row is half a row"
+    *_, half = journal.read_bytes().splitlines(keepends=True)
+    assert not half.endswith(b"\n"), "the last row is half a row"
     made = len(faults.visits(slow))
     assert 0 < made < CELLS
     slow.run()
-    assert len(faults.visits(slow)) == CELLS
+    assert half in journal.read_bytes().splitlines(), "it stays a line of its own"
     assert_whole(slow, 1)
 
 

@@ -262,6 +262,15 @@ def test_the_allocated_board_is_found(
     assert inside(nvml_inside.identify, visible, uuid) == found
 
 
+@pytest.mark.parametrize("visible", ["0", None, SECOND])
+def test_a_board_that_the_scheduler_fenced_off_does_not_count(
+    stub: Stub, inside: Callable[..., Any], visible: str | None
+) -> None:
+    """Slurm with ConstrainDevices gave the second board: index 0 is the first that opens, not the first of the node."""
+    stub.set("denied 0", boards=(H100, OTHER))
+    assert inside(nvml_inside.identify, visible, None) == SECOND
+
+
 @pytest.mark.parametrize(
     ("visible", "uuid", "parts"),
     [

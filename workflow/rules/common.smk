@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from snakemake.logging import logger
-from sweetspot import plan
+from snakemake.exceptions import WorkflowError
+from sweetspot import plan, slurm
 from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import key
@@ -44,6 +45,20 @@ wildcard_constraints:
     model="[^/]+",
     batch=r"\d+",
     block="[^/]+",
+
+
+def ask_slurm(settings):
+    """Have the Slurm plugin ask a command that knows, where that is the executor."""
+    if hasattr(settings, "status_command"):
+        try:
+            command = slurm.status_command(settings.init_seconds_before_status_checks)
+        except SweetspotError as error:
+            raise WorkflowError(str(error))
+        if settings.status_command != command:
+            logger.info(
+                f"This cluster keeps no accounts: asking {command} for the states of jobs."
+            )
+            settings.status_command = command
 
 
 def code(script):

@@ -185,12 +185,13 @@ class _Nvml:
         except self._module.NVMLError as error:
             raise self.error(function, error.value) from None
 
-    def maybe(self, function: str, default: Any, *arguments: Any) -> Any:
-        """The answer, or `default` where the board or the driver knows no such thing."""
+    def maybe(self, function: str, default: Any, *arguments: Any, denied: bool = False) -> Any:
+        """The answer, or `default` where the board or the driver knows no such thing, or where access is `denied`."""
         try:
             return getattr(self._module, function)(*arguments)
         except self._module.NVMLError as error:
             unknown = self.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_DEPRECATED")
+            unknown += self.codes("NVML_ERROR_NO_PERMISSION") if denied else ()
             if error.value in unknown:
                 return default
             raise self.error(function, error.value) from None
@@ -215,8 +216,11 @@ def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> Any:
     """The handle of the one board to measure. Raises SweetspotError where it is none, several, or a slice."""
     handles = {}
     for index in range(nvml("nvmlDeviceGetCount")):
-        handle = nvml("nvmlDeviceGetHandleByIndex", index)
-        handles[str(nvml("nvmlDeviceGetUUID", handle))] = handle
+        # Where a scheduler fences devices off (Slurm's ConstrainDevices), NVML counts the boards of others too. CUDA
+        # does not, so indices in CUDA_VISIBLE_DEVICES are those among the boards that open.
+        handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
+        if handle is not None:
+            handles[str(nvml("nvmlDeviceGetUUID", handle))] = handle
     names = {gpu: str(nvml("nvmlDeviceGetName", handle)) for gpu, handle in handles.items()}
     visible = _visible(list(handles), names, environment)
     listed = "".join(f"\n  {gpu} ({names[gpu]})" for gpu in visible)

@@ -161,7 +161,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
         else:
             others.setdefault(cell, Cost()).add(cost.time_s, cost.energy_j)
     for job in jobs:
-        written = Place(campaign.directory, *job).rows.exists()
+        written, left = Place(campaign.directory, *job).rows.exists(), 0
         for planned in campaign.jobs[job]:
             cell = planned.input_tokens, planned.output_tokens
             pending = [
@@ -170,6 +170,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
                 if not written and not rows.is_finished(visits.get((cell, visit), []), cell, visit, protocol)
             ]
             if pending:
+                left += len(pending)
                 found.left[job] = found.left.get(job, 0) + 1
                 for visit in pending:
                     estimate = simulate.visit(cell, visit)
@@ -181,6 +182,22 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
                 found.done += 1
                 made = [record for visit in range(protocol.visits) for record in visits.get((cell, visit), ())]
                 _judge(found, planned, [row for record in made for row in record["rows"]])
+        if left:
+            around = _around(campaign, job, left, simulate)
+            found.left_cost[job].add(around.time_s, around.energy_j)
+
+
+def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
+    """What a job costs beyond its visits: idle power before and after, and the anchor, as the session does them."""
+    protocol, cells = campaign.config.protocol, campaign.jobs[job]
+    cost = Cost(2 * protocol.idle_s, 0.0)
+    every = protocol.anchor_every
+    if every and 2 * visits >= every:
+        lengths = sorted(((c.input_tokens, c.output_tokens) for c in cells), key=lambda cell: (sum(cell), cell))
+        anchor = simulate.visit(lengths[len(lengths) // 2], None)
+        times = 2 + (visits - 1) // every
+        cost.add(times * anchor.time_s, times * anchor.energy_j)
+    return cost
 
 
 def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -> None:
