@@ -79,7 +79,7 @@ BLOCKS = [
 )
 def test_every_command_of_the_pages_is_one(command: str) -> None:
     """The command line takes it: names of commands and options, and what they need."""
-    assert callable(parser().parse_args(shlex.split(command)[1:]).run)
+    assert callable(parser().parse_args(shlex.split(command, comments=True)[1:]).run)
 
 
 @pytest.mark.parametrize("text", [block for _, kind, block in BLOCKS if kind == "yaml" and "campaign:" in block])
