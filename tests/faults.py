@@ -105,3 +105,12 @@ def _processes(checkout: Checkout) -> list[Path]:
             if os.readlink(process / "cwd") == str(checkout.path.resolve()):
                 found.append(process)
     return found
+
+
+def logged(checkout: Checkout) -> str:
+    """What the measuring jobs' logs say; Snakemake removes a log before a job runs again."""
+    text = ""
+    for path in out(checkout).glob("logs/measure/*/*/*.log"):
+        with suppress(FileNotFoundError):
+            text += path.read_text()
+    return text

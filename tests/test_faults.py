@@ -1,6 +1,5 @@
 """What breaks a run on one machine, and what the next run makes of it: nothing valid lost, nothing measured twice."""
 
-import contextlib
 import json
 import os
 import resource
@@ -49,15 +48,6 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
     assert_whole(slow, 1)
 
 
-def logged(checkout: Checkout) -> str:
-    """What the measuring jobs' logs say; Snakemake removes a log before a job runs again."""
-    text = ""
-    for path in faults.out(checkout).glob("logs/measure/*/*/*.log"):
-        with contextlib.suppress(FileNotFoundError):
-            text += path.read_text()
-    return text
-
-
 def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_same(slow: Checkout) -> None:
     """SIGKILL to Snakemake alone: its job goes on, and the next run's job for the same cells waits for it."""
     with running(slow) as run:
@@ -69,7 +59,7 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
         os.kill(job, signal.SIGSTOP)  # it is alive for as long as this test needs it
         slow.run("--unlock")
         with running(slow) as second:
-            wait_for("the second job to wait", lambda: "waiting for another job" in logged(slow))
+            wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(slow))
             os.kill(job, signal.SIGCONT)
             assert second.wait(timeout=120) == 0
     assert_whole(slow, 1)

@@ -144,8 +144,7 @@ def test_a_run_that_was_killed_is_started_again_while_its_job_goes_on(cluster: P
         os.kill(orphan, signal.SIGSTOP)
         checkout.run("--unlock")
         with running(checkout, profile="slurm") as second:
-            log = next(faults.out(checkout).glob("logs/measure/*/*/*.log"))
-            wait_for("the second job to wait", lambda: "waiting for another job" in log.read_text())
+            wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(checkout))
             waiting = wait_for("its process", lambda: faults.measuring(checkout, "opt-1.3b", 8, other_than=orphan))
             os.kill(waiting, signal.SIGKILL)
             wait_for("the third", lambda: len(new_jobs(before)) == 3)
