@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
@@ -107,10 +107,7 @@ def clear() -> None:
 
 def restart_controller(root: Path) -> None:
     """End slurmctld and start it again with what it saved."""
-    pid = int((root / "slurmctld.pid").read_text())
-    os.kill(pid, signal.SIGTERM)
-    while Path(f"/proc/{pid}").exists() and "slurmctld" in Path(f"/proc/{pid}/comm").read_text():
-        time.sleep(0.1)
+    _end(root / "slurmctld.pid")
     subprocess.run(["slurmctld"], check=True)
     _wait_for(root, "sinfo", "-h")
 
@@ -127,6 +124,19 @@ def configured(root: Path, old: str, new: str) -> Iterator[None]:
     finally:
         file.write_text(text)
         scontrol("reconfigure")
+
+
+def _end(pid_file: Path) -> None:
+    """End a daemon and wait until it is gone."""
+    if pid_file.exists():
+        pid = int(pid_file.read_text())
+        deadline = time.monotonic() + 30
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)
+                time.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
 
 
 def _wait_for(root: Path, *command: str, output: str = "") -> None:
@@ -169,7 +179,6 @@ def cluster(root: Path) -> Iterator[Path]:
     finally:
         subprocess.run(["scancel", "--user", "root"], capture_output=True)
         for pid in (root / "slurmd.pid", root / "slurmctld.pid", root / "munge/pid"):
-            if pid.exists():
-                subprocess.run(["kill", pid.read_text().strip()], capture_output=True)
+            _end(pid)
         for name in FILES:
             Path("/etc/slurm", name).unlink(missing_ok=True)
