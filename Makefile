@@ -33,7 +33,7 @@ demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU 
 	@echo "open results/demo/report.html"
 
 test: $(DEV)  ## run the tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
