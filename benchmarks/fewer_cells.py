@@ -65,8 +65,8 @@ def show(law: Law, cells: pl.DataFrame, noise: float) -> None:
     print(f"\n{law.name}, {len(groups)} models, at most {most} cells each; held-out MAPE in percent")
     print(f"{'cells':>6}{'designed':>10}{'random':>10}{'full grid':>11}{'GPU time of the full grid':>28}")
     for count, line in lines.items():
-        few, chance, share = (mean_of_known(column) for column in zip(*line, strict=True))
-        print(f"{count:>6}{few:>10.2f}{chance:>10.2f}{np.mean(whole):>11.2f}{share:>26.1f} %")
+        few, at_random, share = (mean_of_known(column) for column in zip(*line, strict=True))
+        print(f"{count:>6}{few:>10.2f}{at_random:>10.2f}{np.mean(whole):>11.2f}{share:>26.1f} %")
 
 
 def mean_of_known(values: Iterable[float]) -> float:

@@ -9,6 +9,7 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sweetspot import architecture
 from sweetspot.engines import simulated
@@ -28,7 +29,7 @@ def duty(cells: list[tuple[int, int]], batch: int, load_s: float) -> tuple[float
     opened = simulated.open_device
     clocks = []
 
-    def slow(*arguments):
+    def slow(*arguments: Any) -> Any:
         device = opened(*arguments)
         device[2].sleep(load_s)
         clocks.append(device[2])
@@ -47,7 +48,7 @@ def duty(cells: list[tuple[int, int]], batch: int, load_s: float) -> tuple[float
     job |= {"cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells]}
     resolved = {"architecture": asdict(architecture.load(ROOT / f"resources/architectures/{MODEL}.json"))}
     limits = {"max_input_tokens": max(LENGTHS), "max_output_tokens": max(LENGTHS)}
-    simulated.open_device = slow
+    simulated.open_device = slow  # type: ignore[assignment]
     try:
         with tempfile.TemporaryDirectory() as place:
             where = Place(Path(place), MODEL, batch, "grid")

@@ -12,7 +12,7 @@ from statistics import fmean
 
 from sweetspot import engines
 from sweetspot.architecture import Architecture
-from sweetspot.measurement import Protocol, measure_cell, measure_idle, open_meter
+from sweetspot.measurement import Protocol, measure_idle, open_meter, visit_cell
 
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -58,7 +58,7 @@ def main() -> None:
         idle_w = measure_idle(meter, protocol)
         start = time.perf_counter()
         cell = {"input_tokens": 1024, "output_tokens": 1024, "flags": ""}
-        rows = measure_cell(engine, meter, spec, cell, protocol, idle_w)
+        rows = [done.row for done in visit_cell(engine, meter, spec, cell, protocol, idle_w, visit=0)]
         costs.append(1000 * (time.perf_counter() - start))
         energy, duration = fmean(row["energy_j"] for row in rows), fmean(row["duration_s"] for row in rows)
         errors.append(abs(energy / energy_j - 1))

@@ -24,6 +24,7 @@ from sweetspot.architecture import Architecture
 from sweetspot.engines import simulated
 from sweetspot.engines.simulated_gpu import ACTIVE_W, CONTEXT_W
 from sweetspot.laws import LAWS
+from sweetspot.schema import CELL
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS_GIVEN = (0, 3, 6, 12, 24)
@@ -105,10 +106,10 @@ def dimensions(layers: int, hidden: int, heads: int, kv: int, size: int, ffn: in
     return {"model_type": "llama", **config, **sizes}
 
 
-def gemma_3(layers: int, *rest: int) -> dict[str, Any]:
+def gemma_3(layers: int, hidden: int, heads: int, kv: int, size: int, ffn: int) -> dict[str, Any]:
     """The text model: every sixth layer attends to everything, the others to a window of 1024."""
     kinds = ["sliding_attention" if (layer + 1) % 6 else "full_attention" for layer in range(layers)]
-    config = dimensions(layers, *rest, 262208)
+    config = dimensions(layers, hidden, heads, kv, size, ffn, 262208)
     return config | {"model_type": "gemma2", "sliding_window": 1024, "layer_types": kinds}
 
 
@@ -157,7 +158,7 @@ def left_out(name: str, cells: pl.DataFrame, models: dict[str, Architecture]) ->
             f"95 % intervals hold {error['coverage_percent']:.1f} %; in-sample "
             f"{entry[target]['in_sample_mape_percent']:.2f} %"
         )
-    power = held_out["predicted_j"] / held_out["predicted_s"]
+    power = (held_out["predicted_j"] / held_out["predicted_s"]).to_numpy()
     print(f"  power predicted: {power.min():.0f} to {power.max():.0f} W")
 
 
@@ -209,7 +210,7 @@ def pick(mine: pl.DataFrame, count: int, how: str) -> np.ndarray:
     if how == "random":
         given[np.random.default_rng(len(mine["model"][0])).choice(mine.height, count, replace=False)] = True
         return given
-    place = np.log(mine.select(table.CELL).to_numpy().astype(float))
+    place = np.log(mine.select(CELL).to_numpy().astype(float))
     place = (place - place.mean(axis=0)) / place.std(axis=0)
     distance = (place**2).sum(axis=1)
     for _ in range(count):
@@ -223,8 +224,8 @@ def batch_8(given: pl.DataFrame, rest: pl.DataFrame) -> list[float]:
     """MAPE in percent of the model's own batch-8 law with the same cells; empty where they are too few."""
     law = LAWS["batch-8"]
 
-    def design(frame: pl.DataFrame) -> np.ndarray:
-        batch, n, m = frame.select(table.CELL).to_numpy().astype(float).T
+    def design(frame: pl.DataFrame) -> Any:
+        batch, n, m = frame.select(CELL).to_numpy().astype(float).T
         times = frame["waves"].to_numpy() if "waves" in frame.columns else 1.0
         return np.stack([term.value(n, m, batch / times) for term in law.terms], axis=1) * (batch * m)[:, None]
 
@@ -253,7 +254,7 @@ def depart(cells: pl.DataFrame, models: dict[str, Architecture], spread: float, 
         half, flop, byte = off(simulated.HALF_TOKENS), off(simulated.J_PER_FLOP), off(simulated.J_PER_BYTE)
         static, gain = off(CONTEXT_W + ACTIVE_W, 0.2), 1 + draw.uniform(-0.05, 0.05)
         for row in mine.iter_rows(named=True):
-            batch, n, m = (row[name] for name in table.CELL)
+            batch, n, m = (row[name] for name in CELL)
             times = row.get("waves") or prices.waves(arch, row["gpu"], row["precision"], n, m, batch)
             energy = duration = 0.0
             requests, weights = batch / times, 2 * arch.matmul_weights()
@@ -318,10 +319,10 @@ def other_tables() -> None:
     entry = shared.fit_shared(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0]
     models = {"Llama-2-7B": LLAMA_2_7B, "Llama-3-8B": LLAMA_3_8B}
     print("\nPUBLISHED LLM-Inference-Bench, H100, 1024 in and out, by prices from ML.ENERGY only (no row of it fitted)")
-    for engine, rows in (("vLLM", VLLM), ("TensorRT-LLM", TENSORRT_LLM)):
+    tensorrt_llm = [(name, batch, duration_s, energy_j) for name, _, batch, duration_s, energy_j in TENSORRT_LLM]
+    for engine, rows in (("vLLM", VLLM), ("TensorRT-LLM", tensorrt_llm)):
         energies, times, inside, shown = [], [], [], []
-        for name, *rest in rows:
-            batch, duration_s, energy_j = rest if engine == "vLLM" else rest[1:]
+        for name, batch, duration_s, energy_j in rows:
             arch = Architecture.from_config(models[name], name)
             answer = prices.predict_shared(entry, arch, 1024, 1024, batch)
             assert answer.duration_s

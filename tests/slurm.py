@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -63,7 +64,7 @@ def unavailable() -> str:
     if not all(map(shutil.which, PROGRAMS)):
         if not shutil.which("apt-get"):
             return f"install {', '.join(PACKAGES)}"
-        quiet = {
+        quiet: dict[str, Any] = {
             "stdout": subprocess.DEVNULL,
             "stderr": subprocess.DEVNULL,
             "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
