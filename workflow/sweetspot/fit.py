@@ -63,6 +63,11 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
     for_all = {name: fits for name, fits in laws.items() if LAWS[name].has_batch_terms}
     capacity = _kv_capacity(frame)
     any_batch, _ = choose(for_all, held_out, points)
+    if chosen and (tokens := frame["kv_tokens"][0]):
+        because += (
+            ". The table names no waves, but its energies show that requests queue: the KV cache is taken to hold "
+            f"about {tokens:,.0f} tokens, estimated from all cells, held-out ones too"
+        )
     valid = rows.filter(pl.col("valid"))
     return {
         **{name: identity[name] for name in (*GROUP, "source")},

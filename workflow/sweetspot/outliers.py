@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import statsmodels.api as sm
 
+from sweetspot.capacity import with_waves
 from sweetspot.laws import LAWS
 from sweetspot.schema import CELL, GROUP
 from sweetspot.solve import Array, Mask, Points, Solution, design, solve, units
@@ -28,7 +29,10 @@ _MAD = 1.4826  # median absolute deviation to standard deviation, for normal err
 
 @dataclass(frozen=True)
 class Screened:
-    """`cells`: those to fit, of the rows that stay. `outliers`: the rows set aside, with the reason in `outlier`."""
+    """`cells`: those to fit, of the rows that stay, with their waves (see `capacity.with_waves`).
+
+    `outliers`: the rows set aside, with the reason in `outlier`.
+    """
 
     cells: pl.DataFrame
     outliers: pl.DataFrame
@@ -45,7 +49,7 @@ def screen(frame: pl.DataFrame) -> Screened:
         {"_row": list(aside), "outlier": list(aside.values())}, {"_row": pl.UInt32, "outlier": pl.String}
     )
     outliers = rows.join(reasons, on="_row", maintain_order="left").drop("_row")
-    return Screened(cells(rows.filter(~pl.col("_row").is_in(list(aside))).drop("_row")), outliers)
+    return Screened(with_waves(cells(rows.filter(~pl.col("_row").is_in(list(aside))).drop("_row"))), outliers)
 
 
 def _repetitions(group: pl.DataFrame) -> dict[int, str]:

@@ -1,0 +1,44 @@
+"""The KV cache's capacity, from energies of a table that does not record waves."""
+
+import math
+from typing import Any
+
+import polars as pl
+import pytest
+from energies import BATCHES, TRUTH, measured
+
+CAPACITY = 60_000  # tokens: of the largest batches, long requests queue
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_cache_that_fills_up_is_seen_in_the_energies(fitted: Any, noise: float) -> None:
+    recorded = measured("batch-7", batches=BATCHES, noise=noise, capacity=CAPACITY)
+    assert 0.1 < (recorded["waves"] > 1).to_numpy().mean() < 0.5
+    group = fitted(recorded.drop("waves", "in_flight"))
+    assert group["law"] == "batch-7"
+    assert "estimated from all cells" in group["chosen_because"]
+    for name, term in group["laws"]["batch-7"][0]["terms"].items():
+        assert abs(term["value"] - TRUTH["batch-7"][name]) <= 4 * (term["standard_error"] or 0) + 1e-9, name
+    assert group["kv_capacity"]
+    for full in group["kv_capacity"]:  # the same waves, and so the same energies, at every batch of the table
+        truth = CAPACITY // full["total_tokens"]
+        assert all(math.ceil(batch / full["requests"]) == math.ceil(batch / truth) for batch in BATCHES), full
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_no_limit_is_invented(fitted: Any, noise: float) -> None:
+    group = fitted(measured("batch-7", batches=BATCHES, noise=noise))
+    assert group["kv_capacity"] == []
+    assert "KV cache" not in group["chosen_because"]
+
+
+def test_recorded_requests_in_flight_are_not_second_guessed(fitted: Any) -> None:
+    frame = measured("batch-7", batches=BATCHES, capacity=CAPACITY)
+    group = fitted(frame.with_columns(waves=pl.lit(1), in_flight=pl.col("batch")))
+    assert group["kv_capacity"] == []
+
+
+def test_a_handful_of_cells_cannot_tell(fitted: Any) -> None:
+    few = measured("batch-7", inputs=[1024], outputs=[1024], batches=[1, 4, 16, 32, 64, 128], capacity=CAPACITY)
+    assert (few["waves"] > 1).any()
+    assert fitted(few.drop("waves", "in_flight"))["kv_capacity"] == []
