@@ -161,3 +161,17 @@ def test_what_the_page_shows_is_what_it_was_asked(chromium: Browser, simulated: 
         assert verdict.startswith("saves" if cost < now else "costs"), verdict
         assert float(verdict.split(" ")[1].replace(",", "")) == pytest.approx(percent, rel=6e-3)
     tab.close()
+
+
+def test_at_a_measured_prompt_the_page_says_the_sweet_spot_of_the_predictor(chromium: Browser, simulated: Made) -> None:
+    group = simulated.results.predictor["groups"][0]
+    spot = next(spot for spot in group["sweet_spots"] if spot["status"] == "interior")
+    tab = chromium.open(simulated.path)
+    for name, value in {"input": spot["input_tokens"], "batch": spot["batch"]}.items():
+        tab.run(f"document.getElementById('ask-{name}').value = {value}")
+    tab.run("document.forms.ask.elements['model-0'].checked = true")
+    tab.run("document.forms.ask.dispatchEvent(new Event('input'))")
+    shown = tab.run("document.querySelector('#ask-costs tbody tr').children[5].textContent")
+    best, low, high = (f"{round(spot[name]):,}" for name in ("output_tokens", "plateau_low", "plateau_high"))
+    assert shown == f"{best} (within 1 %: {low} to {high})"
+    tab.close()

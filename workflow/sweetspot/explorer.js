@@ -69,18 +69,21 @@ document.addEventListener("DOMContentLoaded", () => {
     const group = DATA.groups[index];
     const known = group.sweet_spots.filter((one) => one.batch === s.batch);
     if (!s.law && known.length && known.every((one) => one.status === "not identified")) return "not identified by these cells";
+    const said = (best, from, to) => `${whole(Math.round(best))} (within 1 %: ${whole(Math.round(from))} to ${whole(Math.round(to))})`;
+    const fitted = known.find((one) => !s.law && one.input_tokens === s.n && one.status === "interior");
+    if (fitted) return said(fitted.output_tokens, fitted.plateau_low, fitted.plateau_high);
     const [low, high] = group.measured_range.output_tokens;
     const span = `${whole(low)} to ${whole(high)}`;
     if (!(high > low)) return "one reply length measured";
     const at = (x) => low * (high / low) ** x;
     const energy = (x) => attempt(() => ask(index, s, { m: Math.round(at(x)) })).energy_per_output_token_j ?? Infinity;
-    const steps = Array.from({ length: 241 }, (_, i) => i / 240);
+    const steps = Array.from({ length: 481 }, (_, i) => i / 480);
     const values = steps.map(energy);
     const best = values.indexOf(Math.min(...values));
     if (values[best] === Infinity) return "–";
-    if (best === 0 || best === 240) return `none inside ${span}`;
+    if (best === 0 || best === 480) return `none inside ${span}`;
     const near = steps.filter((_, i) => values[i] <= 1.01 * values[best]).map((x) => Math.round(at(x)));
-    return `${whole(Math.round(at(steps[best])))} (within 1 %: ${whole(near[0])} to ${whole(near.at(-1))})`;
+    return said(at(steps[best]), near[0], near.at(-1));
   };
 
   /* --- what is shown ------------------------------------------------------------------------------------------- */

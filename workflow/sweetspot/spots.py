@@ -108,11 +108,11 @@ def _within_capacity(solution: Solution, draws: Array, n: float, together: Array
     if best in (0, len(replies) - 1):
         return _NO_SPOT | {"status": "no interior minimum"}
     flat = energies <= (1 + _PLATEAU) * energies[best]
-    low, high = np.quantile(replies[(features @ draws.T).argmin(axis=0)], [0.025, 0.975], method="nearest")
+    low, high = np.quantile((features @ draws.T).argmin(axis=0), [0.025, 0.975], method="nearest")
     return {
         "output_tokens": float(replies[best]),
-        "output_tokens_low": float(low),
-        "output_tokens_high": float(high),
+        "output_tokens_low": float(replies[max(low - 1, 0)]),  # no finer than the steps of the search
+        "output_tokens_high": float(replies[min(high + 1, len(replies) - 1)]),
         "plateau_low": float(replies[: best + 1][~flat[: best + 1]].max(initial=replies[0])),
         "plateau_high": float(replies[best:][~flat[best:]].min(initial=replies[-1])),
         "energy_per_output_token_j": float(energies[best]),
