@@ -26,7 +26,7 @@ def energy(n: int, m: int, batch: int) -> float:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     rows = [
-        {"model": "mine", "batch": b, "nin": n, "output_tokens": m, "energy_j": energy(n, m, b), "who": "me"}
+        {"model": "mine", "batch": b, "prompt": n, "output_tokens": m, "energy_j": energy(n, m, b), "who": "me"}
         for b in (1, 4, 16)
         for n in (64, 256, 1024, 4096)
         for m in (64, 256, 1024)
@@ -37,7 +37,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
-    fitted = sweetspot("fit", table, "--map", "nin=input_tokens", "--out", tmp_path / "a/b")
+    fitted = sweetspot("fit", table, "--map", "prompt=input_tokens", "--out", tmp_path / "a/b")
     assert fitted.returncode == 0, fitted.stderr
     assert "held-out" in fitted.stdout or "5-fold" in fitted.stdout
     errors = pl.read_csv(tmp_path / "a/b/validation.csv")
@@ -61,10 +61,12 @@ def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["fit", "{table}", "--out", "{tmp}/out"], ["input_tokens", "--map nin=input_tokens"]),
-        (["fit", "{table}", "--map", "nin", "--out", "{tmp}/out"], ["--map nin", "THEIRS=OURS"]),
+        (["fit", "{table}", "--out", "{tmp}/out"], ["input_tokens", "--map prompt=input_tokens"]),
+        (["fit", "{table}", "--map", "prompt", "--out", "{tmp}/out"], ["--map prompt", "THEIRS=OURS"]),
+        (["fit", "{table}", "--set", "batch", "--out", "{tmp}/out"], ["--set batch", "COLUMN=VALUE"]),
+        (["fit", "{table}", "--set", "gpu=A100", "--set", "batch=2", "--out", "{tmp}/out"], ["--set batch=2"]),
         (["fit", "{tmp}/no.csv", "--out", "{tmp}/out"], ["no.csv", "no such file"]),
-        (["fit", "{table}", "--map", "nin=input_tokens", "--out", "{table}"], ["rows.csv", "--out"]),
+        (["fit", "{table}", "--map", "prompt=input_tokens", "--out", "{table}"], ["rows.csv", "--out"]),
         (
             ["predict", "--predictor", "{table}", "--model", "x", "--input-tokens", "1", "--output-tokens", "1"],
             ["rows.csv"],

@@ -17,15 +17,36 @@ def add_map(command: argparse._ActionsContainer, what: str) -> None:
     )
 
 
+def add_set(command: argparse._ActionsContainer) -> None:
+    """`--set`, which gives a column that the table lacks one value."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="one value for all rows, for model, batch, gpu, engine, precision or source where the table lacks it; may "
+        "be repeated",
+    )
+
+
 def renames(items: Iterable[str]) -> dict[str, str]:
     """What `--map` says, theirs to ours. Raises SweetspotError for what is not THEIRS=OURS."""
-    rename = {}
+    return _pairs(items, "--map", "THEIRS=OURS, for example --map nin=input_tokens")
+
+
+def constants(items: Iterable[str]) -> dict[str, str]:
+    """What `--set` says, column to value. Raises SweetspotError for what is not COLUMN=VALUE."""
+    return _pairs(items, "--set", "COLUMN=VALUE, for example --set batch=1")
+
+
+def _pairs(items: Iterable[str], option: str, form: str) -> dict[str, str]:
+    pairs = {}
     for item in items:
-        theirs, separator, ours = item.partition("=")
-        if not (theirs and separator and ours):
-            raise SweetspotError(f"--map {item}: write THEIRS=OURS, for example --map nin=input_tokens")
-        rename[theirs] = ours
-    return rename
+        left, separator, right = item.partition("=")
+        if not (left and separator and right):
+            raise SweetspotError(f"{option} {item}: write {form}")
+        pairs[left] = right
+    return pairs
 
 
 def add_group(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweetspot import __version__, advise_command, compare_command, design_command
-from sweetspot.arguments import add_group, add_map, renames
+from sweetspot.arguments import add_group, add_map, add_set, constants, renames
 from sweetspot.errors import SweetspotError
 
 if TYPE_CHECKING:
@@ -82,16 +82,21 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "and validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
         epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
         "batch, board, gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured "
-        "or published), valid. Other columns pass through. Example: sweetspot fit rows.csv --map nin=input_tokens "
-        "--map nout=output_tokens --out fitted",
+        "or published), valid. Usual other names are understood, and said. Other columns pass through. Example: "
+        "sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
     )
     command.add_argument(
-        "tables", nargs="+", type=Path, metavar="TABLE", help="CSV, Parquet or JSON lines; several are joined"
+        "tables",
+        nargs="+",
+        type=Path,
+        metavar="TABLE",
+        help="CSV (also with tabs, semicolons or bars), JSON, JSON lines or Parquet, also .gz; several are joined",
     )
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; made if missing"
     )
     add_map(command, "table")
+    add_set(command)
     command.add_argument(
         "--architectures",
         type=Path,
@@ -188,12 +193,12 @@ def _fit(options: argparse.Namespace) -> None:
     from sweetspot import predictor, shared, table, validation
     from sweetspot.fit import fit_table
 
-    rename = renames(options.map)
+    rename, values = renames(options.map), constants(options.set)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SweetspotError(f"cannot make {options.out}: {error.strerror}; choose another --out") from None
-    rows = table.read(options.tables, rename)
+    rows = table.read(options.tables, rename, values)
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
     models = rows.frame["model"].unique(maintain_order=True)

@@ -47,7 +47,7 @@ class Config(_Strict):
     select: list[Name] | None = Field(None, min_length=1, description="Names of the models to measure; by default all.")
     rows: str | None = Field(
         None,
-        description="Table of rows (Parquet, CSV, JSON lines) to analyse as they are instead of measuring, relative to "
+        description="Table of rows (Parquet, CSV, JSON) to analyse as they are instead of measuring, relative to "
         "the working directory: `resources/measurements/NAME/rows.parquet`.",
     )
     input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")

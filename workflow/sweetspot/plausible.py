@@ -56,7 +56,7 @@ def check_sources(frame: pl.DataFrame) -> None:
 def notes(frame: pl.DataFrame) -> list[str]:
     """What a user should look at again, in a sentence each."""
     said = []
-    if invalid := frame.height - int(frame["valid"].sum()):
+    if invalid := frame.height - int(frame["valid_as_told"].sum()):
         said.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
     valid = frame.filter(pl.col("valid"))
     power = pl.col("energy_j") / pl.col("duration_s")

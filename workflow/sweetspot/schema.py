@@ -8,9 +8,11 @@ import pandera.polars as pa
 GROUP = ["model", "gpu", "engine", "precision"]
 CELL = ["batch", "input_tokens", "output_tokens"]
 UNSPECIFIED = "unspecified"
+SOURCES = ["simulated", "measured", "published", UNSPECIFIED]
 
 _COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
-_ENERGY: dict[str, Any] = {"gt": 0, "lt": 1e12}
+# No run costs a nanojoule, and far below it the arithmetic of relative errors breaks down.
+_ENERGY: dict[str, Any] = {"gt": 1e-9, "lt": 1e12}
 
 
 class Row(pa.DataFrameModel):
@@ -25,7 +27,7 @@ class Row(pa.DataFrameModel):
     engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
     precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
     source: str = pa.Field(
-        isin=["simulated", "measured", "published", UNSPECIFIED],
+        isin=SOURCES,
         description="Where the row comes from: `simulated`, `measured` or `published`.",
         metadata={"default": UNSPECIFIED},
     )

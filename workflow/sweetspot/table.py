@@ -1,9 +1,7 @@
 """Tables of measured energies: reading, checking, and averaging repetitions into cells."""
 
-import difflib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,34 +9,22 @@ from pathlib import Path
 import polars as pl
 from pandera.errors import SchemaErrors
 
+from sweetspot.columns import named
 from sweetspot.errors import SweetspotError
 from sweetspot.machines import flag_changes
 from sweetspot.plausible import check_sources, check_units, notes
-from sweetspot.schema import CELL, GROUP, Row
+from sweetspot.reading import load
+from sweetspot.schema import CELL, GROUP, SOURCES, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
-_REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
 # A row that failed its own checks is not judged by what it measured.
 _MEASURED = ("energy_j", "duration_s", "in_flight", "waves", "idle_w")
-
-_ALIASES = {
-    "model": ("model_name", "model_id", "llm"),
-    "batch": ("batch_size", "bs", "batchsize", "concurrency", "num_requests"),
-    "input_tokens": (
-        "nin",
-        "n_in",
-        "input_len",
-        "input_length",
-        "prompt_tokens",
-        "prompt_len",
-        "isl",
-        "in",
-        "n",
-        "tau_in",
-    ),
-    "output_tokens": ("nout", "n_out", "output_len", "output_length", "generated_tokens", "osl", "out", "m", "tau_out"),
-    "energy_j": ("energy", "joules", "energy_joules", "energy_total", "total_energy", "j"),
-}
+_LENGTHS = ("batch", "input_tokens", "output_tokens")
+_ROUNDED = 0.05  # a mean batch or length is rounded where that changes it by less than this share
+_NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # how people write that there is no value
+_NO_NUMBER = (*_NOTHING, "none")
+# Where zero can only mean that it was not measured, or does not apply.
+_ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
 _SHOWN = 5  # problems listed before the rest are counted
 
 
@@ -53,26 +39,26 @@ class Table:
     notes: list[str]
 
 
-def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Table:
-    """Read CSV, Parquet or JSON Lines files as one table.
+def read(
+    paths: Sequence[Path], rename: Mapping[str, str] | None = None, constants: Mapping[str, str] | None = None
+) -> Table:
+    """Read CSV, Parquet, JSON or JSON Lines files as one table.
 
-    `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}). Raises SweetspotError for
-    a file that cannot be read, a missing column, or values that are missing, impossible or in two units, naming file,
-    row (the first data row is 1), column and value.
+    `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}), `constants` gives columns
+    that the files lack one value ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing
+    column, or values that are missing, impossible or in two units, naming file, row (the first data row is 1), column
+    and value. What was read otherwise than it is written is in the notes.
     """
-    frames, problems = [], []
-    raws = [(path, _load(path)) for path in paths]
-    _check_renames(raws, rename or {})
+    raws = [(path, raw) for path in paths if (raw := load(path)).width]
+    frames, said = named(raws, rename or {}, constants or {})
     # Thousands of blocks of one campaign look alike: checked together, they cost what one file costs.
     alike: dict[str, list[pl.DataFrame]] = {}
-    for path, raw in raws:
-        if raw.height or raw.width:
-            raw = _renamed(path, raw, rename or {})
-            _check_columns(path, raw)
-            placed = raw.with_columns(_file=pl.lit(str(path)), _row=pl.int_range(1, raw.height + 1))
-            alike.setdefault(str(raw.schema), []).append(placed)
+    for (path, _), raw in zip(raws, frames, strict=True):
+        alike.setdefault(str(raw.schema), []).append(raw.with_columns(_file=pl.lit(str(path))))
+    frames, problems = [], []
+    remarks: dict[str, list[str]] = {}
     for same in alike.values():
-        frame, found = _checked(pl.concat(same))
+        frame, found = _checked(pl.concat(same), remarks)
         frames.append(frame)
         problems += found
     if problems:
@@ -80,10 +66,14 @@ def read(paths: Sequence[Path], rename: Mapping[str, str] | None = None) -> Tabl
         raise SweetspotError("\n".join(problems[:_SHOWN]) + rest + "\nmend or remove these rows")
     if not sum(frame.height for frame in frames):
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
-    frame = pl.concat(frames, how="diagonal_relaxed")
+    frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
+    said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
+    if not frame.select((pl.col("energy_j").is_not_null() | ~pl.col("valid_as_told")).any()).item():
+        raise SweetspotError(f"{', '.join(map(str, paths))}: no row has an energy; {'; '.join(said)}")
     check_units(frame)
     check_sources(frame)
-    return Table(frame.drop("_file", "_row"), notes(frame))
+    said += notes(frame)
+    return Table(frame.drop("_file", "_row", "valid_as_told"), said)
 
 
 def cells(frame: pl.DataFrame) -> pl.DataFrame:
@@ -157,98 +147,53 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise SweetspotError(f"{path}: no such file")
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            return pl.read_parquet(path)
-        if path.suffix in (".jsonl", ".ndjson"):
-            if not path.stat().st_size:
-                return pl.DataFrame()
-            frame = pl.read_ndjson(path, infer_schema_length=None)  # in an order of columns that is never the same
-            with path.open() as file:
-                first = list(json.loads(file.readline()))
-            return frame.select(*first, *sorted(set(frame.columns) - set(first)))
-        if path.suffix in (".csv", ".tsv", ".txt"):
-            with path.open(encoding="utf-8-sig") as file:
-                header = file.readline()
-            separator = max(",;\t", key=header.count)
-            # As text: a number column with a word in it is then refused by row, not by the parser's own message.
-            return pl.read_csv(path, separator=separator, infer_schema=False) if header.strip() else pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        detail = _first_broken_line(path) or str(error).splitlines()[0]
-        raise SweetspotError(
-            f"{path}: cannot be read as a table ({detail}); write it again, or is it cut short?"
-        ) from None
-    raise SweetspotError(f"{path}: a table ends in .csv, .tsv, .parquet or .jsonl")
+def _first(places: Sequence[str]) -> str:
+    return f"{len(places)} rows, first {places[0]}" if len(places) > 1 else places[0]
 
 
-def _first_broken_line(path: Path) -> str | None:
-    """Which line of a JSON Lines file is not strict JSON (NaN and Infinity are not); None for other formats."""
-    if path.suffix in (".jsonl", ".ndjson"):
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                json.loads(line, parse_constant=int)  # int("NaN") is a ValueError
-            except ValueError:
-                return f"row {number} is not JSON"
-    return None
+def _in_one_type(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """The frames with the columns that pass through as text where files disagree on their types."""
+    types: dict[str, set[str]] = {}
+    for frame in frames:
+        for name, kind in frame.schema.items():
+            if kind != pl.Null:
+                types.setdefault(name, set()).add("number" if kind.is_numeric() else str(kind))
+    mixed = [name for name, kinds in types.items() if len(kinds) > 1]
+    return [frame.with_columns(_as_text(frame[name]) for name in mixed if name in frame.columns) for frame in frames]
 
 
-def _check_renames(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> None:
-    there = sorted({column for _, raw in raws for column in raw.columns})
-    for theirs, ours in rename.items():
-        if theirs not in there:
-            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
-    if repeated := {ours for ours in rename.values() if list(rename.values()).count(ours) > 1}:
-        raise SweetspotError(f"--map: two columns are mapped to {sorted(repeated)[0]!r}; map one")
+def _as_text(series: pl.Series) -> pl.Series:
+    if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        return pl.Series(series.name, [None if value is None else str(value) for value in series.to_list()], pl.String)
+    return series.cast(pl.String)
 
 
-def _renamed(path: Path, raw: pl.DataFrame, rename: Mapping[str, str]) -> pl.DataFrame:
-    present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
-    for theirs, ours in present.items():
-        if ours in raw.columns and ours not in present:
-            raise SweetspotError(
-                f"{path}: --map {theirs}={ours}, but there is a column {ours!r} already; remove one of them"
-            )
-    return raw.rename(present)
-
-
-def _check_columns(path: Path, raw: pl.DataFrame) -> None:
-    missing = [name for name in _REQUIRED if name not in raw.columns]
-    if not missing:
-        return
-    spare = [column for column in raw.columns if column not in _COLUMNS]
-    guesses = {name: _likely(name, spare) or f"THEIRS_{number}" for number, name in enumerate(missing, 1)}
-    remedy = " ".join(f"--map {shlex.quote(f'{theirs}={ours}')}" for ours, theirs in guesses.items())
-    plural = "s" if len(missing) > 1 else ""
-    raise SweetspotError(
-        f"{path}: column{plural} {', '.join(missing)} missing; there are {', '.join(raw.columns)}; "
-        f"if the table names them otherwise, add {remedy}"
-    )
-
-
-def _likely(name: str, columns: Sequence[str]) -> str | None:
-    plain = {column.casefold().replace(" ", "_").replace("-", "_"): column for column in columns}
-    known = [alias for alias in _ALIASES[name] if alias in plain]
-    close = known or difflib.get_close_matches(name, plain, n=1, cutoff=0.7)
-    return plain[close[0]] if close else None
-
-
-def _checked(raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataFrame, list[str]]:
     """The frame with every column of `Row` in its type, and its problems in the order of rows.
 
-    `raw` says in columns _file and _row where each row comes from.
+    `raw` says in columns _file and _row where each row comes from. `remarks` gets, by what was read otherwise than it
+    is written, where.
     """
+    place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
     problems: dict[tuple[int, str], str] = {}
     frame = raw
     for name, column in _COLUMNS.items():
         series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
-        kind = column.dtype.type
-        converted, wrong = _convert(series, kind)
+        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+            series = _as_text(series)
+        converted, wrong, read = _convert(series, column.dtype.type)
         problems |= {(row, name): what for row, what in wrong.items()}
+        for remark, rows in read.items():
+            remarks.setdefault(f"{name} {remark}", []).extend(place[row] for row in rows)
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
+    # A row without an energy has nothing to fit: it is kept as one that failed its checks.
+    frame = frame.with_columns(valid_as_told=pl.col("valid"))
+    empty = frame.select(pl.col("valid") & (pl.col("energy_j").is_null() | (pl.col("energy_j") == 0))).to_series()
+    empty = empty & ~pl.Series([(row, "energy_j") in problems for row in range(raw.height)], dtype=pl.Boolean)
+    for row in empty.arg_true():
+        remarks.setdefault("energy_j is empty, NaN or 0: kept, not fitted", []).append(place[row])
+    frame = frame.with_columns(valid=pl.col("valid") & ~empty)
     try:
         Row.validate(frame, lazy=True)
     except SchemaErrors as error:
@@ -256,35 +201,78 @@ def _checked(raw: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
             row, name = int(case["index"]), str(case["column"])
             what = "is missing" if case["check"] == "not_nullable" else f"is {raw[name][row]}: {_rule(name)}"
             problems.setdefault((row, name), what)
+    most = frame.select(pl.col("experts_per_token") > pl.col("experts")).to_series().fill_null(False)
+    for row in most.arg_true():
+        what = f"is {frame['experts_per_token'][row]}: must be at most the experts, {frame['experts'][row]}"
+        problems.setdefault((row, "experts_per_token"), what)
     kept = {
         key: what for key, what in problems.items() if key[1] not in _MEASURED or frame["valid"][key[0]] is not False
     }
-    place = raw.select("_file", "_row").rows()
-    return frame, [f"{place[row][0]}, row {place[row][1]}: {name} {what}" for (row, name), what in sorted(kept.items())]
+    return frame, [f"{place[row]}: {name} {what}" for (row, name), what in sorted(kept.items())]
 
 
-def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, dict[int, str]]:
-    """The series in `kind`, with null where it cannot be, and what is wrong by index."""
-    text = series.dtype == pl.String
-    if text:
+_Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
+
+
+def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
+    """The series in `kind`, with null where it cannot be; what is wrong by index; the indices of what was changed."""
+    words = _NOTHING if kind == pl.String else _NO_NUMBER
+    if series.dtype == pl.String:
         stripped = series.str.strip_chars()
-        series = stripped.set(stripped == "", None)
+        series = stripped.set(stripped.str.to_lowercase().is_in(words), None)
+    elif series.dtype.is_float():
+        series = series.fill_nan(None)
+    if series.name == "source":
+        return _source(series)
     if kind == pl.String:
-        return series.cast(pl.String), {}
+        return series.cast(pl.String), {}, {}
     if kind == pl.Boolean:
-        lowered = series.cast(pl.String).str.to_lowercase()
-        converted = lowered.replace_strict({"true": True, "1": True, "false": False, "0": False}, default=None)
-        converted, rule = converted.cast(pl.Boolean), "must be true or false"
-    elif series.dtype == pl.Boolean or not (text or series.dtype.is_numeric() or series.dtype == pl.Null):
-        converted, rule = pl.Series(series.name, [None] * len(series), dtype=pl.Float64), "must be a number"
-    else:
-        converted, rule = series.cast(pl.Float64, strict=False), "must be a number"
-        converted = converted.set(~converted.is_finite(), None)
-        if kind == pl.Int64:
-            whole = converted.set((converted != converted.floor()) | (converted.abs() > 2**53), None)
-            converted, rule = whole.cast(pl.Int64), "must be a whole number"
+        converted, rule = _truth(series), "must be true or false"
+        return converted, _wrong(series, converted, rule), {}
+    if series.dtype == pl.Boolean or not (series.dtype in (pl.String, pl.Null) or series.dtype.is_numeric()):
+        converted = pl.Series(series.name, [None] * len(series), dtype=kind)
+        return converted, _wrong(series, converted, "must be a number"), {}
+    read: dict[str, list[int]] = {}
+    if series.name == "repetition" and series.dtype == pl.String:
+        numbers = series.cast(pl.Float64, strict=False)
+        if (labels := series.is_not_null() & numbers.is_null()).any():
+            read["is a label: its last number is kept"] = labels.arg_true().to_list()
+            series = series.set(labels, None).fill_null(series.str.extract(r"(\d+)\D*$"))
+    converted = series.cast(pl.Float64, strict=False)
+    converted = converted.set(~converted.is_finite(), None)
+    rule = "must be a number"
+    if series.name in _ZERO_IS_NOTHING and (zero := (converted == 0).fill_null(False)).any():
+        read["is 0: read as not known"] = zero.arg_true().to_list()
+        series, converted = series.set(zero, None), converted.set(zero, None)
+    if kind == pl.Int64:
+        rule = "must be a whole number"
+        whole = converted.round()
+        off = ((converted - whole).abs() > _ROUNDED * converted.abs() * (series.name in _LENGTHS)) | (
+            whole.abs() > 2**53
+        )
+        if (rounded := (~off & (whole != converted)).fill_null(False)).any():
+            read["is no whole number: rounded"] = rounded.arg_true().to_list()
+        converted = whole.set(off, None).cast(pl.Int64)
+    return converted, _wrong(series, converted, rule), read
+
+
+def _wrong(series: pl.Series, converted: pl.Series, rule: str) -> dict[int, str]:
     bad = (series.is_not_null() & converted.is_null()).arg_true()
-    return converted, {int(row): f"is {series[int(row)]}: {rule}" for row in bad}
+    return {int(row): f"is {series[int(row)]}: {rule}" for row in bad}
+
+
+def _truth(series: pl.Series) -> pl.Series:
+    words = {"true": True, "yes": True, "y": True, "t": True, "1": True, "1.0": True}
+    words |= {"false": False, "no": False, "n": False, "f": False, "0": False, "0.0": False}
+    return series.cast(pl.String).str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+
+
+def _source(series: pl.Series) -> _Converted:
+    lowered = series.cast(pl.String).str.to_lowercase()
+    unknown = (~lowered.is_in(SOURCES)).fill_null(False)
+    rows = unknown.arg_true().to_list()
+    remark = f"is not one of {', '.join(SOURCES)}: read as {UNSPECIFIED}"
+    return lowered.set(unknown, UNSPECIFIED), {}, {remark: rows} if rows else {}
 
 
 def _rule(name: str) -> str:
@@ -293,6 +281,6 @@ def _rule(name: str) -> str:
     parts = []
     for check in checks:
         value = next(iter((check.statistics or {}).values()), "")
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.0f}"
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.10g}"
         parts.append(f"{words.get(str(check.name), check.name)} {shown}")
     return "must be " + " and ".join(parts)
