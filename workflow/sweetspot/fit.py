@@ -46,8 +46,17 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         "kind": "sweetspot-predictor",
         "created_by": f"sweetspot {__version__}",
         "groups": groups,
+        "not_fitted": not_fitted(table.frame),
         "shared": fit_shared(screened.cells, architectures or {}),
     }
+
+
+def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
+    """How many invalid rows of a table have which reasons ("": none given)."""
+    if "reasons" not in frame.columns:
+        return {"": count} if (count := frame.filter(~pl.col("valid")).height) else {}
+    invalid = frame.filter(~pl.col("valid")).with_columns(pl.col("reasons").fill_null(""))
+    return dict(invalid.group_by("reasons", maintain_order=True).len().iter_rows())
 
 
 def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -> dict[str, Any]:

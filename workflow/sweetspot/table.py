@@ -17,14 +17,13 @@ from sweetspot.reading import load
 from sweetspot.schema import CELL, GROUP, SOURCES, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
-# A row that failed its own checks is not judged by what it measured.
-_MEASURED = ("energy_j", "duration_s", "in_flight", "waves", "idle_w")
 _LENGTHS = ("batch", "input_tokens", "output_tokens")
 _ROUNDED = 0.05  # a mean batch or length is rounded where that changes it by less than this share
 _NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # how people write that there is no value
 _NO_NUMBER = (*_NOTHING, "none")
 # Where zero can only mean that it was not measured, or does not apply.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
+_MOST = 0.5  # of the rows: where more cannot be used, the table is not what it seems
 _SHOWN = 5  # problems listed before the rest are counted
 
 
@@ -46,8 +45,9 @@ def read(
 
     `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}), `constants` gives columns
     that the files lack one value ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing
-    column, or values that are missing, impossible or in two units, naming file, row (the first data row is 1), column
-    and value. What was read otherwise than it is written is in the notes.
+    column, or where most rows have values that are missing or impossible, naming file, row (the first data row is 1),
+    column and value. Fewer such rows are set aside: `valid` becomes false, `reasons` says why, a note counts them. What
+    was read otherwise than it is written is in the notes, too.
     """
     raws = [(path, raw) for path in paths if (raw := load(path)).width]
     frames, said = named(raws, rename or {}, constants or {})
@@ -61,15 +61,11 @@ def read(
         frame, found = _checked(pl.concat(same), remarks)
         frames.append(frame)
         problems += found
-    if problems:
-        rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise SweetspotError("\n".join(problems[:_SHOWN]) + rest + "\nmend or remove these rows")
+    said += _judged(problems, sum(frame.height for frame in frames))
     if not sum(frame.height for frame in frames):
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
     frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
     said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
-    if not frame.select((pl.col("energy_j").is_not_null() | ~pl.col("valid_as_told")).any()).item():
-        raise SweetspotError(f"{', '.join(map(str, paths))}: no row has an energy; {'; '.join(said)}")
     check_units(frame)
     check_sources(frame)
     said += notes(frame)
@@ -126,12 +122,14 @@ def _cells_of_lines(path: Path) -> set[tuple[int, int]]:
 
 
 def collect(paths: Sequence[Path], output: Path) -> None:
-    """Join the measured blocks (JSON Lines) into one checked Parquet table, with a warning where the machine changed.
+    """Join the measured blocks (JSON Lines) into one checked Parquet table, with warnings: the
+    table's notes, and where the machine changed.
 
     Raises SweetspotError as `read` does.
     """
-    frame, warnings = flag_changes(read(paths).frame)
-    for warning in warnings:
+    rows = read(paths)
+    frame, warnings = flag_changes(rows.frame)
+    for warning in [*rows.notes, *warnings]:
         print(f"warning: {warning}")
     write_parquet(frame, output)
 
@@ -145,6 +143,17 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _judged(problems: Sequence[str], rows: int) -> list[str]:
+    """A note on the rows that are set aside. Raises SweetspotError where they are more than the others."""
+    if not problems:
+        return []
+    rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    shown = "\n".join(problems[:_SHOWN]) + rest
+    if len(problems) > _MOST * rows:
+        raise SweetspotError(f"{shown}\n{len(problems)} of {rows} rows cannot be used; mend or remove them")
+    return [f"{len(problems)} of {rows} rows cannot be used, set aside and not fitted:\n{shown}"]
 
 
 def _first(places: Sequence[str]) -> str:
@@ -187,13 +196,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
             remarks.setdefault(f"{name} {remark}", []).extend(place[row] for row in rows)
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
-    # A row without an energy has nothing to fit: it is kept as one that failed its checks.
-    frame = frame.with_columns(valid_as_told=pl.col("valid"))
-    empty = frame.select(pl.col("valid") & (pl.col("energy_j").is_null() | (pl.col("energy_j") == 0))).to_series()
-    empty = empty & ~pl.Series([(row, "energy_j") in problems for row in range(raw.height)], dtype=pl.Boolean)
-    for row in empty.arg_true():
-        remarks.setdefault("energy_j is empty, NaN or 0: kept, not fitted", []).append(place[row])
-    frame = frame.with_columns(valid=pl.col("valid") & ~empty)
+    frame = frame.with_columns(valid_as_told=pl.col("valid").fill_null(True))
     try:
         Row.validate(frame, lazy=True)
     except SchemaErrors as error:
@@ -205,10 +208,20 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     for row in most.arg_true():
         what = f"is {frame['experts_per_token'][row]}: must be at most the experts, {frame['experts'][row]}"
         problems.setdefault((row, "experts_per_token"), what)
-    kept = {
-        key: what for key, what in problems.items() if key[1] not in _MEASURED or frame["valid"][key[0]] is not False
-    }
-    return frame, [f"{place[row]}: {name} {what}" for (row, name), what in sorted(kept.items())]
+    # A row that failed its own checks is not judged again.
+    of_rows: dict[int, list[str]] = {}
+    for (row, name), what in sorted(problems.items()):
+        if frame["valid_as_told"][row]:
+            of_rows.setdefault(row, []).append(f"{name} {what}")
+    named = {row: f"{place[row]}: {', '.join(found)}" for row, found in of_rows.items()}
+    if named:
+        aside = pl.Series([named.get(row) for row in range(frame.height)], dtype=pl.String)
+        old = _as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
+        frame = frame.with_columns(
+            valid=pl.col("valid_as_told") & aside.is_null(),
+            reasons=pl.concat_str(old, aside.str.replace_all(";", ","), separator=";", ignore_nulls=True),
+        )
+    return frame, list(named.values())
 
 
 _Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
