@@ -138,6 +138,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_with_digest(path: Path, content: str) -> None:
+    """Write a whole file, and before it a FILE.sha256 as `sha256sum --check` takes it."""
+    data = content.encode()
+    write_atomically(_digest_file(path), f"{sha256(data).hexdigest()}  {path.name}\n")
+    write_atomically(path, data)
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a file is what its FILE.sha256 says. One without, of an earlier version or copied alone, is believed.
+
+    Raises OSError when it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        return _digest_file(path).read_text().split()[:1] == [sha256(data).hexdigest()]
+    except FileNotFoundError:
+        return True
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _ends_with_newline(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")

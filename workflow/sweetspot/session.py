@@ -162,7 +162,7 @@ class Block:
                 finished.append(row)
         finished.sort(key=lambda row: (place(row), row["repetition"]))
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
-        journal.write_atomically(self.where.rows, lines)
+        journal.write_with_digest(self.where.rows, lines)
 
     def build_if_missing(self) -> None:
         """Build the engine where none is and the block knows how. Raises SweetspotError as `build` does."""
