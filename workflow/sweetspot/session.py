@@ -88,7 +88,8 @@ def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -
 
 def key(job: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     """The key under which journals hold what `job` measures: all that its rows depend on but the cells."""
-    inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
+    inputs = {name: job[name] for name in ("model", "batch", "protocol", "seed")}
+    inputs["engine"] = engines.identity(job["engine"])
     return journal.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
 
 

@@ -94,6 +94,12 @@ def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
+def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows depend on of the engine of a job: of a checkpoint its directory's name, wherever that lies."""
+    checkpoint = engine.get("checkpoint")
+    return {**engine, "checkpoint": Path(checkpoint).name} if checkpoint else dict(engine)
+
+
 def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     """Why the engine `name` cannot run such a model, or "". Asks no package and no GPU, so it serves the plan too."""
     reason: str = _module(name).refusal(name, model_type, precision, weights)
@@ -151,7 +157,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
 
 
 def _as_built(spec: EngineSpec) -> dict[str, Any]:
-    return {**asdict(spec), "max_total_tokens": spec.total_tokens}
+    return {**identity(asdict(spec)), "max_total_tokens": spec.total_tokens}
 
 
 def _module(name: str) -> Any:
