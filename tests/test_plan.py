@@ -75,6 +75,14 @@ def test_skipped_cells_have_their_reasons(tmp_path: Path) -> None:
     assert "SIMULATED" not in text.splitlines()[0]
 
 
+def test_given_rows_leave_nothing_to_measure(checkout: Checkout) -> None:
+    rows = checkout.path / "rows.parquet"
+    rows.write_bytes((checkout.out / "measurements.parquet").read_bytes())
+    checkout.configure(campaign="given", rows="rows.parquet")
+    assert shown(checkout) == "campaign given: rows are those of rows.parquet; nothing is measured\n"
+    assert "To measure" not in checkout.run("--dry-run")
+
+
 def test_costs_scale_with_what_was_measured() -> None:
     assert str(plan.Cost(7200, 5e6)) == "2 GPU h, 5 MJ"
     scaled = plan.Cost(100, 100).scaled(plan.Cost(3, 8), plan.Cost(2, 2))

@@ -77,10 +77,15 @@ class Survey:
 
 
 def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
-    """Read the journals behind these jobs, or all. A job whose rows are written is done."""
+    """Read the journals behind these jobs, or all. A job whose rows are written is done.
+
+    A campaign of given rows has nothing to measure.
+    """
     found = Survey(campaign)
     groups: dict[tuple[str, int], list[Job]] = {}
-    for job in campaign.jobs if jobs is None else jobs:
+    if jobs is None:
+        jobs = campaign.jobs if campaign.config.rows is None else ()
+    for job in jobs:
         groups.setdefault(job[:2], []).append(job)
     for (model, batch), members in groups.items():
         _survey_group(found, model, batch, members)
@@ -88,7 +93,9 @@ def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
 
 
 def unfinished(campaign: Campaign) -> list[Job]:
-    """The jobs whose rows are not written: those that a run of the workflow would do."""
+    """The jobs whose rows are not written: those that a run of the workflow would do. None where rows are given."""
+    if campaign.config.rows is not None:
+        return []
     return [job for job in campaign.jobs if not Place(campaign.directory, *job).rows.exists()]
 
 
@@ -114,6 +121,8 @@ def warning(found: Survey) -> str:
 def as_text(found: Survey) -> str:
     """All that is known, in lines for people."""
     campaign, cells = found.campaign, found.campaign.cells
+    if campaign.config.rows is not None:
+        return f"campaign {campaign.config.campaign}: rows are those of {campaign.config.rows}; nothing is measured"
     # The words of a reason without its numbers: one line for all cells that are too long.
     words = (f"{cell.model}: {re.sub(r'[0-9]+', 'N', cell.reason)}" for cell in cells if cell.status == "skipped")
     skipped = Counter(words)
@@ -260,14 +269,25 @@ def _left(found: Survey) -> str:
 def _changes(campaign: Campaign) -> list[str]:
     """The settings that rows depend on and that differ from those of the last run; none where that is not known."""
     try:
-        last = json.loads((campaign.directory / "campaign.json").read_text())["config"]
-    except (OSError, ValueError, KeyError):
+        last = json.loads((campaign.directory / "campaign.json").read_text())
+        before = _settings(last["config"], last["models"])
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    now = campaign.config.model_dump(mode="json")
-    names = [("protocol", name) for name in now["protocol"]] + [("engine", name) for name in now["engine"]]
-    pairs = [(".".join(name), last.get(name[0], {}).get(name[1]), now[name[0]][name[1]]) for name in names]
-    pairs += [(name, last.get(name), now[name]) for name in ("gpu", "seed")]
-    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+    record = campaign.record()
+    now = _settings(record["config"], record["models"])
+    return [f"{name} {old} -> {now[name]}" for name, old in before.items() if name in now and now[name] != old]
+
+
+def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What rows depend on, by names for people. Another path to the engine's Python, say, is no other row."""
+    found = {f"protocol.{name}": value for name, value in config["protocol"].items()}
+    found |= {f"engine.{name}": config["engine"][name] for name in ("name", "kv_cache_fraction")}
+    found |= {name: config[name] for name in ("gpu", "seed")}
+    for model in models:
+        found |= {
+            f"{name} of {model['name']}": value for name, value in model.items() if name not in ("name", "source")
+        }
+    return found
 
 
 def _last_words(campaign: Campaign, job: Job) -> str:
