@@ -20,11 +20,6 @@ def slow(checkout: Checkout) -> Checkout:
     return checkout
 
 
-def plan(checkout: Checkout) -> str:
-    command = [sys.executable, "-m", "sweetspot.cli", "plan"]
-    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=True).stdout
-
-
 def test_a_killed_run_is_continued(slow: Checkout) -> None:
     """SIGKILL to all of it in the middle of a cell, and half a line as a crash in the middle of a write leaves it."""
     with running(slow) as run:
@@ -36,10 +31,11 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
     (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
     with journal.open("ab") as file:
         file.write(b'{"key": "half a li')
-    shown = plan(slow)
+    shown = faults.plan(slow)
     assert f"done:  {made} cells, " in shown
     assert f"left:  {CELLS - made} cells in 1 jobs, about " in shown
     assert "opt-1.3b batch 8 grid-" in shown.split("begun and not done")[1]
+    assert "running" not in shown
     assert "--unlock" in slow.snakemake().stderr, "a killed run leaves its lock, and the way out is in the message"
     slow.run("--unlock")
     assert slow.planned()["measure"] == 1
@@ -57,6 +53,8 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
         os.kill(job, signal.SIGSTOP)  # it is alive for as long as this test needs it
+        assert "opt-1.3b batch 8 grid-" in faults.plan(slow).split("running; the last line")[1]
+        assert "begun and not done" not in faults.plan(slow)
         slow.run("--unlock")
         with running(slow) as second:
             wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(slow))

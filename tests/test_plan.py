@@ -1,5 +1,6 @@
 """What `sweetspot plan` and a dry run say of cost and progress."""
 
+import json
 import re
 import subprocess
 import sys
@@ -52,6 +53,22 @@ def test_what_cells_took_corrects_the_estimate(checkout: Checkout) -> None:
     headline = next(line for line in checkout.run("--dry-run").splitlines() if line.startswith("To measure: "))
     assert headline.startswith("To measure: 12 cells in 2 jobs, about ")
     assert costs(headline)
+
+
+def test_builds_and_loads_are_counted(checkout: Checkout) -> None:
+    checkout.configure(batches=[1, 8, 32, 64])
+
+    def hours() -> tuple[float, float]:
+        text = shown(checkout)
+        return costs(text.split("done:")[1])[0], costs(text.split("left:")[1])[0]
+
+    done, left = hours()
+    for engine in checkout.out.glob("engines/*/*/engine.json"):
+        engine.write_text(json.dumps({**json.loads(engine.read_text()), "build_s": 3600 * 10}))
+    assert hours() == pytest.approx((done + 6 * 10, left + 2 * 10), abs=0.5)
+    for journal in checkout.out.glob("journal/*/*/*.jsonl"):
+        journal.write_text(re.sub(r'"load_s": [\d.]+', '"load_s": 36000', journal.read_text()))
+    assert hours() == pytest.approx((done + 6 * 10 + 6 * 10, left + 2 * 10 + 2 * 10), abs=0.5)
 
 
 def test_failures_have_their_reasons(checkout: Checkout) -> None:

@@ -128,6 +128,9 @@ def test_faults_of_a_cluster(cluster: Path, checkout: Checkout) -> None:
     assert states(before) == {"TIMEOUT": 1, "FAILED": 1, "CANCELLED": 1, "COMPLETED": 1}
     log = (checkout.path / "run.log").read_text()
     assert "SLURM status is: 'TIMEOUT'" in log
+    ended = faults.plan(checkout).split("begun and not done")[1]
+    assert "DUE TO TIME LIMIT" in ended
+    assert "(Slurm: Killed)" in ended
     lines = faults.lines(checkout)
     assert checkout.planned()["measure"] == 3
 
