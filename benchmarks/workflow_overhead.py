@@ -4,7 +4,8 @@ Prints seconds, memory and ratios, each against a bare Snakefile of the same job
 - dry runs of 13 models x 49 cells x 12 batches, one job a grid (goal: 3 s) and one a cell (goal: 1.2 x bare): nothing
   done yet, all but one model done, all done;
 - the time of a simulated cell in a job of its own, over a rule that starts an empty Python script (goal: 1.5);
-- with --slurm, as root on a machine with Debian's Slurm: jobs that a run submits to slurmctld in a minute.
+- with --slurm, as root on a machine with Debian's Slurm: jobs that a run submits to slurmctld in a minute, what of a
+  job's allocation is not measuring, and what share of a study's GPU time that is (goal: 1 %), loading engines aside.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import yaml
@@ -154,6 +156,37 @@ def submissions(count: int) -> float:
         return 60 * (len(times) - 1) / (max(times.values()) - min(times.values()))
 
 
+def allocated(count: int) -> float:
+    """Mean seconds of an allocation that measures one simulated cell, which takes next to none, by Slurm's records."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import slurm
+
+    with tempfile.TemporaryDirectory() as place, slurm.cluster(Path(place) / "cluster"):
+        lengths = [64 * k for k in range(1, 1 + round(count**0.5))]
+        arguments = ours(Path(place), ["llama-3.2-1b"], [8], lengths, 1)
+        snakemake(Path(place), *arguments, "--cores", "2", "--until", "build_engine")
+        options = ["--executor", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--jobs", "1"]
+        options += ["--default-resources", "slurm_partition=gpu", "mem_mb=100"]
+        snakemake(Path(place), *arguments, *options, "--until", "measure")
+        times = [
+            datetime.fromisoformat(job["EndTime"]) - datetime.fromisoformat(job["StartTime"])
+            for job in slurm.jobs().values()
+        ]
+        return sum(times, timedelta()).total_seconds() / len(times)
+
+
+def study_s(per_job: object) -> tuple[int, float]:
+    """Measuring jobs of the grid of 13 models, and the GPU time in s that the simulator gives it."""
+    from sweetspot import plan
+    from sweetspot.campaign import Campaign
+
+    with tempfile.TemporaryDirectory() as place:
+        ours(Path(place), None, BATCHES, LENGTHS, per_job)
+        config = yaml.safe_load((Path(place) / "config.yaml").read_text())
+        campaign = Campaign({**config, "results": place})
+        return len(campaign.jobs), plan.survey(campaign).estimate().time_s
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,7 +194,13 @@ def main() -> None:
     parser.add_argument("--slurm", action="store_true", help="measure submissions and nothing else")
     options = parser.parse_args()
     if options.slurm:
-        print(f"{submissions(100):.0f} submissions a minute to slurmctld")
+        print(f"{submissions(100):.0f} submissions a minute to slurmctld", flush=True)
+        job_s = allocated(9)
+        print(f"{job_s:.1f} s of an allocation are not measuring; 13 models x 49 cells x 12 batches:")
+        for per_job in ("all", 1):
+            jobs, seconds = study_s(per_job)
+            share = jobs * job_s / (seconds + jobs * job_s)
+            print(f"  {jobs} measuring jobs: {share:.2%} of {seconds / 3600:.0f} GPU h")
         return
     names = [line.split("\t")[0] for line in (ROOT / "config/models.tsv").read_text().splitlines()[1:]]
     print("dry runs, 13 models x 49 cells x 12 batches")

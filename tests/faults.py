@@ -114,3 +114,9 @@ def logged(checkout: Checkout) -> str:
         with suppress(FileNotFoundError):
             text += path.read_text()
     return text
+
+
+def plan(checkout: Checkout) -> str:
+    """What `sweetspot plan` says."""
+    command = [sys.executable, "-m", "sweetspot.cli", "plan"]
+    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=True).stdout

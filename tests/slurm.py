@@ -46,10 +46,11 @@ JobCompLoc={root}/log/jobcomp.txt
 MinJobAge=3600
 DefMemPerCPU=256
 KillWait=1
+JobRequeue=0
 ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:h100:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=32 RealMemory=64000 Gres=gpu:h100:2 Feature=h100 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
@@ -78,7 +79,7 @@ def unavailable() -> str:
 def jobs() -> dict[int, dict[str, str]]:
     """What Slurm says of every job so far, by its id."""
     shown = subprocess.run(
-        ["scontrol", "show", "job", "--all", "-o"], capture_output=True, text=True, check=True
+        ["scontrol", "show", "job", "--all", "--details", "-o"], capture_output=True, text=True, check=True
     ).stdout
     records = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in shown.splitlines()]
     return {int(record["JobId"]): record for record in records if "JobId" in record}

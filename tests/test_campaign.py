@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from simulation import ARCHITECTURES
 
+from sweetspot import session
 from sweetspot.campaign import Campaign
 from sweetspot.errors import SweetspotError
 
@@ -99,3 +100,20 @@ def test_what_an_engine_cannot_run_is_skipped_with_its_reason(
 @pytest.mark.parametrize(("name", "gpus"), [("simulated", 0), ("vllm", 1), ("trt-engine", 1), ("trt-pytorch", 1)])
 def test_only_real_engines_ask_for_a_gpu(name: str, gpus: int, tmp_path: Path) -> None:
     assert campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine={"name": name}).gpus_per_job == gpus
+
+
+def test_a_checkpoint_that_moved_is_the_same_and_one_of_another_name_is_not(tmp_path: Path) -> None:
+    """By its name, not its content: who analyses rows elsewhere does not have the weights."""
+    here, moved, other = (
+        campaign(tmp_path, [f"qwen2-1.5b bfloat16 checkpoint {place}"])
+        for place in ("weights/qwen2", "/elsewhere/qwen2/", "weights/qwen2-tuned")
+    )
+
+    def keys(plan: Campaign) -> tuple[list[Any], str]:
+        (job,) = plan.jobs
+        return [job], session.key(json.loads(plan.measure_job(*job)), plan.models["qwen2-1.5b"].resolved)
+
+    assert keys(here) == keys(moved)
+    assert engine(here, "qwen2-1.5b")["checkpoint"] != engine(moved, "qwen2-1.5b")["checkpoint"], "where it is read"
+    assert keys(here)[0] != keys(other)[0]
+    assert keys(here)[1] != keys(other)[1]

@@ -20,11 +20,6 @@ def slow(checkout: Checkout) -> Checkout:
     return checkout
 
 
-def plan(checkout: Checkout) -> str:
-    command = [sys.executable, "-m", "sweetspot.cli", "plan"]
-    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=True).stdout
-
-
 def test_a_killed_run_is_continued(slow: Checkout) -> None:
     """SIGKILL to all of it in the middle of a cell, and half a line as a crash in the middle of a write leaves it."""
     with running(slow) as run:
@@ -36,10 +31,11 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
     (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
     with journal.open("ab") as file:
         file.write(b'{"key": "half a li')
-    shown = plan(slow)
+    shown = faults.plan(slow)
     assert f"done:  {made} cells, " in shown
     assert f"left:  {CELLS - made} cells in 1 jobs, about " in shown
     assert "opt-1.3b batch 8 grid-" in shown.split("begun and not done")[1]
+    assert "running" not in shown
     assert "--unlock" in slow.snakemake().stderr, "a killed run leaves its lock, and the way out is in the message"
     slow.run("--unlock")
     assert slow.planned()["measure"] == 1
@@ -57,6 +53,8 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
         os.kill(job, signal.SIGSTOP)  # it is alive for as long as this test needs it
+        assert "opt-1.3b batch 8 grid-" in faults.plan(slow).split("running; the last line")[1]
+        assert "begun and not done" not in faults.plan(slow)
         slow.run("--unlock")
         with running(slow) as second:
             wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(slow))
@@ -115,19 +113,37 @@ def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout) 
     assert_whole(slow, 1)
 
 
-@pytest.mark.parametrize("size", [0, 5000, -1], ids=["empty", "in the middle", "without the last line's end"])
-def test_a_result_cut_short_is_made_again_from_the_journal(checkout: Checkout, size: int) -> None:
+@pytest.mark.parametrize("cut", ["to nothing", "in the middle", "in the last line", "between two lines"])
+def test_a_result_cut_short_is_made_again_from_the_journal(checkout: Checkout, cut: str) -> None:
     before = sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl"))
     block = next(checkout.out.glob("measurements/opt-1.3b/bs8/*.jsonl"))
     whole = block.read_bytes()
-    block.write_bytes(whole[:size] if size >= 0 else whole[: whole.rindex(b"\n", 0, -1) + 40])
-    failed = checkout.snakemake()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    size = {"to nothing": 0, "in the middle": 5000, "in the last line": last + 40, "between two lines": last}[cut]
+    block.write_bytes(whole[:size])
+    failed = checkout.snakemake("--until", "collect")
     assert failed.returncode != 0
     assert f"{block.relative_to(checkout.path)}; set aside as .damaged" in failed.stdout + failed.stderr
-    checkout.run()
+    checkout.run("--until", "collect")
     assert block.read_bytes() == whole
     assert sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl")) == before
-    assert checkout.planned() == {}
+
+
+@pytest.mark.parametrize("name", ["measurements.parquet", "predictor.json"])
+def test_a_table_cut_short_says_how_to_have_it_made_again(checkout: Checkout, name: str) -> None:
+    """Snakemake takes it for a newer one and runs what reads it."""
+    made = checkout.out / name
+    made.write_bytes(made.read_bytes()[: made.stat().st_size // 2])
+    failed = checkout.snakemake()
+    assert failed.returncode != 0
+    said = failed.stdout + failed.stderr
+    assert f"error: results/tiny/{name}: " in said
+    assert "remove it and run again" in said
+    assert "Traceback" not in said
+    made.unlink()
+    planned = checkout.planned()
+    assert {"measurements.parquet": "collect", "predictor.json": "fit"}[name] in planned
+    assert "measure" not in planned
 
 
 def test_a_journal_cut_short_costs_the_cell_it_was_cut_in(checkout: Checkout) -> None:

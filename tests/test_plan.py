@@ -1,5 +1,6 @@
 """What `sweetspot plan` and a dry run say of cost and progress."""
 
+import json
 import re
 import subprocess
 import sys
@@ -54,6 +55,22 @@ def test_what_cells_took_corrects_the_estimate(checkout: Checkout) -> None:
     assert costs(headline)
 
 
+def test_builds_and_loads_are_counted(checkout: Checkout) -> None:
+    checkout.configure(batches=[1, 8, 32, 64])
+
+    def hours() -> tuple[float, float]:
+        text = shown(checkout)
+        return costs(text.split("done:")[1])[0], costs(text.split("left:")[1])[0]
+
+    done, left = hours()
+    for engine in checkout.out.glob("engines/*/*/engine.json"):
+        engine.write_text(json.dumps({**json.loads(engine.read_text()), "build_s": 3600 * 10}))
+    assert hours() == pytest.approx((done + 6 * 10, left + 2 * 10), abs=0.5)
+    for journal in checkout.out.glob("journal/*/*/*.jsonl"):
+        journal.write_text(re.sub(r'"load_s": [\d.]+', '"load_s": 36000', journal.read_text()))
+    assert hours() == pytest.approx((done + 6 * 10 + 6 * 10, left + 2 * 10 + 2 * 10), abs=0.5)
+
+
 def test_failures_have_their_reasons(checkout: Checkout) -> None:
     """A cell without a valid row, a job that ended with an error, a cell that cannot run: each with its why."""
     block = next(checkout.out.glob("journal/opt-1.3b/bs8/*.jsonl"))
@@ -73,6 +90,14 @@ def test_skipped_cells_have_their_reasons(tmp_path: Path) -> None:
     assert "4 of 1 models in 1 batches; 3 to run in 1 jobs, 1 skipped" in text
     assert "1 cells of opt-1.3b: positions: " in text
     assert "SIMULATED" not in text.splitlines()[0]
+
+
+def test_given_rows_leave_nothing_to_measure(checkout: Checkout) -> None:
+    rows = checkout.path / "rows.parquet"
+    rows.write_bytes((checkout.out / "measurements.parquet").read_bytes())
+    checkout.configure(campaign="given", rows="rows.parquet")
+    assert shown(checkout) == "campaign given: rows are those of rows.parquet; nothing is measured\n"
+    assert "To measure" not in checkout.run("--dry-run")
 
 
 def test_costs_scale_with_what_was_measured() -> None:

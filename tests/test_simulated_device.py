@@ -8,6 +8,7 @@ import pytest
 from simulation import H100, Bench
 
 from sweetspot import engines
+from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError
 
 FAST = {"input_tokens": 64, "output_tokens": 64}
@@ -135,3 +136,23 @@ def test_what_runs_beside_an_engine_needs_the_standard_library_only() -> None:
     code = "import sys, sweetspot.session; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "polars", "pydantic", "yaml", "scipy", "pandas", "snakemake"} & set(modules)
+
+
+def test_two_builds_of_one_engine_leave_one_that_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that outlived its run ends in the middle of the next run's build; neither sees files of the other."""
+    directory, spec, build = tmp_path / "bs8", Bench().spec, simulated.build
+    seen = []
+
+    def slow(spec: engines.EngineSpec, place: Path) -> dict[str, int]:
+        (place / "half").touch()
+        monkeypatch.setattr(simulated, "build", build)
+        engines.build(spec, directory)
+        seen.extend(path.name for path in place.iterdir())
+        engines.open_device(spec, directory)[0].close()
+        return build(spec, place)
+
+    monkeypatch.setattr(simulated, "build", slow)
+    engines.build(spec, directory)
+    assert seen == ["half"]
+    engines.open_device(spec, directory)[0].close()
+    assert [path.name for path in tmp_path.iterdir()] == ["bs8"]

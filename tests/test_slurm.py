@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import faults
+import nvml_stub
 import polars as pl
 import pytest
 import slurm
@@ -59,9 +60,14 @@ def test_the_campaign_runs_with_the_slurm_profile(cluster: Path, checkout: Check
     """On a cluster without accounting, of which nothing is said in the profile."""
     before = set(slurm.jobs())
     adapt(checkout)
+    old = checkout.path / "results/slurm-logs/rule_measure/old/1.log"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    os.utime(old, (0, 0))
     checkout.configure(campaign="cluster", batches=[8], select=["opt-1.3b", "llama-3.2-1b"])
     said = checkout.run(profile="slurm")
     assert "asking squeue for the states of jobs" in said
+    assert old.exists(), "what Slurm said of a failed job is kept for good"
     rows = pl.read_parquet(checkout.path / "results/cluster/measurements.parquet")
     assert rows.select("model", "input_tokens", "output_tokens").unique().height == 2 * 6
     jobs = new_jobs(before).values()
@@ -70,6 +76,8 @@ def test_the_campaign_runs_with_the_slurm_profile(cluster: Path, checkout: Check
     rules = Counter(job["Comment"].split("_wildcards")[0] for job in on_gpu)
     assert rules == {"rule_build_engine": 2, "rule_measure": 2}
     assert {job["Partition"] for job in on_gpu} == {"gpu"}
+    assert {job["NumCPUs"] for job in on_gpu} == {"8"}
+    assert {job["JOB_GRES"] for job in on_gpu} == {"gpu:h100:1"}, "granted"
     others = [job for job in jobs if job not in on_gpu]
     assert len(others) == 1, "one job for everything after the measurements"
     assert others[0]["Partition"] == "cpu"
@@ -120,6 +128,9 @@ def test_faults_of_a_cluster(cluster: Path, checkout: Checkout) -> None:
     assert states(before) == {"TIMEOUT": 1, "FAILED": 1, "CANCELLED": 1, "COMPLETED": 1}
     log = (checkout.path / "run.log").read_text()
     assert "SLURM status is: 'TIMEOUT'" in log
+    ended = faults.plan(checkout).split("begun and not done")[1]
+    assert "DUE TO TIME LIMIT" in ended
+    assert "(Slurm: Killed)" in ended
     lines = faults.lines(checkout)
     assert checkout.planned()["measure"] == 3
 
@@ -157,18 +168,42 @@ def test_a_run_that_was_killed_is_started_again_while_its_job_goes_on(cluster: P
     assert [job["MinMemoryNode"] for job in measured] == ["500M", "500M", "1000M"]
 
 
-def test_ctrl_c_cancels_the_jobs(cluster: Path, checkout: Checkout) -> None:
-    """Alone on its node, since the site allows it: an edit of one line."""
+def test_a_job_goes_back_into_the_queue_and_ctrl_c_cancels_it(
+    cluster: Path, checkout: Checkout, tmp_path: Path
+) -> None:
+    """With the lines of the profile that a site may need, an edit each: alone on its node, an account, a feature."""
     before = set(slurm.jobs())
     profile = checkout.path / "profiles/slurm/config.yaml"
-    profile.write_text(profile.read_text().replace("# slurm_extra:", "slurm_extra:"))
+    text = profile.read_text()
+    for line in ("slurm_extra:", "slurm_account:", "constraint:"):
+        assert f"# {line}" in text
+        text = text.replace(f"# {line}", line)
+    profile.write_text(text)
     adapt(checkout)
-    checkout.configure(**SLOW, batches=[8], select=["opt-1.3b"])
+    # The engine's Python, which first says what GPU it would measure.
+    stub = nvml_stub.build(tmp_path)
+    stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
+    seen, python = tmp_path / "seen", tmp_path / "python"
+    find = "from sweetspot import nvml; print(nvml.open_sensor().uuid)"
+    settings = " ".join(f"{name}={value}" for name, value in stub.environment.items())
+    python.write_text(f"#!/bin/sh\n{settings} {sys.executable} -c '{find}' >> {seen}\nexec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    checkout.configure(**SLOW, batches=[8], select=["opt-1.3b"], engine={"name": "simulated", "python": str(python)})
     checkout.run("--until", "build_engine")
+    seen.unlink()
     with running(checkout, profile="slurm") as run:
         wait_for("cells", lambda: len(faults.visits(checkout)) >= 2)
         (job,) = new_jobs(before).values()
-        assert (job["OverSubscribe"], job["NumCPUs"]) == ("NO", "4"), "the whole node"
+        assert (job["OverSubscribe"], job["NumCPUs"]) == ("NO", "32"), "the whole node"
+        assert (job["Account"], job["Features"]) == ("my-project", "h100")
+        assert job["JOB_GRES"] == "gpu:h100:2", "with all its GPUs"
+        assert seen.read_text().split() == [nvml_stub.H100.split()[0]], "and measures on one"
+        # As after a preemption or the death of its node: begun again under its number.
+        slurm.scontrol("requeue", job["JobId"])
+        wait_for("the queue", lambda: states(before) == {"PENDING": 1})
+        made = len(faults.visits(checkout))
+        slurm.scontrol("update", f"jobid={job['JobId']}", "StartTime=now")
+        wait_for("more cells", lambda: states(before) == {"RUNNING": 1} and len(faults.visits(checkout)) > made)
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(timeout=60) != 0
     wait_for("the end of its job", lambda: states(before) == {"CANCELLED": 1})
@@ -177,7 +212,6 @@ def test_ctrl_c_cancels_the_jobs(cluster: Path, checkout: Checkout) -> None:
 
 def test_each_job_finds_the_gpu_that_it_was_given(cluster: Path, tmp_path: Path) -> None:
     """Two jobs at a time on a node of two GPUs: each sees both boards and measures its own, by UUID."""
-    nvml_stub = pytest.importorskip("nvml_stub")
     stub = nvml_stub.build(tmp_path)
     stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
     code = "import time; from sweetspot import nvml; print(nvml.open_sensor().uuid, flush=True); time.sleep(2)"

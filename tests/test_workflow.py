@@ -106,8 +106,11 @@ def test_a_longer_grid_is_no_new_protocol(checkout: Checkout) -> None:
 def test_another_precision_measures_that_model_again(checkout: Checkout) -> None:
     before = len(visits(checkout))
     edit(checkout.path / "config/models.tsv", "llama-3.2-1b.json\tbfloat16", "llama-3.2-1b.json\tfp8")
+    said = checkout.run("--dry-run")
+    assert "18 cells that are measured already will be MEASURED AGAIN" in said
+    assert "because settings changed: precision of llama-3.2-1b bfloat16 -> fp8. They cost" in said
     assert checkout.planned()["measure"] == 3
-    checkout.run()
+    checkout.run("--until", "measure")
     assert len(visits(checkout)) == before + 3 * 6 * 2
 
 

@@ -51,14 +51,14 @@ def ask_slurm(settings):
     """Have the Slurm plugin ask a command that knows, where that is the executor."""
     if hasattr(settings, "status_command"):
         try:
-            command = slurm.status_command(settings.init_seconds_before_status_checks)
+            command, why = slurm.status_command(
+                settings.status_command, settings.init_seconds_before_status_checks
+            )
         except SweetspotError as error:
             raise WorkflowError(str(error))
-        if settings.status_command != command:
-            logger.info(
-                f"This cluster keeps no accounts: asking {command} for the states of jobs."
-            )
-            settings.status_command = command
+        if why:
+            logger.info(why)
+        settings.status_command = command
 
 
 def code(script):

@@ -1,19 +1,14 @@
-import json
 from pathlib import Path
-
-import polars as pl
 
 from sweetspot import report
 from sweetspot.errors import logged
+from sweetspot.table import read_result
+
+READ = ("measurements", "predictor", "validation", "predictions", "plan", "campaign")
 
 with logged(snakemake.log[0]):
     report.write(
-        pl.read_parquet(snakemake.input.measurements),
-        json.loads(Path(snakemake.input.predictor).read_text()),
-        pl.read_csv(snakemake.input.validation, schema_overrides={"model": pl.String}),
-        pl.read_parquet(snakemake.input.predictions),
-        pl.read_csv(snakemake.input.plan, schema_overrides={"model": pl.String}),
-        json.loads(Path(snakemake.input.campaign).read_text()),
+        *(read_result(Path(snakemake.input[name])) for name in READ),
         Path(snakemake.input.figures),
         Path(snakemake.output[0]),
     )

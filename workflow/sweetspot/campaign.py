@@ -99,8 +99,9 @@ class Campaign:
         """
         jobs = {}
         for (model, batch), cells in self._grids.items():
-            shared = [self._shared(model, batch), self.models[model].resolved]
-            digest_of_all = sha256(json.dumps(shared, sort_keys=True).encode())
+            shared = self._shared(model, batch)
+            known_by = [{**shared, "engine": engines.identity(shared["engine"])}, self.models[model].resolved]
+            digest_of_all = sha256(json.dumps(known_by, sort_keys=True).encode())
             for block, part in self._blocks(cells):
                 digest = digest_of_all.copy()
                 digest.update(json.dumps(_described(part)).encode())
@@ -145,7 +146,8 @@ class Campaign:
             "seed": self.config.seed,
         }
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What the campaign is: its configuration and what its models are."""
         return {
             "schema_version": 1,
             "sweetspot_version": __version__,
@@ -156,6 +158,8 @@ class Campaign:
                     "name": name,
                     "source": model.architecture.source or model.row.architecture,
                     "precision": model.row.precision,
+                    "weights": self._weights(model.row),
+                    "checkpoint": engines.identity(self._engine(name)).get("checkpoint"),
                     "parameters": model.architecture.parameters(),
                     "family": model.architecture.model_type,
                     "layers": model.architecture.layers,
@@ -170,7 +174,7 @@ class Campaign:
 
     def digest(self) -> str:
         """Digest of all that `write` writes but the machine it is written on."""
-        return key({"record": self._record(), "cells": [vars(cell) for cell in self.cells]})
+        return key({"record": self.record(), "cells": [vars(cell) for cell in self.cells]})
 
     def write(self, cells: Path, campaign: Path) -> None:
         """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
@@ -180,7 +184,7 @@ class Campaign:
         table.writerows(map(vars, self.cells))
         write_atomically(cells, text.getvalue())
         machine = {"python": platform.python_version(), "platform": platform.platform()}
-        write_atomically(campaign, json.dumps({**self._record(), **machine}, indent=2) + "\n")
+        write_atomically(campaign, json.dumps({**self.record(), **machine}, indent=2) + "\n")
 
     def check_writable(self) -> None:
         """Raises SweetspotError when the results directory cannot be made or written."""

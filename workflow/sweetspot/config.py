@@ -99,7 +99,9 @@ class ModelRow(_Strict):
         "`checkpoint`: those of `checkpoint`. The simulation has none.",
     )
     checkpoint: str | None = Field(
-        None, description="Directory of a downloaded model with its weights, relative to this table."
+        None,
+        description="Directory of a downloaded model with its weights, relative to this table. Rows are known by its "
+        "name: it may move, and other weights need another name.",
     )
 
     @model_validator(mode="after")

@@ -106,6 +106,19 @@ def claimed(place: Place, cells: Iterable[Cell]) -> Iterator[None]:
         yield
 
 
+def is_claimed(place: Place, cells: Iterable[Cell]) -> bool:
+    """Whether a process holds one of these cells now; False where the file system has no locks."""
+    try:
+        with place.journal.with_name(".claims").open("rb") as file:
+            for n, m in cells:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, n << 24 | m)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:
     """Every record, or those that carry `wanted_key`, file by file in the order of writing.
 
@@ -136,6 +149,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_with_digest(path: Path, content: str) -> None:
+    """Write a whole file, and before it a FILE.sha256 as `sha256sum --check` takes it."""
+    data = content.encode()
+    write_atomically(_digest_file(path), f"{sha256(data).hexdigest()}  {path.name}\n")
+    write_atomically(path, data)
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a file is what its FILE.sha256 says. One without, of an earlier version or copied alone, is believed.
+
+    Raises OSError when it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        return _digest_file(path).read_text().split()[:1] == [sha256(data).hexdigest()]
+    except FileNotFoundError:
+        return True
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _ends_with_newline(file: Any) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -50,15 +51,19 @@ class Cost:
 class Survey:
     """What the journals hold of a campaign, or of some of its jobs.
 
-    `left` is as the simulator has it, and `simulated` what it says of the visits that were made and cost `spent`.
+    `left_cost` is as the simulator has it, and `simulated` what it says of the visits that were made and took
+    `visited`. `spent` adds what was needed beside them: building and loading engines, idle power before the cells.
     """
 
     campaign: Campaign
     done: int = 0
     spent: Cost = field(default_factory=Cost)
+    visited: Cost = field(default_factory=Cost)
     simulated: Cost = field(default_factory=Cost)
     left: dict[Job, int] = field(default_factory=dict)  # cells
     left_cost: dict[Job, Cost] = field(default_factory=dict)
+    loads_s: list[float] = field(default_factory=list)
+    builds_s: dict[tuple[str, int], float] = field(default_factory=dict)  # by model and batch
     again: int = 0  # cells left that were measured under other settings
     again_cost: Cost = field(default_factory=Cost)
     invalid: Counter[str] = field(default_factory=Counter)  # cells without a valid row, by reasons
@@ -70,17 +75,27 @@ class Survey:
 
     def estimate(self, jobs: Iterable[Job] | None = None) -> Cost:
         """What the jobs that are left, or some of them, will cost, by the simulator and what measured visits took."""
-        total = Cost()
-        for job in self.left if jobs is None else jobs:
+        total, jobs = Cost(), list(self.left if jobs is None else jobs)
+        for job in jobs:
             total.add(self.left_cost[job].time_s, self.left_cost[job].energy_j)
-        return total.scaled(self.spent, self.simulated)
+        total = total.scaled(self.visited, self.simulated)
+        total.add(len(jobs) * (fmean(self.loads_s) if self.loads_s else self.campaign.config.protocol.idle_s), 0.0)
+        if self.builds_s:
+            unbuilt = {job[:2] for job in jobs} - self.builds_s.keys()
+            total.add(len(unbuilt) * fmean(self.builds_s.values()), 0.0)
+        return total
 
 
 def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
-    """Read the journals behind these jobs, or all. A job whose rows are written is done."""
+    """Read the journals behind these jobs, or all. A job whose rows are written is done.
+
+    A campaign of given rows has nothing to measure.
+    """
     found = Survey(campaign)
     groups: dict[tuple[str, int], list[Job]] = {}
-    for job in campaign.jobs if jobs is None else jobs:
+    if jobs is None:
+        jobs = campaign.jobs if campaign.config.rows is None else ()
+    for job in jobs:
         groups.setdefault(job[:2], []).append(job)
     for (model, batch), members in groups.items():
         _survey_group(found, model, batch, members)
@@ -88,7 +103,9 @@ def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
 
 
 def unfinished(campaign: Campaign) -> list[Job]:
-    """The jobs whose rows are not written: those that a run of the workflow would do."""
+    """The jobs whose rows are not written: those that a run of the workflow would do. None where rows are given."""
+    if campaign.config.rows is not None:
+        return []
     return [job for job in campaign.jobs if not Place(campaign.directory, *job).rows.exists()]
 
 
@@ -114,6 +131,8 @@ def warning(found: Survey) -> str:
 def as_text(found: Survey) -> str:
     """All that is known, in lines for people."""
     campaign, cells = found.campaign, found.campaign.cells
+    if campaign.config.rows is not None:
+        return f"campaign {campaign.config.campaign}: rows are those of {campaign.config.rows}; nothing is measured"
     # The words of a reason without its numbers: one line for all cells that are too long.
     words = (f"{cell.model}: {re.sub(r'[0-9]+', 'N', cell.reason)}" for cell in cells if cell.status == "skipped")
     skipped = Counter(words)
@@ -134,8 +153,13 @@ def as_text(found: Survey) -> str:
         lines += ["", f"warning: {warning(found)}"]
     lines += _list("skipped", [f"{count} cells of {what}" for what, count in skipped.items()])
     lines += _list("without a valid repetition", [f"{count} cells of {why}" for why, count in found.invalid.items()])
-    said = [(_name(job), _last_words(campaign, job)) for job in found.left]
-    lines += _list("begun and not done; the last line of each log", [f"{job}: {text}" for job, text in said if text])
+    said = {job: _last_words(campaign, job) for job in found.left}
+    running = [job for job in said if journal.is_claimed(Place(campaign.directory, *job), _cells(campaign, job))]
+    lines += _list("running; the last line of each log", [f"{_name(job)}: {said[job]}" for job in running])
+    ended = [
+        f"{_name(job)}: {text}{_of_slurm(campaign, job)}" for job, text in said.items() if text and job not in running
+    ]
+    lines += _list("begun and not done; the last line of each log", ended)
     return "\n".join(lines)
 
 
@@ -146,16 +170,21 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
     visits: dict[tuple[Cell, int | None], list[dict[str, Any]]] = {}
     others: dict[Cell, Cost] = {}
     simulate = _Simulator(campaign, model, batch)
+    if (build_s := _build_s(place)) is not None:
+        found.builds_s[model, batch] = build_s
+        found.spent.time_s += build_s
     for record in journal.records(place.journals):
         ours = record["key"] == key
         if "load_s" in record and ours:
             found.spent.time_s += record["load_s"]
+            found.loads_s.append(record["load_s"])
         if "rows" not in record:
             continue
         cell, cost = rows.place(record), _cost(record)
         if ours:
             visits.setdefault((cell, record["visit"]), []).append(record)
             found.spent.add(cost.time_s, cost.energy_j)
+            found.visited.add(cost.time_s, cost.energy_j)
             estimate = simulate.visit(cell, record["visit"])
             found.simulated.add(estimate.time_s, estimate.energy_j)
         else:
@@ -188,9 +217,9 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
 
 
 def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
-    """What a job costs beyond its visits: idle power before and after, and the anchor, as the session does them."""
+    """What a job costs beyond loading and its visits: the anchor, and idle power afterwards."""
     protocol, cells = campaign.config.protocol, campaign.jobs[job]
-    cost = Cost(2 * protocol.idle_s, 0.0)
+    cost = Cost(protocol.idle_s, 0.0)
     every = protocol.anchor_every
     if every and 2 * visits >= every:
         lengths = sorted(((c.input_tokens, c.output_tokens) for c in cells), key=lambda cell: (sum(cell), cell))
@@ -198,6 +227,14 @@ def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -
         times = 2 + (visits - 1) // every
         cost.add(times * anchor.time_s, times * anchor.energy_j)
     return cost
+
+
+def _build_s(place: Place) -> float | None:
+    """How long the engine took to build; None where there is none."""
+    try:
+        return float(json.loads((place.engine / "engine.json").read_text())["build_s"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -> None:
@@ -253,21 +290,34 @@ def _cost(record: Mapping[str, Any]) -> Cost:
 def _left(found: Survey) -> str:
     basis = "as the simulator has it"
     if found.simulated.time_s:
-        basis += f" times {found.spent.time_s / found.simulated.time_s:.2f}, which the measured cells took"
+        basis += f" times {found.visited.time_s / found.simulated.time_s:.2f}, which the measured cells took"
+    if not found.loads_s and found.campaign.config.engine.name != "simulated":
+        basis += "; building and loading engines comes on top"
     return f"{found.missing} cells in {len(found.left)} jobs, about {found.estimate()} ({basis})"
 
 
 def _changes(campaign: Campaign) -> list[str]:
     """The settings that rows depend on and that differ from those of the last run; none where that is not known."""
     try:
-        last = json.loads((campaign.directory / "campaign.json").read_text())["config"]
-    except (OSError, ValueError, KeyError):
+        last = json.loads((campaign.directory / "campaign.json").read_text())
+        before = _settings(last["config"], last["models"])
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    now = campaign.config.model_dump(mode="json")
-    names = [("protocol", name) for name in now["protocol"]] + [("engine", name) for name in now["engine"]]
-    pairs = [(".".join(name), last.get(name[0], {}).get(name[1]), now[name[0]][name[1]]) for name in names]
-    pairs += [(name, last.get(name), now[name]) for name in ("gpu", "seed")]
-    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+    record = campaign.record()
+    now = _settings(record["config"], record["models"])
+    return [f"{name} {old} -> {now[name]}" for name, old in before.items() if name in now and now[name] != old]
+
+
+def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What rows depend on, by names for people. Another path to the engine's Python, say, is no other row."""
+    found = {f"protocol.{name}": value for name, value in config["protocol"].items()}
+    found |= {f"engine.{name}": config["engine"][name] for name in ("name", "kv_cache_fraction")}
+    found |= {name: config[name] for name in ("gpu", "seed")}
+    for model in models:
+        found |= {
+            f"{name} of {model['name']}": value for name, value in model.items() if name not in ("name", "source")
+        }
+    return found
 
 
 def _last_words(campaign: Campaign, job: Job) -> str:
@@ -282,6 +332,19 @@ def _last_words(campaign: Campaign, job: Job) -> str:
         if lines:
             return lines[-1]
     return ""
+
+
+def _of_slurm(campaign: Campaign, job: Job) -> str:
+    """What Slurm said when it ended the job's last attempt, where profiles/slurm has it say so."""
+    logs = Path(campaign.config.results, "slurm-logs/rule_measure", "_".join(map(str, job))).glob("*.log")
+    newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
+    text = newest.read_text(errors="replace") if newest else ""
+    said = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"line \d+: +\d+ (\w+)", text)
+    return f" (Slurm: {said[-1].strip('* ')})" if said else ""
+
+
+def _cells(campaign: Campaign, job: Job) -> list[Cell]:
+    return [(cell.input_tokens, cell.output_tokens) for cell in campaign.jobs[job]]
 
 
 def _list(title: str, lines: list[str]) -> list[str]:

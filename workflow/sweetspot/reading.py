@@ -10,6 +10,7 @@ import polars as pl
 from sweetspot.errors import SweetspotError
 
 _TEXT, _LINES, _PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".parquet", ".pq")
+OF_WORKFLOW = "if the workflow made it, remove it and run again: nothing is measured for that"
 _SEPARATORS = ",;\t|"
 
 
@@ -35,7 +36,7 @@ def load(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         detail = (suffix in _LINES and _first_broken_line(data)) or (str(error).splitlines() or ["?"])[0]
         raise SweetspotError(
-            f"{path}: cannot be read as a table ({detail}); write it again, or is it cut short?"
+            f"{path}: cannot be read as a table ({detail}); is it cut short? Write it again; {OF_WORKFLOW}"
         ) from None
     if not frame.width:
         return frame

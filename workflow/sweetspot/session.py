@@ -88,7 +88,8 @@ def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -
 
 def key(job: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     """The key under which journals hold what `job` measures: all that its rows depend on but the cells."""
-    inputs = {name: job[name] for name in ("model", "batch", "engine", "protocol", "seed")}
+    inputs = {name: job[name] for name in ("model", "batch", "protocol", "seed")}
+    inputs["engine"] = engines.identity(job["engine"])
     return journal.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
 
 
@@ -162,7 +163,7 @@ class Block:
                 finished.append(row)
         finished.sort(key=lambda row: (place(row), row["repetition"]))
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
-        journal.write_atomically(self.where.rows, lines)
+        journal.write_with_digest(self.where.rows, lines)
 
     def build_if_missing(self) -> None:
         """Build the engine where none is and the block knows how. Raises SweetspotError as `build` does."""

@@ -5,15 +5,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.columns import named
 from sweetspot.errors import SweetspotError
+from sweetspot.journal import is_as_written
 from sweetspot.machines import flag_changes
 from sweetspot.plausible import check_sources, check_units, notes
-from sweetspot.reading import load
+from sweetspot.reading import OF_WORKFLOW, load
 from sweetspot.schema import CELL, GROUP, SOURCES, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
@@ -98,7 +100,9 @@ def cells(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_blocks(paths: Sequence[Path], cells: Sequence[int]) -> None:
-    """Set aside every block (JSON Lines) that does not hold all of its so many cells: the next run makes it again.
+    """Set aside every block (JSON Lines) that is not as it was written, with all of its so many cells.
+
+    The next run makes it again.
 
     Raises SweetspotError where there is one.
     """
@@ -113,9 +117,9 @@ def check_blocks(paths: Sequence[Path], cells: Sequence[int]) -> None:
 
 
 def _cells_of_lines(path: Path) -> set[tuple[int, int]]:
-    """The cells of a block (input_tokens, output_tokens); none where it is not whole lines of rows."""
+    """The cells of a block (input_tokens, output_tokens); none where it is not the rows that were written."""
     try:
-        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()] if is_as_written(path) else []
         return {(row["input_tokens"], row["output_tokens"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
@@ -132,6 +136,21 @@ def collect(paths: Sequence[Path], output: Path) -> None:
     for warning in [*rows.notes, *warnings]:
         print(f"warning: {warning}")
     write_parquet(frame, output)
+
+
+def read_result(path: Path) -> Any:
+    """A result of the workflow: the frame of a Parquet or CSV file, the content of a JSON file.
+
+    Raises SweetspotError, with the remedy, for one that is not whole.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix == ".csv":
+            return pl.read_csv(path, schema_overrides={"model": pl.String})
+        return json.loads(path.read_text())
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise SweetspotError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {OF_WORKFLOW}") from None
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -5,6 +5,8 @@ for a GPU and for the simulation. Standard library only here; each engine import
 """
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -94,6 +96,12 @@ def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
+def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows depend on of the engine of a job: of a checkpoint its directory's name, wherever that lies."""
+    checkpoint = engine.get("checkpoint")
+    return {**engine, "checkpoint": Path(checkpoint).name} if checkpoint else dict(engine)
+
+
 def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     """Why the engine `name` cannot run such a model, or "". Asks no package and no GPU, so it serves the plan too."""
     reason: str = _module(name).refusal(name, model_type, precision, weights)
@@ -108,17 +116,24 @@ def build(spec: EngineSpec, directory: Path) -> None:
     module = _module(spec.name)
     if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
-    directory.mkdir(parents=True, exist_ok=True)
-    start_s = time.monotonic()
-    memory = module.build(spec, directory)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "spec": _as_built(spec),
-        "version": module.version(),
-        "memory": memory,
-        "build_s": round(time.monotonic() - start_s, 1),
-    }
-    write_atomically(directory / "engine.json", json.dumps(record, indent=2) + "\n")
+    # Beside its place and moved there when it is whole: a job that outlived its run may build the same engine.
+    own = directory.with_name(f".{directory.name}.{os.getpid()}-{os.urandom(3).hex()}")
+    own.mkdir(parents=True)
+    try:
+        start_s = time.monotonic()
+        memory = module.build(spec, own)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "spec": _as_built(spec),
+            "version": module.version(),
+            "memory": memory,
+            "build_s": round(time.monotonic() - start_s, 1),
+        }
+        write_atomically(own / "engine.json", json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(directory, ignore_errors=True)
+        own.rename(directory)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Clock]:
@@ -151,7 +166,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
 
 
 def _as_built(spec: EngineSpec) -> dict[str, Any]:
-    return {**asdict(spec), "max_total_tokens": spec.total_tokens}
+    return {**identity(asdict(spec)), "max_total_tokens": spec.total_tokens}
 
 
 def _module(name: str) -> Any:
