@@ -168,3 +168,24 @@ def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.M
     measure(place, job([(64, 256), (128, 64)]))
     assert seen[0].model_config == config
     assert json.loads((Place(place, "opt", 4).engine / "engine.json").read_text())["spec"]["model_config"] == config
+
+
+def test_a_cell_that_breaks_the_engine_blocks_no_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of the job fails with it, after all others are measured, though it was the anchor; when it did so too often, it is left out."""
+    run = SimulatedEngine.run
+
+    def breaking(engine: SimulatedEngine, n: int, m: int) -> engines.BatchRun:
+        return run(engine, n, m) if n != 256 else engines.BatchRun(1 // 0, 1)
+
+    monkeypatch.setattr(SimulatedEngine, "run", breaking)
+    work = job([(n, 64) for n in (64, 128, 256, 512)])
+    for tried in range(Protocol().retries + 1):
+        with pytest.raises(ZeroDivisionError):
+            measure(place, work)
+        assert tried == 0 or len({v for v in visits(place) if v[2] is not None}) == 3 * Protocol().visits
+    rows = measure(place, work)
+    assert [row["reasons"] for row in rows if row["input_tokens"] == 256] == ["engine_failed"]
+    assert all(row["valid"] for row in rows if row["input_tokens"] != 256)
+    assert [record["failed"] for record in records(place) if "failed" in record] == [
+        "ZeroDivisionError: integer division or modulo by zero"
+    ] * (Protocol().retries + 1)

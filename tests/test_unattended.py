@@ -193,6 +193,19 @@ def test_what_breaks_the_engine_costs_no_more_than_it_must(
     assert len([row for row in rows(place) if row["batch"] == 1 and row["valid"]]) >= 2 * 8 * 3
 
 
+def test_a_lost_gpu_ends_it_with_its_reason(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    act = "from sweetspot.meter import GpuLostError; raise GpuLostError('GPU-1 is lost')"
+    (place / "sitecustomize.py").write_text(BREAKS.format(condition="n == 128 and m == 64", act=act))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        assert run(place, 1e5) == 1
+    bad = [row for row in rows(place) if not row["valid"]]
+    assert [row["input_tokens"] for row in bad if row["reasons"] == "gpu_lost"] == [128]
+    assert {row["reasons"] for row in bad} == {"gpu_lost", "not_measured_yet"}
+    assert run(place, 1e5) == 0
+    assert all(row["valid"] for row in rows(place))
+
+
 def test_a_plan_that_is_none_is_one_clear_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content in ("", "[]", '{"steps": []}', '{"schema_version": 0, "architectures": {}, "blocks": [], "steps": []}'):
         (place / "plan.json").write_text(content)

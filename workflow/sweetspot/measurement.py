@@ -1,6 +1,6 @@
 """The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import fmean, stdev
@@ -113,12 +113,12 @@ def visit_cell(
     idle_w: float | None,
     visit: int | None,
     earlier: Sequence[Mapping[str, Any]] = (),
-) -> list[Repetition]:
+) -> Iterator[Repetition]:
     """Warm up, then repeat the measurement as often as this visit of the cell needs; None is a visit as the anchor.
 
     `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). `earlier` are all rows of the cell so
     far. Energies and durations of a row are those of one run of the whole batch. An invalid repetition stays, with its
-    reasons.
+    reasons. Each is given as it ends, so that a SensorError, or what the engine raises, costs the one it happened in.
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
@@ -141,7 +141,9 @@ def visit_cell(
         window = meter.window(work)
         row = {**common, **numbers, "repetition": len(earlier) + len(done), **_row(window, runs, flags, protocol)}
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
-    return done
+        yield done[-1]
+        if "power_limit_changed" in window.reasons:
+            return  # so it will be said of every window of this session
 
 
 def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:

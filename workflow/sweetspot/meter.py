@@ -195,7 +195,11 @@ class Meter:
         sample = guarded(lambda: samples.append(self._sample()))
         looking = self.clock.every(_LOOK_S, guarded(look)) if look else nullcontext()
         with self.clock.every(self._poll_s, sample), looking:
-            yield samples
+            try:
+                yield samples
+            except Exception:
+                self.sensor.energy_mj()  # raises where the board is gone: that explains whatever the work ran into
+                raise
         sample()
         if failures:
             raise failures[0]
@@ -234,9 +238,6 @@ class Meter:
             if end_s is None:
                 raise
             edges = Edges(start_s, end_s, opened, seen=(error.reason, *self._seen(strangers)), failed=True)
-        except Exception:
-            self.sensor.energy_mj()  # raises where the board is gone: that explains whatever the work ran into
-            raise
         else:
             seen = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S) + self._seen(strangers)
             edges = Edges(start_s, end_s, opened, closed, closed_s, later, later_s, seen)

@@ -31,9 +31,13 @@ def of_cells(records: Sequence[Record]) -> dict[Cell, list[dict[str, Any]]]:
 
 
 def is_finished(records: Sequence[Record], cell: Cell, visit: int, protocol: Protocol) -> bool:
-    """Whether this visit of the cell needs no more: it has a valid row, or was tried as often as it may be."""
-    tried = [record["rows"] for record in records if record.get("visit") == visit and place(record) == cell]
-    return any(row["valid"] for rows in tried for row in rows) or len(tried) > protocol.retries
+    """Whether this visit of the cell needs no more: it has a valid row, or was tried as often as it may be.
+
+    One that a failing sensor cut short does need more, whatever it has.
+    """
+    tried = [record for record in records if "rows" in record and record["visit"] == visit and place(record) == cell]
+    whole = [record for record in tried if not record.get("cut_short")]
+    return any(row["valid"] for record in whole for row in record["rows"]) or len(tried) > protocol.retries
 
 
 def finish(records: Sequence[Record], wanted: Iterable[Cell], protocol: Protocol) -> list[dict[str, Any]]:

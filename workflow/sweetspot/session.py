@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +24,8 @@ from sweetspot.architecture import Architecture
 from sweetspot.boards import changes
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.journal import Cell, Place
-from sweetspot.measurement import Protocol, measure_idle, open_meter, unmeasured_cell, visit_cell
-from sweetspot.meter import Meter
+from sweetspot.measurement import Protocol, Repetition, measure_idle, open_meter, unmeasured_cell, visit_cell
+from sweetspot.meter import Meter, SensorError
 from sweetspot.rows import place
 
 Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
@@ -115,13 +116,16 @@ class Block:
         self.spec = _spec(job, resolved, engines.limits(job["cells"]))
         self.key = key(job, resolved)
         self.records = journal.records(where.journals, self.key)
-        self.unmeasured: dict[Cell, str] = {}  # reasons of the cells that this run could not measure
+        self._failures = Counter(place(record) for record in self.records if "failed" in record)
+        broken = [cell for cell in self.cells if self._failures[cell] > self.protocol.retries]
+        self.unmeasured: dict[Cell, str] = dict.fromkeys(broken, "engine_failed")  # reasons, of cells left out
         self.visiting: Cell | None = None  # the cell whose visit has begun and not ended
 
     def pending(self, cells: Iterable[Cell] | None = None, visits: int | None = None) -> list[Visit]:
         """The visits that are still to be made, in random order: of `cells` or all, the first `visits` or all.
 
-        Order effects are real, so cells are never measured in the order of the grid, nor twice in the same order.
+        Order effects are real, so cells are never measured in the order of the grid, nor twice in the same order. Cells
+        that broke the engine come last, so that they are in nobody's way, and no more when they did it too often.
         """
         chosen = self.cells.keys() if cells is None else set(cells)
         pending: list[Visit] = []
@@ -129,12 +133,14 @@ class Block:
             order = [
                 cell
                 for where, cell in self.cells.items()
-                if where in chosen and not rows.is_finished(self.records, where, visit, self.protocol)
+                if where in chosen
+                and self._failures[where] <= self.protocol.retries
+                and not rows.is_finished(self.records, where, visit, self.protocol)
             ]
             seed = f"{self.job['seed']}/{self.job['model']}/{self.job['batch']}" + (f"/{visit}" if visit else "")
             random.Random(seed).shuffle(order)
             pending += [(visit, cell) for cell in order]
-        return pending
+        return sorted(pending, key=lambda visit: self._failures[place(visit[1])])
 
     def run(self, pending: Sequence[Visit]) -> None:
         """Make the visits, each in the journal before the next begins. Raises SweetspotError as `measure` does."""
@@ -142,7 +148,8 @@ class Block:
             return
         every = self.protocol.anchor_every
         # A block that is nearly done costs what is missing, without an anchor before and after.
-        ordered = sorted(self.cells, key=lambda cell: (sum(cell), cell))
+        whole = [cell for cell in self.cells if not self._failures[cell]] or self.cells
+        ordered = sorted(whole, key=lambda cell: (sum(cell), cell))
         anchor = self.cells[ordered[len(ordered) // 2]] if every and 2 * len(pending) >= every else None
         with _Device(self) as device:
             for index, (visit, cell) in enumerate(pending, 1):
@@ -152,14 +159,18 @@ class Block:
             if anchor and device.since_anchor:
                 self._visit(device, None, anchor, "anchor")
 
-    def write_rows(self, otherwise: str = "") -> None:
-        """Write the rows of the job; a cell without any gets an invalid one for its reason, or `otherwise`."""
+    def write_rows(self) -> None:
+        """Write the rows of the job; a cell without any, or with a reason that none tells, gets an invalid one."""
         finished = rows.finish(self.records, self.cells, self.protocol)
-        there = [place(row) for row in finished]
+        told: dict[Cell, list[str]] = {}
+        for row in finished:
+            told.setdefault(place(row), []).append(row["reasons"])
         for where, cell in self.cells.items():
-            if where in self.unmeasured or where not in there:
-                row = unmeasured_cell(self.spec, cell, self.unmeasured.get(where, otherwise))
-                row.update(campaign=self.job["campaign"], model=self.job["model"], repetition=there.count(where))
+            those = told.get(where, [])
+            reason = self.unmeasured.get(where, "" if those else "not_measured_yet")
+            if reason and not any(reason in reasons.split(";") for reasons in those):
+                row = unmeasured_cell(self.spec, cell, reason)
+                row.update(campaign=self.job["campaign"], model=self.job["model"], repetition=len(those))
                 finished.append(row)
         finished.sort(key=lambda row: (place(row), row["repetition"]))
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
@@ -181,20 +192,30 @@ class Block:
         if where in self.unmeasured or (self.watch and not self._fits(device, visit, cell, self.watch)):
             return
         earlier = rows.of_cells(self.records).get(where, [])
+        shortage, done = "", list[Repetition]()
         try:
             opened = device.open()
             self.visiting = where
             start_s = opened.meter.clock.now()
-            done = visit_cell(
+            for repetition in visit_cell(
                 opened.engine, opened.meter, self.spec, cell, self.protocol, opened.idle_w, visit, earlier
-            )
+            ):
+                done.append(repetition)  # one by one: what ended before an error is kept
         except OutOfMemory as error:
             shortage = str(error)
         except pace.OutOfTime:
             self.visiting = None
             return
-        else:
-            shortage = ""
+        except SensorError as error:
+            self.unmeasured[where] = error.reason
+            if done:
+                self._keep(device, opened, visit, cell, done, start_s, cut_short=error.reason)
+            raise
+        except Exception as error:
+            if self.visiting:
+                said = f"{type(error).__name__}: {error}"
+                self.record({**cell, "session": opened.name, "failed": said})
+            raise
         self.visiting = None
         if shortage:
             # What an engine keeps of requests that broke off would run beside those of the next cell: load again. Not
@@ -203,16 +224,37 @@ class Block:
             device.give_up(shortage)
             self.unmeasured[where] = "out_of_memory"
             return
-        file = self.where.raw / f"i{where[0]}-o{where[1]}-{opened.name}-{device.visits:03d}.jsonl.gz"
+        made = self._keep(device, opened, visit, cell, done, start_s)
+        print(self._progress(cell, made, label), file=sys.stderr, flush=True)
+        if any("power_limit_changed" in row["reasons"] for row in made):
+            # Under the new limit all can be well again: in a session of its own, whose rows say so.
+            device.end_session()
+            if visit is not None and not rows.is_finished(self.records, where, visit, self.protocol):
+                self._visit(device, visit, cell, label)
+
+    def _keep(
+        self,
+        device: "_Device",
+        opened: "_Opened",
+        visit: int | None,
+        cell: Mapping[str, Any],
+        done: Sequence[Repetition],
+        start_s: float,
+        **about_visit: str,
+    ) -> list[dict[str, Any]]:
+        """Write the raw samples of a visit, then its rows to the journal; returns them."""
+        cell_name = "i{}-o{}".format(*place(cell))
+        file = self.where.raw / f"{cell_name}-{opened.name}-{device.visits:03d}.jsonl.gz"
         raw.write(file, done, self.protocol)
         about = {name: self.job[name] for name in ("campaign", "model")}
         about |= {"session": opened.name, "raw": file.relative_to(self.where.directory).as_posix()}
         made = [{**repetition.row, **about} for repetition in done]
         took_s = opened.meter.clock.now() - start_s
-        self.record({**cell, "visit": visit, "session": opened.name, "took_s": round(took_s, 3), "rows": made})
+        about_visit |= {"session": opened.name}
+        self.record({**cell, "visit": visit, **about_visit, "took_s": round(took_s, 3), "rows": made})
         device.visits += 1
         device.since_anchor = 0 if visit is None else (device.since_anchor or 0) + 1
-        print(self._progress(cell, made, label), file=sys.stderr, flush=True)
+        return made
 
     def _fits(self, device: "_Device", visit: int | None, cell: Mapping[str, Any], watch: pace.Stopwatch) -> bool:
         load_s = (
@@ -264,7 +306,11 @@ class _Device:
                 idle_w = measure_idle(self.opened.meter, self._block.protocol)
                 self._block.record({"session": self.opened.name, "idle_after_w": idle_w})
         finally:
-            self._close()
+            try:
+                self.end_session()
+            except Exception:
+                if kind is None:
+                    raise  # else what the GPU says on its way out would hide what happened to it
 
     def open(self) -> _Opened:
         """The loaded engine. Raises OutOfMemory when it does not fit, SweetspotError when it cannot be used."""
@@ -277,7 +323,7 @@ class _Device:
     def give_up(self, shortage: str) -> None:
         """Close the engine that ran out of memory, or remember that it does not load for this."""
         if self.opened:
-            self._close()
+            self.end_session()
         else:
             self._too_large = shortage
 
@@ -306,7 +352,8 @@ class _Device:
             raise
         return _Opened(engine, meter, idle_w, name)
 
-    def _close(self) -> None:
+    def end_session(self) -> None:
+        """Close the engine, if it is open; `open` loads it again."""
         if self.opened:
             self.opened.engine.close()
         self.opened, self.since_anchor = None, None

@@ -79,8 +79,9 @@ def plan(campaign: "Campaign", architectures: Mapping[str, Any]) -> dict[str, An
 
 
 def run(plan_file: Path, directory: Path, seconds: float) -> int:
-    """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1 for nothing measured.
+    """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1.
 
+    1 is for nothing measured, and for a GPU that was lost, with which everything ends.
     A block that fails is left for its reason and the others go on. Rows of all blocks are written at the end, with an
     invalid one for each cell that has none. Raises SweetspotError when the plan cannot be used.
     """
@@ -88,10 +89,10 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
     failures = dict.fromkeys(unmeasured, 0)
-    before = len(work.left(unmeasured))
+    before, lost = len(work.left(unmeasured)), False
     try:
         for number, step in enumerate(work.steps):
-            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0:
+            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not lost:
                 block = work.blocks[step["block"]]
                 _say(
                     f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
@@ -105,22 +106,25 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
                     break
                 failures[step["block"]] += 1
                 _say(f"warning: {block['model']} batch {block['batch']}: {result['failure']}")
+                lost = result["reason"] == "gpu_lost"
+                if lost:
+                    break
                 # A cell that breaks the engine is left out; what breaks it before any cell, or again and again, is not.
                 one = result["visiting"] if failures[step["block"]] < _TRIES else None
                 reasons.update(
-                    {(n, m): "engine_failed" for n, m in ([one] if one else [place(cell) for _, cell in pending])}
+                    {(n, m): result["reason"] for n, m in ([one] if one else [place(cell) for _, cell in pending])}
                 )
     finally:
         for index in unmeasured:
             block_of = work.block(index)
-            block_of.unmeasured = unmeasured[index]
-            block_of.write_rows("not_measured_yet")
+            block_of.unmeasured |= unmeasured[index]
+            block_of.write_rows()
     left = len(work.left(unmeasured))
     made = before - len(work.left({}))
     failed = sum(map(len, unmeasured.values()))
     _say(f"{made} visits made in {watch.passed_s():.0f} s, {left} left to make; {failed} cells failed")
     failed_only = made <= 0 and not left and failed
-    status = INCOMPLETE if left else int(bool(failed_only))
+    status = 1 if lost or failed_only else INCOMPLETE if left else 0
     about = {"started": started, "command": sys.orig_argv, "seconds": seconds, "visits": made, "left": left}
     versions = {"sweetspot_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
     journal.append(directory / "runs.jsonl", {**about, **versions, "exit_status": status})
@@ -130,22 +134,23 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
 def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
     """Do one step in this process, without the cells that `failed`, each for its reason.
 
-    Returns {failure, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
+    Returns {failure, reason, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
     """
     start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
     work = _Plan(plan_file, directory)
-    index, failure = work.steps[number]["block"], ""
+    index, failure, reason = work.steps[number]["block"], "", "engine_failed"
     block = work.block(index, watch)
     block.unmeasured.update(failed)
     try:
         block.run(work.pending(work.steps[number], {index: failed}))
     except SweetspotError as error:
-        failure = str(error)
+        failure, reason = str(error), getattr(error, "reason", reason)
     except Exception as error:
         traceback.print_exc()
         failure = f"{type(error).__name__}: {error}"
     return {
         "failure": failure,
+        "reason": reason,
         "visiting": block.visiting,
         "unmeasured": [[*where, reason] for where, reason in block.unmeasured.items()],
         "ahead_s": max(0.0, watch.passed_s() - (time.monotonic() - start_s)),
@@ -158,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m sweetspot.unattended",
         description="Measure the cells of a plan, one after another, until all are measured or the time is over. What "
         "is in the directory already is not measured again. Exit status: 0 when nothing is left, 3 when the time was "
-        "over, 1 when nothing could be measured.",
+        "over, 1 when nothing could be measured or the GPU was lost.",
     )
     parser.add_argument("--plan", type=Path, required=True, help="the plan: `snakemake offline_plan` writes it")
     parser.add_argument("--directory", type=Path, required=True, help="the campaign's directory; made if missing")
@@ -230,7 +235,7 @@ def _in_a_process(
     }
     command = [sys.executable, "-m", "sweetspot.unattended"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    nothing: dict[str, Any] = {"visiting": None, "unmeasured": [], "ahead_s": 0.0}
+    nothing: dict[str, Any] = {"reason": "engine_failed", "visiting": None, "unmeasured": [], "ahead_s": 0.0}
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
     except subprocess.TimeoutExpired:
