@@ -204,6 +204,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     """
     place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
     problems: dict[tuple[int, str], str] = {}
+    changed: list[tuple[str, list[int]]] = []
     frame = raw
     for name, column in _COLUMNS.items():
         series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
@@ -211,8 +212,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
             series = _as_text(series)
         converted, wrong, read = _convert(series, column.dtype.type)
         problems |= {(row, name): what for row, what in wrong.items()}
-        for remark, rows in read.items():
-            remarks.setdefault(f"{name} {remark}", []).extend(place[row] for row in rows)
+        changed += [(f"{name} {remark}", rows) for remark, rows in read.items()]
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
     frame = frame.with_columns(valid_as_told=pl.col("valid").fill_null(True))
@@ -228,6 +228,9 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
         what = f"is {frame['experts_per_token'][row]}: must be at most the experts, {frame['experts'][row]}"
         problems.setdefault((row, "experts_per_token"), what)
     # A row that failed its own checks is not judged again.
+    for remark, rows in changed:
+        if own := [place[row] for row in rows if frame["valid_as_told"][row]]:
+            remarks.setdefault(remark, []).extend(own)
     of_rows: dict[int, list[str]] = {}
     for (row, name), what in sorted(problems.items()):
         if frame["valid_as_told"][row]:
