@@ -1,5 +1,6 @@
 """What the adapters of vLLM and TensorRT-LLM refuse, and how they say that memory is short."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,6 +64,22 @@ def test_a_checkpoint_that_cannot_serve_is_refused(
     with pytest.raises(SweetspotError, match=r"no config\.json in it"):
         engines.build(replace(wanted, checkpoint=str(tmp_path / "nowhere")), tmp_path / "engine")
     assert package.models == [], "refused before anything is loaded"
+
+
+def test_a_checkpoint_of_which_shards_are_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    standins.of(monkeypatch, "vllm")
+    place = Path(checkpoint(tmp_path / "weights", weights=False))
+    wanted = spec("vllm", weights="checkpoint", checkpoint=str(place))
+    (place / "training_args.bin").write_bytes(b"no weights")
+    with pytest.raises(SweetspotError, match="no weights in it"):
+        engines.build(wanted, tmp_path / "engine")
+    (place / "model-1.safetensors").write_bytes(b"weights")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SweetspotError, match=r"model-2\.safetensors missing"):
+        engines.build(wanted, tmp_path / "engine")
+    (place / "model-2.safetensors").write_bytes(b"weights")
+    engines.build(wanted, tmp_path / "engine")
 
 
 REFUSED: dict[str, tuple[engines.EngineSpec, dict[str, Any], str]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nvml_stub
 import pytest
-from nvml_stub import H100, START_S, Stub, Trace
+from nvml_stub import H100, OTHER, START_S, Stub, Trace
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
 
@@ -46,6 +46,13 @@ def test_any_command_is_measured(stub: Stub, there: dict[str, str]) -> None:
     assert set(result["uncertainty"]) == {"gain", "counter_step", "tail", "total"}
     assert result["uncertainty"]["gain"] == 0.05
     assert result["gpu_uuid"] == UUID
+
+
+def test_the_command_sees_the_board_that_is_measured_and_no_other(stub: Stub, there: dict[str, str]) -> None:
+    stub.set(boards=(H100, OTHER), trace=CONSTANT, real=True)
+    other = OTHER.split()[0]
+    done = sweetspot(there, "meter", "--gpu", other, "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 1.2")
+    assert done.stdout == f"{other}\n", done.stderr
 
 
 def test_the_result_for_people_leaves_standard_output_to_the_command(stub: Stub, there: dict[str, str]) -> None:

@@ -171,7 +171,7 @@ def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.M
 
 
 def test_a_cell_that_breaks_the_engine_blocks_no_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run of the job fails with it, after all others are measured, though it was the anchor; when it did so too often, it is left out."""
+    """Each run fails with it, after all others are measured; when it did so too often, it is left out."""
     run = SimulatedEngine.run
 
     def breaking(engine: SimulatedEngine, n: int, m: int) -> engines.BatchRun:

@@ -15,20 +15,40 @@ class Gpu:
     peak_flops: dict[str, float]
 
 
-# NVIDIA's data sheets: H100 (SXM5 and PCIe, 2023), H200 (2024), A100 (SXM4, 2021), GH200 (2023). Dense rates; those
-# of float32 are the tensor cores' TF32.
+# NVIDIA's data sheets. Dense rates, half of those with sparsity; those of float32 are the tensor cores' TF32, and of
+# V100 and T4 the ordinary cores'. The power limit is the largest that a board of that name ships with.
 _H100 = {"float32": 494.7e12, "bfloat16": 989.4e12, "float16": 989.4e12, "fp8": 1978.9e12}
 _A100 = {"float32": 156e12, "bfloat16": 312e12, "float16": 312e12}
 _H100_PCIE = {"float32": 378e12, "bfloat16": 756e12, "float16": 756e12, "fp8": 1513e12}
+_NVL = {"float32": 417.5e12, "bfloat16": 835.5e12, "float16": 835.5e12, "fp8": 1670.5e12}
+_L40S = {"float32": 183e12, "bfloat16": 362e12, "float16": 362e12, "fp8": 733e12}
+_L4 = {"float32": 60e12, "bfloat16": 121e12, "float16": 121e12, "fp8": 242.5e12}
+_A10 = {"float32": 62.5e12, "bfloat16": 125e12, "float16": 125e12}
+_A30 = {"float32": 82e12, "bfloat16": 165e12, "float16": 165e12}
+_A6000 = {"float32": 77.4e12, "bfloat16": 154.8e12, "float16": 154.8e12}
 
+# By name as NVML reports it; of boards of one chip, the first is what the chip's name alone means.
 _GPUS = (
     Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100),
     Gpu("NVIDIA H100 PCIe", 80 * 1024**3, 350.0, 2.0e12, _H100_PCIE),
+    Gpu("NVIDIA H100 NVL", 94 * 10**9, 400.0, 3.9e12, _NVL),
     Gpu("NVIDIA H200", 141 * 10**9, 700.0, 4.8e12, _H100),
+    Gpu("NVIDIA H200 NVL", 141 * 10**9, 600.0, 4.8e12, _NVL),
     Gpu("NVIDIA GH200 480GB", 96 * 10**9, 900.0, 4.0e12, _H100),  # the module: CPU and GPU share the 900 W
     Gpu("NVIDIA A100-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100),
     Gpu("NVIDIA A100-SXM4-40GB", 40 * 1024**3, 400.0, 1.555e12, _A100),
+    Gpu("NVIDIA A100 80GB PCIe", 80 * 1024**3, 300.0, 1.935e12, _A100),
+    Gpu("NVIDIA A100-PCIE-40GB", 40 * 1024**3, 250.0, 1.555e12, _A100),
+    Gpu("NVIDIA L40S", 48 * 10**9, 350.0, 0.864e12, _L40S),
+    Gpu("NVIDIA L4", 24 * 10**9, 72.0, 0.3e12, _L4),
+    Gpu("NVIDIA A30", 24 * 10**9, 165.0, 0.933e12, _A30),
+    Gpu("NVIDIA A10", 24 * 10**9, 150.0, 0.6e12, _A10),
+    Gpu("NVIDIA RTX A6000", 48 * 10**9, 300.0, 0.768e12, _A6000),
+    Gpu("Tesla V100-SXM2-32GB", 32 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}),
+    Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}),
+    Gpu("Tesla T4", 16 * 10**9, 70.0, 0.32e12, {"float32": 8.1e12, "float16": 65e12}),
 )
+_FORMS = ("pcie", "nvl")  # without one of these a name means the SXM module, or the only board
 
 
 def names() -> list[str]:
@@ -37,11 +57,31 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Gpu | None:
-    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" that with 80 GB."""
-    words = set(re.findall(r"[a-z]+\d+|pcie|\d+gb", name.lower()))
-    chip = next((chip for chip in ("gh200", "h200", "h100", "a100") if chip in words), None)
-    of_chip = [gpu for gpu in _GPUS if chip and chip in re.findall(r"[a-z]+\d+", gpu.name.lower())]
-    for gpu in of_chip:
-        if name == gpu.name or (words - {chip}) & set(re.findall(r"pcie|\d+gb", gpu.name.lower())):
-            return gpu
-    return of_chip[0] if of_chip else None
+    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" that with 80 GB.
+
+    A form or a memory that no known board of the chip has is another board: None.
+    """
+    exact = [gpu for gpu in _GPUS if gpu.name == name]
+    told = _words(name)
+    alike = [gpu for gpu in _GPUS if _chip(_words(gpu.name)) & told and _form(_words(gpu.name)) == _form(told)]
+    sizes = _sizes(told)
+    fitting = exact or [
+        gpu for gpu in alike if not sizes or not _sizes(_words(gpu.name)) or sizes & _sizes(_words(gpu.name))
+    ]
+    return fitting[0] if fitting else None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _chip(words: set[str]) -> set[str]:
+    return {word for word in words if re.fullmatch(r"(h|gh|a|l|v|t)\d+s?", word)}
+
+
+def _form(words: set[str]) -> set[str]:
+    return words.intersection(_FORMS)
+
+
+def _sizes(words: set[str]) -> set[str]:
+    return {word for word in words if re.fullmatch(r"\d+gb", word)}

@@ -1,5 +1,6 @@
 """Measuring any command with the instrument of a campaign: what `sweetspot meter` does."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def measure(
     def work() -> None:
         nonlocal status
         try:
-            process = subprocess.Popen(command, stdout=sys.stderr if aside else None)
+            process = subprocess.Popen(command, stdout=sys.stderr if aside else None, env=environment)
         except OSError as error:
             raise SweetspotError(f"{command[0]}: cannot be run: {error.strerror}") from None
         while True:
@@ -42,6 +43,8 @@ def measure(
         status = code if code >= 0 else 128 - code
 
     identity = sensor.identity()
+    # The board that is measured is the only one that the command sees.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(identity["gpu_uuid"])}
     started = datetime.now(UTC)
     window = open_meter(sensor, clock, protocol).window(work)
     return {

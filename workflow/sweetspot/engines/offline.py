@@ -86,15 +86,22 @@ def prepare_model(spec: EngineSpec, directory: Path) -> Path:
     return place
 
 
+def _check_weights(place: Path) -> None:
+    """Raises SweetspotError when a checkpoint has no weights, or not all that its index names."""
+    remedy = "download them, or set weights to dummy to measure on random ones"
+    if not any(path.name != "training_args.bin" for pattern in _WEIGHT_FILES for path in place.glob(pattern)):
+        raise SweetspotError(f"checkpoint {place}: no weights in it ({' or '.join(_WEIGHT_FILES)}); {remedy}")
+    indices = [json.loads(path.read_text()) for path in place.glob("*.index.json")]
+    missing = [{name for name in index["weight_map"].values() if not (place / name).is_file()} for index in indices]
+    if missing and all(missing):
+        raise SweetspotError(f"checkpoint {place}: {', '.join(sorted(missing[0]))} missing; {remedy}")
+
+
 def _checkpoint(spec: EngineSpec) -> Path:
     place = Path(spec.checkpoint or "")
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint}: no config.json in it; give a downloaded model's directory")
-    if not any(True for pattern in _WEIGHT_FILES for _ in place.glob(pattern)):
-        raise SweetspotError(
-            f"checkpoint {place}: no weights in it ({' or '.join(_WEIGHT_FILES)}); download them, or set weights to "
-            "dummy to measure on random ones"
-        )
+    _check_weights(place)
     found = architecture.load(place)
     if replace(found, name=spec.architecture.name, source=spec.architecture.source) != spec.architecture:
         raise SweetspotError(
