@@ -43,7 +43,8 @@ def test_rows_of_a_changed_machine_are_flagged(
         row(None, energy_j=None, valid=False),
     ]
     assert collected(tmp_path, *rows) == [f"throttled;{flag}", flag, "", "", ""]
-    (warning,) = capsys.readouterr().out.splitlines()
+    note, warning = capsys.readouterr().out.splitlines()
+    assert note == "warning: 1 of 5 rows are marked invalid: kept, not fitted"
     ((name, value),) = change.items()
     assert warning == f"warning: session B against A: {name}: {BOARD[name]} -> {value}: its rows are flagged {flag}"
 
