@@ -1,4 +1,4 @@
-"""Law × scheme × data set: MAPE, the worst group, and the coverage of 95 % intervals.
+"""Law × scheme × data set: MAPE, the worst group, and the coverage of 95 % intervals, as docs/law-table.md shows them.
 
 `python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV]`
 
@@ -75,16 +75,23 @@ def show(name: str, rows: pl.DataFrame) -> None:
         pl.concat([chosen, errors])
         .group_by("law", "scheme", maintain_order=True)
         .agg(
-            groups=pl.len(),
-            mape=pl.col("mape_percent").mean().round(2),
-            worst_group=pl.col("mape_percent").max().round(2),
-            worst_cell=pl.col("worst_ape_percent").max().round(1),
-            coverage=pl.col("coverage_percent").mean().round(1),
+            pl.len().alias("groups"),
+            pl.col("mape_percent").mean().round(2).alias("mean MAPE"),
+            pl.col("mape_percent").max().round(2).alias("worst group"),
+            pl.col("worst_ape_percent").max().round(1).alias("worst cell"),
+            pl.col("coverage_percent").mean().round(1).alias("coverage"),
         )
+        .with_columns(pl.col(pl.Float64).cast(pl.String).fill_null("–"))
     )
     counts = ", ".join(f"{law} {count}" for law, count in laws["law"].value_counts(sort=True).iter_rows())
-    print(f"\n{name}: {len(groups)} groups, {sum(group['cells'] for group in groups)} cells; chosen: {counts}")
-    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=30):
+    print(f"\n## {name}\n\n{len(groups)} groups, {sum(group['cells'] for group in groups)} cells; chosen: {counts}.\n")
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_formatting="ASCII_MARKDOWN",
+        fmt_str_lengths=30,
+    ):
         print(shown)
 
 

@@ -126,7 +126,7 @@ def _cells_of_lines(path: Path) -> set[tuple[int, int]]:
 
 
 def collect(paths: Sequence[Path], output: Path) -> None:
-    """Join the measured blocks (JSON Lines) into one checked Parquet table; prints its notes, and where machines changed.
+    """Join the measured blocks (JSON Lines) into one checked Parquet table; prints its notes and changes of machine.
 
     Raises SweetspotError as `read` does.
     """
