@@ -104,6 +104,22 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, *places: tuple[int, int]) -> 
     return log
 
 
+def test_an_engine_that_exceeds_the_memory_leaves_rows_with_the_reason(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, work = simulated.build, job([(64, 64), (128, 64)])
+
+    def too_large(*_: Any) -> Any:
+        raise OutOfMemory("the weights do not fit")
+
+    monkeypatch.setattr(simulated, "build", too_large)
+    rows = measure(place, work)
+    assert [(row["valid"], row["reasons"]) for row in rows] == [(False, "out_of_memory")] * 2
+    assert "the weights do not fit" in capsys.readouterr().err
+    monkeypatch.setattr(simulated, "build", build)
+    assert all(row["valid"] for row in measure(place, work)), "built again, it is measured"
+
+
 def test_a_cell_that_exceeds_the_memory_is_one_invalid_row_and_the_others_go_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

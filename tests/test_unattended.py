@@ -120,6 +120,14 @@ def test_it_stops_in_time_and_goes_on_where_it_was(place: Path, capfd: pytest.Ca
     assert runs[0]["command"] == sys.orig_argv
 
 
+def test_an_engine_for_shorter_requests_is_built_again(place: Path) -> None:
+    write_plan(place, input_tokens=[64])
+    assert run(place, 1e6) == 0
+    write_plan(place, input_tokens=[64, 512])
+    assert run(place, 1e6) == 0
+    assert {row["input_tokens"] for row in rows(place) if row["valid"]} == {64, 512}
+
+
 def test_no_time_at_all_measures_nothing_and_says_so(place: Path) -> None:
     assert run(place, 0.0) == unattended.INCOMPLETE
     assert visits(place) == []

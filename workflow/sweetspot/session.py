@@ -68,8 +68,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
-    """Build the engine that `job` asks for. Raises SweetspotError as engines.build does."""
-    engines.build(_spec(job, resolved, job["limits"]), where.engine)
+    """Build the engine that `job` asks for. Raises SweetspotError as engines.build does.
+
+    Where the GPU's memory does not suffice, what is built says so, and the cells' rows will.
+    """
+    spec = _spec(job, resolved, job["limits"])
+    try:
+        engines.build(spec, where.engine)
+    except OutOfMemory as error:
+        engines.build_none(spec, where.engine, str(error))
+        print(f"warning: {spec.architecture.name} batch {spec.batch}: {error}: its cells are skipped", file=sys.stderr)
 
 
 def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
@@ -176,10 +184,10 @@ class Block:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
         journal.write_with_digest(self.where.rows, lines)
 
-    def build_if_missing(self) -> None:
-        """Build the engine where none is and the block knows how. Raises SweetspotError as `build` does."""
-        if self._build_job is not None and not (self.where.engine / "engine.json").exists():
-            build(self._build_job, self._resolved, self.where)
+    def build_if_needed(self) -> None:
+        """Build the engine where none serves and the block knows how. Raises SweetspotError as engines.build does."""
+        if self._build_job is not None and engines.unfit(self.spec, self.where.engine):
+            engines.build(_spec(self._build_job, self._resolved, self._build_job["limits"]), self.where.engine)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Keep something for good."""
@@ -329,7 +337,7 @@ class _Device:
 
     def _load(self) -> _Opened:
         block, start_s = self._block, time.monotonic()
-        block.build_if_missing()
+        block.build_if_needed()
         engine, sensor, clock = engines.open_device(block.spec, block.where.engine)
         try:
             if block.watch:

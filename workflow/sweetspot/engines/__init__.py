@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from sweetspot.architecture import PRECISION_BYTES, Architecture
 from sweetspot.clock import Clock
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.gpus import Gpu
 from sweetspot.journal import write_atomically
 from sweetspot.meter import Sensor
@@ -116,24 +117,38 @@ def build(spec: EngineSpec, directory: Path) -> None:
     module = _module(spec.name)
     if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
-    # Beside its place and moved there when it is whole: a job that outlived its run may build the same engine.
+    with _aside(directory) as own:
+        start_s = time.monotonic()
+        memory = module.build(spec, own)
+        _write_record(own, spec, {"memory": memory, "build_s": round(time.monotonic() - start_s, 1)})
+
+
+def build_none(spec: EngineSpec, directory: Path, shortage: str) -> None:
+    """Write, in place of an engine that does not fit the GPU, why: `open_device` raises OutOfMemory with `shortage`."""
+    with _aside(directory) as own:
+        _write_record(own, spec, {"out_of_memory": shortage})
+
+
+@contextmanager
+def _aside(directory: Path) -> Iterator[Path]:
+    """A directory beside `directory`, moved there at the end: a job that outlived its run may build the same engine."""
     own = directory.with_name(f".{directory.name}.{os.getpid()}-{os.urandom(3).hex()}")
     own.mkdir(parents=True)
     try:
-        start_s = time.monotonic()
-        memory = module.build(spec, own)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "spec": _as_built(spec),
-            "version": module.version(),
-            "memory": memory,
-            "build_s": round(time.monotonic() - start_s, 1),
-        }
-        write_atomically(own / "engine.json", json.dumps(record, indent=2) + "\n")
+        yield own
         shutil.rmtree(directory, ignore_errors=True)
         own.rename(directory)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _write_record(directory: Path, spec: EngineSpec, found: Mapping[str, Any]) -> None:
+    about: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "spec": _as_built(spec),
+        "version": _module(spec.name).version(),
+    }
+    write_atomically(directory / "engine.json", json.dumps({**about, **found}, indent=2) + "\n")
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Clock]:
@@ -142,17 +157,23 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
     An engine built for longer requests serves. Raises SweetspotError when it was built for something else, OutOfMemory
     when it does not fit the GPU.
     """
+    if reason := unfit(spec, directory):
+        raise SweetspotError(f"{directory}: {reason}; delete it to have it rebuilt")
+    if shortage := json.loads((directory / "engine.json").read_text()).get("out_of_memory"):
+        raise OutOfMemory(f"{shortage} ({directory} says so; delete it to try again)")
+    engine, sensor, clock = _module(spec.name).open_device(spec, directory)
+    return engine, sensor, clock
+
+
+def unfit(spec: EngineSpec, directory: Path) -> str:
+    """Why what lies in `directory` does not serve `spec`, or an empty string."""
     try:
         record = json.loads((directory / "engine.json").read_text())
         built, built_by = record["spec"], record["version"]
     except (OSError, ValueError, KeyError):
-        raise SweetspotError(f"{directory}: holds no whole engine; delete it and run again to build it") from None
-    module = _module(spec.name)
-    if built_by != module.version():
-        raise SweetspotError(
-            f"{directory}: built by version {built_by} of {spec.name}, and {module.version()} is installed; "
-            "delete it to have it rebuilt"
-        )
+        return "holds no whole engine"
+    if built_by != (installed := _module(spec.name).version()):
+        return f"built by version {built_by} of {spec.name}, and {installed} is installed"
     wanted = json.loads(json.dumps(_as_built(spec)))
     for name, value in wanted.items():
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
@@ -160,9 +181,8 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
             difference = (
                 f"another {name}" if isinstance(value, dict) else f"{name} {built.get(name)}, needed for {value}"
             )
-            raise SweetspotError(f"{directory}: built for {difference}; delete it to have it rebuilt")
-    engine, sensor, clock = module.open_device(spec, directory)
-    return engine, sensor, clock
+            return f"built for {difference}"
+    return ""
 
 
 def _as_built(spec: EngineSpec) -> dict[str, Any]:
