@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 DEV := $(VENV)/ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test test-vllm lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -35,6 +35,12 @@ demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU 
 test: $(DEV)  ## run the tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+test-vllm:  ## hold the vLLM adapter against the real package, without a GPU (installs 5 GB)
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check pytest nvidia-ml-py \
+	  "$$(sed -n 's/.*- \(vllm\) ==\([0-9.]*\).*/\1==\2/p' envs/vllm.yaml)"
+	PYTHONPATH=workflow:tests .venv-vllm/bin/python -m pytest --noconftest -m contract tests/test_contracts.py
+
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	ruff check . && ruff format --check . && mypy && snakefmt --check workflow/Snakefile workflow/rules && snakemake --lint
@@ -49,4 +55,4 @@ lock: $(DEV)  ## renew the locked dependencies (needs uv on the PATH)
 	  pyproject.toml envs/build.in --extra dev -c envs/requirements.txt -o envs/requirements-dev.txt
 
 clean:  ## remove the environment (results stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache
