@@ -141,6 +141,11 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     assert fitted["groups"][1]["law"] == "paper-6"
     assert f"{error(errors.filter(pl.col('model') == 'm'), 'paper-6', '5-fold')['mape_percent']:.2f} %" in text
     assert "small (SIMULATED): no law can be fitted" in text
+    spot = next(spot for spot in fitted["groups"][1]["sweet_spots"] if spot["status"] == "interior")
+    flat = f"a plateau from {spot['plateau_low']:,.0f} to {spot['plateau_high']:,.0f}"
+    assert f"replies of {spot['output_tokens']:,.0f} tokens ({flat}) need least" in text
+    flat_none = {**spot, "plateau_low": spot["output_tokens"], "plateau_high": spot["output_tokens"]}
+    assert "plateau" not in summary({"groups": [{**fitted["groups"][1], "sweet_spots": [flat_none]}]}, errors)
     assert set(GROUP) < set(predictions.columns)
 
 

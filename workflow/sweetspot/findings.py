@@ -13,6 +13,7 @@ from scipy import stats
 
 from sweetspot import summary
 from sweetspot.schema import CELL, GROUP
+from sweetspot.spots import plateau
 from sweetspot.summary import Group, number, percent
 
 _NORMAL_95 = 1.96
@@ -98,8 +99,10 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     ends = " and ".join(
-        f"{_with(spot['output_tokens'], spot_interval(spot))} {words} {spot['input_tokens']:,}"
-        for words, spot in zip(("tokens after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False)
+        f"{_with(spot['output_tokens'], spot_interval(spot))}{unit}{plateau(spot)} {words} {spot['input_tokens']:,}"
+        for unit, words, spot in zip(
+            (" tokens", ""), ("after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False
+        )
     )
     meaning = "the reply length of least energy per token"
     return f"Its sweet spot by the fitted law {group['law']}, {meaning}, is {ends}; {span}"

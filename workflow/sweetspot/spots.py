@@ -13,6 +13,7 @@ _LENGTHS_OF_A_MINIMUM = 3  # between two output lengths no cell shows a minimum,
 _DRAWS = 500  # of the coefficients, for the confidence set of a sweet spot
 _SEED = 0
 _PLATEAU = 0.01  # energies this near to the lowest are called the same
+_WIDE = 1.25  # a plateau is wide where it ends at so many times its beginning
 _STEPS = 481  # of the measured replies, where the KV cache breaks the law's smooth curve
 
 
@@ -57,6 +58,12 @@ _NO_SPOT = dict.fromkeys(
         "energy_per_output_token_j",
     )
 ) | {"status": "not identified"}
+
+
+def plateau(spot: Mapping[str, Any]) -> str:
+    """ " (a plateau from A to B)" where energies within 1 % span a quarter of a length and more, or nothing."""
+    low, high = spot["plateau_low"], spot["plateau_high"]
+    return f" (a plateau from {low:,.0f} to {high:,.0f})" if high >= _WIDE * low else ""
 
 
 def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float], measured: Array) -> dict[str, Any]:

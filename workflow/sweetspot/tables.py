@@ -143,7 +143,12 @@ def sweet_spots(group: Group) -> Table | None:
     batches, inputs = sorted({batch for _, batch in spots}), sorted({n for n, _ in spots})
     rows = [[f"{n:,}", *(_spot(spots.get((n, batch))) for batch in batches)] for n in inputs]
     head = ["input tokens", *(f"batch {batch}" for batch in batches)]
-    return Table("Sweet spots m*, output tokens (in brackets: outside the measured replies)", head, rows, text=0)
+    return Table(
+        "Sweet spots m*, output tokens, with the plateau within 1 % (in brackets: outside the measured replies)",
+        head,
+        rows,
+        text=0,
+    )
 
 
 def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | None:
@@ -319,7 +324,7 @@ def _spot(spot: Mapping[str, Any] | None) -> str:
     if spot is None:
         return "–"
     if spot["status"] == "interior":
-        return number(spot["output_tokens"])
+        return f"{number(spot['output_tokens'])}, {spot['plateau_low']:,.0f}–{spot['plateau_high']:,.0f}"
     return f"({number(spot['output_tokens'])})" if spot["output_tokens"] else str(spot["status"])
 
 

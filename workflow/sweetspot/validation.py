@@ -17,6 +17,7 @@ from sweetspot.outliers import screen
 from sweetspot.schema import CELL, GROUP, group_name
 from sweetspot.shared import LAW, SCHEME, fit_and_hold_out
 from sweetspot.solve import Array, Mask, Points
+from sweetspot.spots import plateau
 from sweetspot.table import Table, write_parquet
 
 _IDENTITY = [*GROUP, "source"]
@@ -102,6 +103,12 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         notes.append(f"{name}: {group['chosen_because']}")
         merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
         notes += [f"{name}: {note}" for note in sorted(merged)]
+        inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
+        notes += [
+            f"{name}: at batch {spot['batch']}, after {spot['input_tokens']:,} input tokens, replies of "
+            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need least energy per token"
+            for spot in (*inside[:1], *inside[1:][-1:])
+        ]
         notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
