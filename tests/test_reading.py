@@ -215,3 +215,27 @@ def test_what_is_the_same_in_every_row_can_be_set(tmp_path: Path) -> None:
     assert "there is a column 'batch'" in refusal(tmp_path / "b.csv", batch="1")
     assert "only model, gpu" in refusal(tmp_path / "b.csv", energy_j="1")
     assert "batch is x: must be a whole number" in refusal(tmp_path / "a.csv", model="m", batch="x")
+
+
+@pytest.mark.parametrize("column", ["n_gpu", "TP", "task"])
+def test_set_ups_are_no_repetitions(tmp_path: Path, column: str) -> None:
+    rows = with_columns(tmp_path / "a.csv", **{column: ["1", "1", "2", "2"], "energy_j": ["100", "102", "60", "61"]})
+    assert rows.frame["engine"].to_list() == [f"{column}=1"] * 2 + [f"{column}=2"] * 2
+    assert table.cells(rows.frame)["energy_j"].to_list() == [101.0, 60.5]
+    assert column in " ".join(rows.notes)
+    same = with_columns(tmp_path / "b.csv", **{column: ["1", "1"], "engine": ["vllm", "vllm"]})
+    assert same.frame["engine"].to_list() == ["vllm", "vllm"]
+    assert same.notes == []
+
+
+def test_a_column_that_varies_with_the_cell_is_no_set_up(tmp_path: Path) -> None:
+    rows = with_columns(tmp_path / "a.csv", batch=["1", "8", "32"], n_gpu=["1", "2", "4"])
+    assert rows.frame["engine"].to_list() == ["unspecified"] * 3
+
+
+def test_the_few_rows_without_a_source_are_set_aside(tmp_path: Path) -> None:
+    rows = with_columns(tmp_path / "a.csv", source=["measured", "measured", "nvml"])
+    assert rows.frame["valid"].to_list() == [True, True, False]
+    assert "1 rows without a known source are set aside" in " ".join(rows.notes)
+    with pytest.raises(SweetspotError, match="measured and unspecified sources"):
+        with_columns(tmp_path / "b.csv", source=["measured", "nvml", "nvml"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.schema import GROUP, Row
+from sweetspot.schema import CELL, GROUP, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
 _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
@@ -48,6 +48,11 @@ _HINTS = {
     "output_tokens": ("m", "out", "output", "completion"),
     "energy_j": ("j", "energyconsumed", "gpuenergy"),
 }
+# Columns whose values make another measurement of the same cell, folded.
+_SETUPS = (
+    *("ngpu", "ngpus", "numgpus", "gpucount", "gpus", "tp", "tpsize", "tensorparallel", "tensorparallelsize"),
+    *("pp", "ppsize", "pipelineparallel", "pipelineparallelsize", "dp", "ep", "task", "dataset", "quantization"),
+)
 _BASES = {
     "energy_j": ("energy", "totalenergy", "gpuenergy"),
     "duration_s": ("duration", "latency", "runtime", "time", "elapsed", "totaltime", "e2elatency"),
@@ -94,6 +99,27 @@ def named(
         _check_missing(path, frame)
         frames.append(frame)
     return frames, list(said)
+
+
+def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of several set-ups kept apart, as engines of their own, and notes on that.
+
+    Two GPU counts or two tasks in one cell are not repetitions of one measurement.
+    """
+    notes = []
+    for name in [
+        column for column in frame.columns if folded(column) in _SETUPS and not frame[column].dtype.is_nested()
+    ]:
+        cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
+        mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique().with_columns(_mixed=True)
+        if not mixed.height:
+            continue
+        value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
+        named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
+        marked = frame.join(mixed, on=GROUP, how="left", nulls_equal=True, maintain_order="left")
+        frame = marked.with_columns(engine=pl.when("_mixed").then(named).otherwise("engine")).drop("_mixed")
+        notes.append(f'cells hold several values of {name}: rows of each are kept apart, as engine "… {name}=…"')
+    return frame, notes
 
 
 def folded(header: str) -> str:

@@ -5,12 +5,13 @@ from math import log
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.schema import CELL, GROUP, group_name
+from sweetspot.schema import CELL, GROUP, UNSPECIFIED, group_name
 
 # One request of one token to a rack: what lies outside is a slip of the unit, not a GPU.
 _PLAUSIBLE_POWER_W = (5.0, 3000.0)
 # Without durations: a model of a billion parameters prefills a token for about 2 mJ on an H100, and decodes for more.
 _SMALLEST_J_PER_TOKEN = 2e-4
+_FEW = 0.5  # of a group's rows: where more state no source, the source of the others is not theirs
 _REPEATS = 1.5  # repetitions of a cell that differ by more than this factor are not the same measurement
 _MANY = 0.1  # of the cells
 _TWO_UNITS = 50.0  # repetitions of a cell never differ by this; kilojoules and watt-hours do
@@ -44,20 +45,30 @@ def check_units(frame: pl.DataFrame) -> None:
         )
 
 
-def check_sources(frame: pl.DataFrame) -> None:
-    """Raises SweetspotError when a group has rows of several sources."""
-    mixed = (
-        frame.filter("valid")
-        .group_by(GROUP, maintain_order=True)
-        .agg(pl.col("source").unique().sort())
-        .filter(pl.col("source").list.len() > 1)
-    )
-    if mixed.height:
-        row = mixed.row(0)
+def of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with the few rows of no stated source set aside where the others of their group state one; notes.
+
+    Raises SweetspotError when a group has rows of several sources, or most state none.
+    """
+    told = pl.col("source") != UNSPECIFIED
+    groups = frame.filter("valid").group_by(GROUP, maintain_order=True)
+    sources = groups.agg(pl.col("source").unique().sort(), _untold=(~told).mean())
+    mixed = sources.filter(pl.col("source").list.len() > 1)
+    few = (pl.col("source").list.len() == 2) & pl.col("_untold").is_between(0, _FEW, closed="right")
+    for row in mixed.filter(~few).head(1).iter_rows(named=True):
         raise SweetspotError(
-            f"{group_name(row[:-1])}: rows from {' and '.join(row[-1])} sources together; fit them apart, or give them "
-            "different names in column engine"
+            f"{group_name(row[name] for name in GROUP)}: rows from {' and '.join(row['source'])} sources together; fit "
+            "them apart, or give them different names in column engine"
         )
+    if not mixed.height:
+        return frame, []
+    marked = frame.join(
+        mixed.select(*GROUP, _mixed=True), on=GROUP, how="left", nulls_equal=True, maintain_order="left"
+    )
+    aside = pl.col("_mixed").fill_null(False) & ~told & pl.col("valid")
+    count = int(marked.select(aside.sum()).item())
+    said = f"{count} rows without a known source are set aside, not fitted: the others of their group state theirs"
+    return marked.with_columns(valid=pl.col("valid") & ~aside).drop("_mixed"), [said]
 
 
 def notes(frame: pl.DataFrame) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from sweetspot.columns import named
+from sweetspot.columns import apart, named
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import is_as_written
 from sweetspot.machines import flag_changes
-from sweetspot.plausible import check_sources, check_units, notes
+from sweetspot.plausible import check_units, notes, of_one_source
 from sweetspot.reading import OF_WORKFLOW, load
 from sweetspot.schema import CELL, GROUP, SOURCES, UNSPECIFIED, Row
 
@@ -68,9 +68,10 @@ def read(
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
     frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
     said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
+    frame, setups = apart(frame)
     check_units(frame)
-    check_sources(frame)
-    said += notes(frame)
+    frame, sources = of_one_source(frame)
+    said += setups + sources + notes(frame)
     return Table(frame.drop("_file", "_row", "valid_as_told"), said)
 
 
