@@ -126,6 +126,14 @@ def test_the_chosen_law_is_the_one_that_validation_finds(as_table: Any) -> None:
     assert f"{error(errors, group['law'], '5-fold')['mape_percent']:.3g} %" in group["chosen_because"]
 
 
+def test_rows_in_two_units_are_doubted(as_table: Any) -> None:
+    rows = measured(noise=0.02)
+    mixed = rows.with_columns(pl.col("energy_j") / pl.when(pl.int_range(pl.len()) % 3 == 0).then(1000).otherwise(1))
+    for frame, doubted in ((rows, False), (mixed, True)):
+        table = as_table(frame)
+        assert ("held-out cells are missed by" in summary(fit_table(table), validate(table)[0])) is doubted
+
+
 def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     small = measured(inputs=(64,), outputs=(64,), source="simulated").with_columns(model=pl.lit("small"))
     rows = as_table(pl.concat([small, measured(noise=0.02, source="simulated")]))

@@ -20,6 +20,8 @@ from sweetspot.solve import Array, Mask, Points
 from sweetspot.spots import plateau
 from sweetspot.table import Table, write_parquet
 
+_DOUBTFUL_PERCENT = 15.0  # the 5-fold error above which rows are as likely wrong as the law
+
 _IDENTITY = [*GROUP, "source"]
 _ERRORS = {
     **dict.fromkeys((*_IDENTITY, "law", "scheme", "held_out"), pl.String),
@@ -101,6 +103,13 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         shown = ["-" if value is None else f"{value:.2f} %" for value in found]
         lines.append([name, str(group["cells"]), group["law"] or "-", *shown])
         notes.append(f"{name}: {group['chosen_because']}")
+        error = mape.get((*key, group["law"], "5-fold"))
+        if error is not None and error > _DOUBTFUL_PERCENT:
+            notes.append(
+                f"warning: {name}: held-out cells are missed by {error:.0f} % on average: no law here describes these "
+                "rows. Are all energies joules of the whole batch (not kJ, Wh or per token), all lengths exact, all "
+                "rows of one set-up?"
+            )
         merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
         notes += [f"{name}: {note}" for note in sorted(merged)]
         inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
