@@ -129,7 +129,7 @@ def main() -> None:
     study = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "results/study")
     if (study / "measurements.parquet").is_file():
         cells = table.cells(table.read([study / "measurements.parquet"]).frame)
-        models = shared.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
+        models, _ = shared.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
         left_out(f"SIMULATED, {study}", cells, models)
         learning_curve(cells, models)
         for spread in (0.1, 0.2):

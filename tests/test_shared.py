@@ -257,14 +257,33 @@ def test_fit_and_predict_an_unmeasured_model_from_the_command_line(tmp_path: Pat
     assert "no law across models" in without.stderr
 
 
+def test_models_of_too_few_cells_make_a_law_together(tmp_path: Path) -> None:
+    table(cells=CELLS[:2]).drop("waves").write_csv(tmp_path / "rows.csv")
+    fitting = ["fit", tmp_path / "rows.csv", "--out", tmp_path]
+    assert "no law can be fitted" in sweetspot(*fitting).stderr
+    fitted = sweetspot(*fitting, "--architectures", ARCHITECTURES)
+    assert fitted.returncode == 0, fitted.stderr
+    lengths = ["--input-tokens", CELLS[0][0], "--output-tokens", CELLS[0][1]]
+    query = ["predict", "--predictor", tmp_path / "predictor.json", *lengths]
+    alone = sweetspot(*query, "--model", MODELS[1])
+    assert alone.returncode == 1
+    assert "the law across models predicts it, its cells counted" in alone.stderr
+    answer = sweetspot(*query, "--architecture", ARCHITECTURES / f"{MODELS[1]}.json", "--json")
+    assert json.loads(answer.stdout)["cells"] == 2
+
+
 def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:
     resolved = {"schema_version": 1, "architecture": NEW.__dict__}
     (tmp_path / "Llama.json").write_text(json.dumps(resolved))
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/config.json").write_text((ARCHITECTURES / "opt-1.3b.json").read_text())
-    found = shared.read_architectures(tmp_path, ["meta/Llama", "opt", "other"])
+    (tmp_path / "odd.json").write_text('{"model_type": "perceptron"}')
+    found, refused = shared.read_architectures(tmp_path, ["meta/Llama", "opt", "other", "odd"])
     assert found.keys() == {"meta/Llama", "opt"}
     assert found["meta/Llama"] == NEW
+    (said,) = refused
+    assert "odd.json" in said
+    assert "odd takes no part" in said
     with pytest.raises(SweetspotError, match="no such directory"):
         shared.read_architectures(tmp_path / "no", ["opt"])
 

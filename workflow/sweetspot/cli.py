@@ -202,7 +202,11 @@ def _fit(options: argparse.Namespace) -> None:
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
     models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
-    architectures = shared.read_architectures(options.architectures, models) if options.architectures else {}
+    architectures, refused = (
+        shared.read_architectures(options.architectures, models) if options.architectures else ({}, [])
+    )
+    for note in refused:
+        print(f"warning: {note}", file=sys.stderr)
     fitted = fit_table(rows, architectures)
     errors, predictions = validation.validate(rows, architectures)
     try:

@@ -31,14 +31,15 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
     """Fit every law to every group of a table: the content of predictor.json (docs: its schema).
 
     With `architectures` (of the models that have one, by name) also the law across models, for each GPU and engine.
-    Raises SweetspotError when no group has cells enough for any law.
+    Raises SweetspotError when no group has cells enough for any law, nor all together for one across models.
     """
     screened = screen(table.frame)
     groups = [
         fit_group(frame, _of_group(table.frame, frame), _of_group(screened.outliers, frame))
         for frame in screened.cells.partition_by(GROUP, maintain_order=True)
     ]
-    if not any(group["law"] for group in groups):
+    across = fit_shared(screened.cells, architectures or {})
+    if not any(group["law"] for group in groups) and all(entry["reason"] for entry in across):
         reasons = [f"{group_name(group[name] for name in GROUP)}: {group['chosen_because']}" for group in groups]
         raise SweetspotError("\n".join(reasons or ["no valid row: every row is marked invalid"]))
     return {
@@ -47,7 +48,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         "created_by": f"sweetspot {__version__}",
         "groups": groups,
         "not_fitted": not_fitted(table.frame),
-        "shared": fit_shared(screened.cells, architectures or {}),
+        "shared": across,
     }
 
 

@@ -136,6 +136,8 @@ def predict(
     for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
         if not 0 < value < 2**31 or value != int(value):
             raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+    if group["law"] is None:
+        raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
     if group["source"] == "simulated":
         warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
@@ -208,10 +210,15 @@ def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | 
     return found[0]
 
 
+def _other_way(predictor: Mapping[str, Any], model: str) -> str:
+    """How the law across models predicts a model whose own cells do not suffice."""
+    if any(model in entry.get("models", {}) for entry in predictor.get("shared", []) if not entry["reason"]):
+        return "; the law across models predicts it, its cells counted: give its config.json with --architecture FILE"
+    return "; with --architectures DIR, `sweetspot fit` makes a law across models, which needs fewer cells"
+
+
 def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[str, Any]:
     """The fit that covers `batch`: the chosen law's, or else that of the law for every batch."""
-    if group["law"] is None:
-        raise SweetspotError(f"{group['model']}: {group['chosen_because']}")
     for name in (group["law"], group["law_any_batch"]):
         for fit in group["laws"].get(name, ()):
             chosen = name == group["law"] and fit["batch"] == batch

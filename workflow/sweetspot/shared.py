@@ -127,23 +127,27 @@ def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFra
     return own
 
 
-def read_architectures(directory: Path, models: Iterable[str]) -> dict[str, Architecture]:
+def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:
     """Architectures of those `models` that a directory has: MODEL.json or MODEL/config.json, with or without owner.
 
-    Reads a publisher's config.json and what a campaign resolved from one. Raises SweetspotError as `architecture.load`,
-    or for a directory that is not there.
+    Reads a publisher's config.json and what a campaign resolved from one. The second part says which cannot be used,
+    and why. Raises SweetspotError for a directory that is not there.
     """
     if not directory.is_dir():
         raise SweetspotError(f"{directory}: no such directory; give one with the config.json of each model")
-    found = {}
+    found: dict[str, Architecture] = {}
+    refused = []
     for model in models:
         for name in dict.fromkeys((model, model.rpartition("/")[2])):
             path = next(
                 (p for p in (directory / f"{name}.json", directory / name / "config.json") if p.is_file()), None
             )
             if path and model not in found:
-                found[model] = read_architecture(path)
-    return found
+                try:
+                    found[model] = read_architecture(path)
+                except SweetspotError as error:
+                    refused.append(f"{error}: {model} takes no part in the law across models")
+    return found, refused
 
 
 def summary(entries: Sequence[Mapping[str, Any]]) -> str:
