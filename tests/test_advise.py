@@ -291,6 +291,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ([*NOW, "--map", "a=input_tokens"], ["--requests"]),
         ([*NOW, "--requests", "x.csv"], ["--input-tokens and --output-tokens, or"]),
         (["--input-tokens", 5, "--batch", 8], ["--output-tokens"]),
+        (["--input-tokens", 9000, "--output-tokens", 5, "--batch", 8, "--strict"], ["9000 is above", "--strict"]),
         (["--input-tokens", 0, "--output-tokens", 5, "--batch", 8], ["--input-tokens 0"]),
         (["--input-tokens", 5, "--output-tokens", 5, "--batch", 0], ["batch is 0"]),
         (["--input-tokens", 5, "--output-tokens", 5, "--request-rate", "nan"], ["--request-rate nan"]),

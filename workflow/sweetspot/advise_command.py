@@ -56,6 +56,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--grid-g-per-kwh", type=float, metavar="G", help="g CO2e per kWh of your grid, to count carbon"
     )
     add_group(command)
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a workload outside of what was measured, with exit status 1"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_run)
 
@@ -83,4 +86,6 @@ def _run(options: argparse.Namespace) -> None:
     )
     choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
     answer = advise.advise(predictor.load(options.predictor), options.model, load, wishes, **choice)
+    if options.strict and (reasons := advise_text.extrapolations(answer.now, load.is_mix)):
+        raise SweetspotError(f"{options.model}: {'; '.join(reasons)} (--strict)")
     print(json.dumps(advise_text.as_dict(answer), indent=2) if options.json else advise_text.as_text(answer))

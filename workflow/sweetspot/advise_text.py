@@ -76,10 +76,10 @@ def as_text(advice: Advice) -> str:
         lines += ["", "Break-even points, by the best estimates"]
         lines += [f"- {sentence}." for sentence in _even_sentences(advice.break_evens)]
     marked = [advice.now, *(option.cost for option in advice.ranked if option.cost is not None)]
-    every = dict.fromkeys(reason for cost in marked for reason in _extrapolations(cost, advice.workload.is_mix))
+    every = dict.fromkeys(reason for cost in marked for reason in extrapolations(cost, advice.workload.is_mix))
     reasons = once(every) if advice.workload.is_mix else list(every)
     lines += ["", *(f"* extrapolates: {reason}" for reason in reasons)] if reasons else [""]
-    if _extrapolations(advice.now, advice.workload.is_mix):
+    if extrapolations(advice.now, advice.workload.is_mix):
         lines.append("* extrapolates already as it is now: every saving rests on that")
     return "\n".join([*lines, *(f"note: {text}" for text in (*others, *_ASSUMED))])
 
@@ -100,7 +100,7 @@ def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
         "requests_in_flight": cost.in_flight,
         "summaries_in_flight": cost.summary_in_flight if advice.costs.apart else None,
         "gpu_idle_per_request_s": cost.idle_s,
-        "extrapolates": _extrapolations(cost, advice.workload.is_mix),
+        "extrapolates": extrapolations(cost, advice.workload.is_mix),
     }
 
 
@@ -132,7 +132,7 @@ def _now_lines(advice: Advice) -> list[str]:
         asked = f"{load.input_tokens:,} input and {load.output_tokens:,} output tokens"
     rate = advice.costs.rate_per_s
     running = _running(now.in_flight) if rate is None else f"{rate:g} requests/s keep {_running(now.in_flight)}"
-    mark = " *" if _extrapolations(now, load.is_mix) else ""
+    mark = " *" if extrapolations(now, load.is_mix) else ""
     kilo = _scaled(now.energy_j, 1000 / _J_PER_KWH)
     lines = [
         f"Now: {asked}; {running}{mark}",
@@ -216,7 +216,7 @@ def _table(advice: Advice) -> list[str]:
         cost, saved = option.cost, option.saving
         assert cost is not None
         assert saved is not None
-        mark = " *" if _extrapolations(cost, advice.workload.is_mix) else ""
+        mark = " *" if extrapolations(cost, advice.workload.is_mix) else ""
         percent, percents = _shown(saved.percent, 3)
         row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
         row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
@@ -304,7 +304,7 @@ def _place(even: BreakEven) -> tuple[str, bool]:
     return known.get(even.where, f"its break-even in {many} is {even.where}"), even.where in known
 
 
-def _extrapolations(cost: Cost, is_mix: bool) -> list[str]:
+def extrapolations(cost: Cost, is_mix: bool) -> list[str]:
     """Why a cost extrapolates, once each; for a mix of lengths the share of requests and an example."""
     outside = [(weight, ask, part) for (ask, _), (weight, part) in cost.parts.items() if part.extrapolates]
     if not is_mix or not outside:
