@@ -107,10 +107,13 @@ def describe(stub: Stub) -> dict[str, Any]:
 
 def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
     nvml._HOST_PROCESSES = "pid:[1]"
+    nvml._FOUND_EMPTY.clear()
     try:
         sensor = nvml.open_sensor()
         stub.set("process 4194304", f"process {os.getppid()}")
-        return sensor.strangers(), sensor.machine()["process_check"]
+        strangers = sensor.strangers()
+        stub.set("process 4194304")  # what building an engine leaves on the board
+        return strangers, nvml.open_sensor().machine()["process_check"]
     finally:
         nvml._HOST_PROCESSES = "pid:[4026531836]"
 

@@ -125,7 +125,7 @@ class Standin:
 
     def _open_sensor(self, expected_gpu: str | None) -> object:
         self.gpus.append(expected_gpu)
-        return object()
+        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
 
     def close(self) -> None:
         """Counted."""

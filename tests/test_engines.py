@@ -22,7 +22,7 @@ def test_a_batch_runs_at_exact_lengths_with_ids_of_its_own(
 ) -> None:
     package = standins.of(monkeypatch, name)
     engine = opened(spec(name), tmp_path)
-    assert package.gpus == [H100.name]
+    assert set(package.gpus) == {H100.name}
     package.batches.clear()
     for _ in range(2):
         assert engine.run(512, 256) == engines.BatchRun(8, 1)
@@ -151,6 +151,7 @@ def test_a_tensorrt_engine_is_built_once_and_loaded(monkeypatch: pytest.MonkeyPa
     record = json.loads((tmp_path / "engine.json").read_text())
     assert record["version"] == engine.version == "1.2.1"
     assert record["build_s"] >= 0
+    assert record["build_j"] == 3500.0
     assert record["memory"]["weights_bytes"] == 2 * 1235814400
 
 

@@ -58,6 +58,11 @@ def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "Nv
     return sensor
 
 
+# Boards on which this process found nobody when it first opened them. What is there when it opens them again, as after
+# building an engine, may be its own.
+_FOUND_EMPTY: set[str] = set()
+
+
 class NvmlSensor:
     """meter.Sensor of one real board. Every call may raise SensorError, GpuLostError where the board is gone."""
 
@@ -67,7 +72,7 @@ class NvmlSensor:
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
         nvml.place = f"GPU {self.uuid}"
         self._ours = {os.getpid()}
-        self._judges_all = True
+        self._judges_all = _sees_host_processes() or self.uuid not in _FOUND_EMPTY
 
     def energy_mj(self) -> int:
         """The energy counter, in mJ since the driver was loaded."""
@@ -116,6 +121,7 @@ class NvmlSensor:
     def opened(self) -> None:
         """From here on ids that mean nothing in this process's namespace may be those of our own processes."""
         self._judges_all = _sees_host_processes()
+        _FOUND_EMPTY.add(self.uuid)
 
     def identity(self) -> dict[str, str | float]:
         """What every row says of the board: gpu, gpu_uuid, driver_version, power_limit_w, vbios_version, ecc."""

@@ -110,7 +110,7 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 
 
 def build(spec: EngineSpec, directory: Path) -> None:
-    """Build an engine into `directory` and write engine.json: what it is for, its version, memory (bytes), time (s).
+    """Build an engine into `directory` and write engine.json: what it is for, version, memory (bytes), time and energy.
 
     Raises SweetspotError for an unknown engine or what the engine cannot do, OutOfMemory when the GPU is too small.
     """
@@ -119,8 +119,8 @@ def build(spec: EngineSpec, directory: Path) -> None:
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
     with _aside(directory) as own:
         start_s = time.monotonic()
-        memory = module.build(spec, own)
-        _write_record(own, spec, {"memory": memory, "build_s": round(time.monotonic() - start_s, 1)})
+        found = module.build(spec, own)
+        _write_record(own, spec, {**found, "build_s": round(time.monotonic() - start_s, 1)})
 
 
 def build_none(spec: EngineSpec, directory: Path, shortage: str) -> None:

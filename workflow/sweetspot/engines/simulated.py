@@ -47,14 +47,14 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     return ""
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
+def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     """Return the memory plan in bytes. Raises SweetspotError when not even one request of the longest fits."""
     board, arch = _gpu(spec), spec.architecture
     weights = arch.parameters() * PRECISION_BYTES[spec.precision]
     cache = kv_cache_bytes(arch, board, spec.precision, spec.kv_cache_fraction)
     if cache <= 0:
         raise SweetspotError(f"{arch.name}: {weights / 1e9:.1f} GB of weights exceed the memory of {board.name}")
-    return {"memory_bytes": board.memory_bytes, "weights_bytes": weights, "kv_cache_bytes": cache}
+    return {"memory": {"memory_bytes": board.memory_bytes, "weights_bytes": weights, "kv_cache_bytes": cache}}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sensor, Clock]:

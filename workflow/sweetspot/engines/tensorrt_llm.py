@@ -61,16 +61,22 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     return ""
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
-    """Check version and memory, write the model's directory, build a TensorRT engine. Returns the memory plan in bytes.
+def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
+    """Check version and memory, write the model's directory, build a TensorRT engine.
 
+    Returns the memory plan in bytes and, of an engine that is built, the energy of that, gross, by the board's counter.
     Raises SweetspotError, naming the remedy, for whatever would fail later, OutOfMemory when the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
     plan = memory_plan(spec)
     model = prepare_model(spec, directory)
+    found: dict[str, Any] = {"memory": plan}
     if spec.name == _ENGINE:
+        from sweetspot.nvml import open_sensor
+
+        sensor = open_sensor(spec.gpu)  # first, as in open_device
+        start_mj = sensor.energy_mj()
         with memory_watched(spec, "building the engine"):
             llm = _llm_class(spec)(
                 model=str(model),
@@ -83,7 +89,9 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
                 llm.save(str(directory / _ENGINE_DIRECTORY))
             finally:
                 llm.shutdown()
-    return plan
+        found["build_j"] = (sensor.energy_mj() - start_mj) / 1000
+        sensor.close()
+    return found
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sensor, Clock]:

@@ -47,7 +47,7 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     return ""
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
+def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes.
 
     Raises SweetspotError, naming the remedy, for whatever would fail after minutes of loading.
@@ -61,7 +61,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, int]:
             f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(wanted) or 'it'}; "
             "install a version that does, or leave the model out with `select`"
         )
-    return plan
+    return {"memory": plan}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
