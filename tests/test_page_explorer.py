@@ -94,16 +94,28 @@ def test_the_page_predicts_what_the_library_predicts(chromium: Browser, simulate
     tab.close()
 
 
-def test_cells_that_vary_lengths_together_are_known_to_the_page(chromium: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (pl.col("input_tokens") == pl.col("output_tokens"), "only together"),
+        ((pl.col("input_tokens") == 64) | (pl.col("output_tokens") == 64), "no measured cell combines such lengths"),
+    ],
+)
+def test_what_the_cells_do_not_combine_is_known_to_the_page(
+    chromium: Browser, tmp_path: Path, kept: pl.Expr, said: str
+) -> None:
     rows = results(tmp_path, models=("model",), lengths=(64, 128, 256, 512, 1024), batches=(1,)).measurements
-    rows.filter(pl.col("input_tokens") == pl.col("output_tokens")).write_parquet(tmp_path / "diagonal.parquet")
-    read = table.read([tmp_path / "diagonal.parquet"])
+    rows.filter(kept).write_parquet(tmp_path / "some.parquet")
+    read = table.read([tmp_path / "some.parquet"])
     found = Results(read.frame, fit_table(read), *validate(read), None, None)
     page(found, tmp_path)
     tab = chromium.open(tmp_path / "report.html")
-    asked = [(0, {"input_tokens": n, "output_tokens": m, "batch": 1}) for n, m in ((256, 256), (512, 64), (64, 512))]
+    asked = [
+        (0, {"input_tokens": n, "output_tokens": m, "batch": 1})
+        for n, m in ((256, 256), (512, 64), (64, 512), (500, 500))
+    ]
     expected = [of_library(found.predictor, *query) for query in asked]
-    assert any("only together" in " ".join(answer.get("extrapolates", [])) for answer in expected)
+    assert any(said in " ".join(answer.get("extrapolates", [])) for answer in expected)
     for ours, theirs in zip(of_page(tab, asked), expected, strict=True):
         assert same(ours, theirs)
     assert tab.complaints() == []

@@ -224,6 +224,18 @@ def test_total_length_has_its_own_range(make: Any) -> None:
     assert ask(fitted, 4096, 4096).extrapolates == ["total_tokens 8192 is above the measured 128-4160"]
 
 
+def test_a_corner_that_no_cell_reaches_is_an_extrapolation(make: Any) -> None:
+    lengths = (64, 128, 256, 512, 1024, 2048)
+    fitted = make(rows("paper-6", SIX, (8,), cells=[(64, m) for m in lengths] + [(n, 64) for n in lengths[1:]]))
+    assert ask(fitted, 64, 2048).extrapolates == ask(fitted, 100, 128).extrapolates == []
+    (reason,) = ask(fitted, 512, 512).extrapolates
+    assert reason == "no measured cell combines such lengths and batch: the nearest is 8 times away"
+    older = json.loads(json.dumps(fitted))
+    del older["groups"][0]["measured_corners"]
+    assert ask(older, 512, 512).extrapolates == []
+    assert ask(older, 512, 512).interval_parts["distance"] < ask(fitted, 512, 512).interval_parts["distance"]
+
+
 def test_lengths_measured_only_together_do_not_determine_others(make: Any) -> None:
     fitted = make(
         rows("paper-6", SIX, (8,), cells=[(length, length) for length in (64, 128, 256, 512, 1024, 2048, 4096)])

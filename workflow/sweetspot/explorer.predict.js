@@ -94,6 +94,18 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   if (["input_tokens", "output_tokens", "batch", "total_tokens"].some((name) => name in outside)) {
     delete outside.tokens_in_flight;
   }
+  const range = group.measured_range;
+  const place = Object.entries({ batch, input_tokens: n, output_tokens: m }).map(
+    ([name, value]) => Math.min(Math.max(value, range[name][0]), range[name][1]));
+  const lacks = [[1, "largest"], [-1, "smallest"]].map(([sign, corners]) => {
+    const cells = (group.measured_corners ?? {})[corners] ?? [];
+    return cells.length ? Math.min(...cells.map(
+      (cell) => Math.max(...place.map((value, i) => sign * Math.log2(value / cell[i]))))) : 0;
+  });
+  const gap = Math.max(...lacks) > 1 ? Math.max(...lacks) : 0;
+  if (gap && !Object.keys(outside).length) {
+    outside.cells = `no measured cell combines such lengths and batch: the nearest is ${rounded(2 ** gap)} times away`;
+  }
   const extrapolates = Object.values(outside);
   let undetermined = false;
   for (const [dropped, weights] of Object.entries(fit.merged)) {
@@ -110,8 +122,8 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   const coefficients = kept.reduce((sum, a, i) => sum + kept.reduce(
     (part, b, j) => part + features[a] * features[b] * fit.covariance[i][j], 0), 0);
   const variance = fit.relative_residual_sd ** 2 + Math.max(coefficients, 0) / energy ** 2;
-  const range = group.measured_range, per = fit.relative_error_per_octave;
-  const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens));
+  const per = fit.relative_error_per_octave;
+  const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens)) + gap;
   const parts = {
     law: fit.t_quantile_95 * fit.interval_scale * Math.sqrt(variance),
     distance: fit.t_quantile_95 * Math.hypot(per.lengths * beyond, per.batch * octaves(together, range.requests_in_flight)),

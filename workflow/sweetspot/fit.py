@@ -52,6 +52,14 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
     }
 
 
+def _extremes(frame: pl.DataFrame, sign: int) -> list[list[int]]:
+    """The measured cells that no other exceeds in batch, input and output at once (sign -1: falls below)."""
+    cells = frame.select(CELL).unique(maintain_order=True).to_numpy()
+    least = sign * cells
+    exceeded = [bool(((least >= cell).all(axis=1) & (least > cell).any(axis=1)).any()) for cell in least]
+    return [[int(value) for value in cell] for cell, beaten in zip(cells, exceeded, strict=True) if not beaten]
+
+
 def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
     """How many invalid rows of a table have which reasons ("": none given)."""
     if "reasons" not in frame.columns:
@@ -92,6 +100,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
             "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
         },
+        "measured_corners": {"largest": _extremes(frame, 1), "smallest": _extremes(frame, -1)},
         "kv_capacity": capacity,
         "experts": _experts(identity),
         "idle_w": frame["idle_w"].mean(),

@@ -153,7 +153,10 @@ def predict(
             f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
             "ask nearer to the measured cells"
         )
-    parts = {"law": _of_law(law, fit, per_output_token, *place), "distance": _of_distance(group, fit, *place[:3])}
+    parts = {
+        "law": _of_law(law, fit, per_output_token, *place),
+        "distance": _of_distance(group, fit, input_tokens, output_tokens, batch, place[2]),
+    }
     if _undetermined(law, fit, *place):
         parts["distance"] = max(parts["distance"], _UNDETERMINED)
         if not extrapolates:
@@ -271,14 +274,37 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
         reasons.pop("total_tokens", None)  # it says nothing new
     if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
         reasons.pop("tokens_in_flight", None)
+    if not reasons and (gap := _gap(group, n, m, batch)):
+        reasons["cells"] = f"no measured cell combines such lengths and batch: the nearest is {2**gap:.0f} times away"
     return list(reasons.values())
 
 
-def _of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: float, m: float, requests: float) -> float:
+def _gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
+    """How far, in octaves, measured cells are from a corner that none reaches; 0 for less than one octave.
+
+    A grid has a cell that is at least as large on every axis, and one that is at least as small. Where there is none,
+    that of the outermost cells counts which lacks least on its worst axis. What lies outside of the ranges counts as
+    lying at their ends.
+    """
+    measured = group["measured_range"]
+    asked = {"batch": batch, "input_tokens": n, "output_tokens": m}
+    place = [min(max(value, measured[name][0]), measured[name][1]) for name, value in asked.items()]
+    gaps = [0.0]
+    for sign, corners in ((1, "largest"), (-1, "smallest")):
+        cells = group.get("measured_corners", {}).get(corners, [])  # of older files not known
+        lacks = [max(sign * math.log2(value / own) for value, own in zip(place, cell, strict=True)) for cell in cells]
+        gaps.append(min(lacks, default=0.0))
+    return max(gaps) if max(gaps) > 1 else 0.0
+
+
+def _of_distance(
+    group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: int, requests: float
+) -> float:
     """Relative half width for what lies outside the measured cells: the error that an octave cost held-out cells."""
     measured = group["measured_range"]
+    lengths = max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"]))
     beyond = {
-        "lengths": max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"])),
+        "lengths": lengths + _gap(group, n, m, batch),
         "batch": _octaves(requests, *measured["requests_in_flight"]),
     }
     parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
