@@ -55,7 +55,7 @@ def main() -> None:
             engines.build(spec, Path(directory))
             engine, sensor, clock = engines.open_device(spec, Path(directory))
         meter = open_meter(sensor, clock, protocol)
-        idle_w = measure_idle(meter, protocol)
+        idle_w, _ = measure_idle(meter, protocol)
         start = time.perf_counter()
         cell = {"input_tokens": 1024, "output_tokens": 1024, "flags": ""}
         rows = [done.row for done in visit_cell(engine, meter, spec, cell, protocol, idle_w, visit=0)]

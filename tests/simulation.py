@@ -35,7 +35,7 @@ class Bench:
         self.engine = SimulatedEngine(self.spec, self.device)
         self.sensor: Any = SimulatedSensor(self.device)
         self.gain = SimulatedSensor(self.device)._gain
-        self.idle_w = measure_idle(self.meter(), self.protocol)
+        self.idle_w, _ = measure_idle(self.meter(), self.protocol)
 
     def meter(self) -> Meter:
         return open_meter(self.sensor, self.device.clock, self.protocol)

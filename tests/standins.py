@@ -101,6 +101,7 @@ class Standin:
                     raise TypeError(f"{class_name}: unknown argument {key!r}")
                 kind = known[key]["type"]
                 fits = isinstance(value, _TYPES[kind]) if kind in _TYPES else type(value).__name__ == kind
+                fits |= value is None and known[key].get("optional", False)
                 if not fits or (isinstance(value, bool) and kind != "bool"):
                     raise TypeError(f"{class_name}: {key} is {value!r}, not of type {kind}")
             defaults = {key: about["default"] for key, about in known.items() if "default" in about}
@@ -164,7 +165,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch, blocks: int = 10_000, windows: tuple[i
 def tensorrt_llm(monkeypatch: pytest.MonkeyPatch, version: str = "1.2.1", blocks: int = 10_000) -> Standin:
     """TensorRT-LLM with a KV cache of `blocks` blocks of 32 tokens."""
     standin = Standin(monkeypatch, "tensorrt_llm", version)
-    policies = SimpleNamespace(GUARANTEED_NO_EVICT="GUARANTEED_NO_EVICT", MAX_UTILIZATION="MAX_UTILIZATION")
+    policies = SimpleNamespace(GUARANTEED_NO_EVICT="GUARANTEED_NO_EVICT", STATIC_BATCH="STATIC_BATCH")
     standin.package.llmapi.CapacitySchedulerPolicy = policies
 
     def generate(_: Any, inputs: Any, sampling_params: Any = None, use_tqdm: bool = True) -> list[Reply]:

@@ -17,6 +17,11 @@ MISTAKES = {
     "misspelt protocol key": ({"protocol": {"repetition": 3}}, ["protocol.repetition", "did you mean 'repetitions'"]),
     "a window of minus one": ({"protocol": {"window_s": -1}}, ["protocol.window_s", "-1"]),
     "unknown engine": ({"engine": {"name": "tensorrt"}}, ["engine.name", "'tensorrt'", "simulated"]),
+    "static batches of vLLM": (
+        {"engine": {"name": "vllm", "in_flight_batching": False}},
+        ["vllm", "no static batches", "in_flight_batching"],
+    ),
+    "no machine record": ({"machine": "config/models.tsv"}, ["config/models.tsv", "sweetspot probe"]),
     "unknown gpu": ({"gpu": "NVIDIA H1000"}, ["NVIDIA H1000", "H100"]),
     "no table of models": ({"models": "nowhere.tsv"}, ["nowhere.tsv", "models"]),
     "no cells per job": ({"cells_per_job": 0}, ["cells_per_job"]),

@@ -117,3 +117,37 @@ def test_a_checkpoint_that_moved_is_the_same_and_one_of_another_name_is_not(tmp_
     assert engine(here, "qwen2-1.5b")["checkpoint"] != engine(moved, "qwen2-1.5b")["checkpoint"], "where it is read"
     assert keys(here)[0] != keys(other)[0]
     assert keys(here)[1] != keys(other)[1]
+
+
+def record(place: Path, gpu: str, **numbers: float) -> str:
+    """The machine record of a board."""
+    (place / "machine.json").write_text(json.dumps({"machine": {"gpu": gpu}, "protocol": numbers}))
+    return str(place / "machine.json")
+
+
+def test_the_machine_record_sets_the_numbers_that_the_configuration_leaves_open(tmp_path: Path) -> None:
+    machine = record(tmp_path, "NVIDIA H100 80GB HBM3", counter_step_s=0.2, window_s=20.0)
+    plan = campaign(tmp_path, ["opt-1.3b bfloat16"], machine=machine, protocol={"window_s": 12, "visits": 1})
+    protocol = json.loads(plan.measure_job(*next(iter(plan.jobs))))["protocol"]
+    assert (protocol["counter_step_s"], protocol["window_s"], protocol["visits"]) == (0.2, 12, 1)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "numbers", "part"),
+    [
+        ("NVIDIA A100-SXM4-80GB", {}, "record of a NVIDIA A100-SXM4-80GB"),
+        ("NVIDIA H100 80GB HBM3", {"steps": 1.0}, "no machine record"),
+        ("NVIDIA H100 80GB HBM3", {"window_s": -1.0}, "protocol.window_s"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(tmp_path: Path, gpu: str, numbers: dict[str, float], part: str) -> None:
+    with pytest.raises(SweetspotError, match=part):
+        campaign(tmp_path, ["opt-1.3b bfloat16"], machine=record(tmp_path, gpu, **numbers))
+
+
+def test_settings_of_a_run_are_in_the_job_only_where_they_are_not_as_usual(tmp_path: Path) -> None:
+    usual = campaign(tmp_path, ["opt-1.3b bfloat16"])
+    assert "cuda_graphs" not in engine(usual, "opt-1.3b"), "rows measured before there was a choice stay known"
+    other = campaign(tmp_path, ["opt-1.3b bfloat16"], engine={"name": "vllm", "cuda_graphs": False})
+    assert engine(other, "opt-1.3b")["cuda_graphs"] is False
+    assert set(usual.jobs).isdisjoint(other.jobs)

@@ -122,14 +122,14 @@ def test_a_sliding_window_takes_blocks_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["trt-engine", "trt-pytorch"])
-def test_tensorrt_llm_reports_waves_from_its_own_blocks(
+def test_tensorrt_llm_is_given_as_much_as_its_own_blocks_hold(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """768 tokens are 24 blocks of 32: 3 requests in 95 blocks."""
     package = standins.tensorrt_llm(monkeypatch, blocks=95)
     engine = opened(spec(name), tmp_path)
     assert engine.run(512, 256) == engines.BatchRun(3, 3)
-    assert len(package.batches[-1][0]) == 8, "its scheduler holds back what does not fit"
+    assert [len(prompts) for prompts, _ in package.batches[-3:]] == [3, 3, 2]
 
 
 def test_a_tensorrt_engine_is_built_once_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,6 +181,39 @@ def test_the_pytorch_backend_builds_nothing_and_captures_graphs(
     assert arguments["cuda_graph_config"].enable_padding is True
     assert arguments["load_format"] == "dummy"
     assert Path(arguments["model"]) == tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_cuda_graphs_can_be_left_out_of_the_same_engine(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = standins.of(monkeypatch, name)
+    opened(spec(name), tmp_path)
+    without = spec(name, cuda_graphs=False)
+    assert not engines.unfit(without, tmp_path), "nothing is built again"
+    engines.open_device(without, tmp_path)
+    graphs = {
+        "vllm": [llm.__dict__.get("enforce_eager") is False for llm in package.models],
+        "trt-engine": [
+            getattr(llm, "extended_runtime_perf_knob_config", None)
+            and llm.extended_runtime_perf_knob_config.cuda_graph_mode
+            for llm in package.models
+        ],
+        "trt-pytorch": [llm.cuda_graph_config is not None for llm in package.models if name == "trt-pytorch"],
+    }[name]
+    assert graphs[-2:] == [True, False]
+    flags = unmeasured_cell(without, {"input_tokens": 64, "output_tokens": 32, "flags": ""}, "reason")["flags"]
+    assert flags == "random_weights;no_cuda_graphs"
+
+
+@pytest.mark.parametrize("name", ["trt-engine", "trt-pytorch"])
+def test_static_batches_are_asked_of_the_scheduler(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = standins.tensorrt_llm(monkeypatch)
+    wanted = spec(name, in_flight_batching=False)
+    opened(wanted, tmp_path)
+    assert package.models[-1].scheduler_config.capacity_scheduler_policy == "STATIC_BATCH"
+    row = unmeasured_cell(wanted, {"input_tokens": 64, "output_tokens": 32, "flags": ""}, "reason")
+    assert row["flags"] == "random_weights;static_batches"
 
 
 def test_prompts_longer_than_a_pass_are_allowed_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_a_power_limit_changed_between_two_windows_is_found(stub: Stub, inside: 
         ("0x20", ["throttled"]),
         ("0x40", ["throttled"]),
         ("0x8", ["throttled"]),
+        ("0x80", ["throttled"]),
         ("0x1", []),
     ],
 )

@@ -99,6 +99,13 @@ def test_the_probe_writes_a_machine_record(stub: Stub, there: dict[str, str], tm
     assert record["machine"]["gpu_uuid"] == UUID
     assert record["sensors"]["counter"]["period_s"] == pytest.approx(0.1, abs=0.02)
     assert "counter_step_s" in done.stdout
+    judged = sweetspot(there, "meter", "--machine", tmp_path / "a/machine.json", "--json", "--", "sleep", "1.5")
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["valid"]
+    record["protocol"]["sensor_s"] = 3.0
+    (tmp_path / "slow.json").write_text(json.dumps(record))
+    judged = sweetspot(there, "meter", "--machine", tmp_path / "slow.json", "--json", "--", "sleep", "1.5")
+    assert json.loads(judged.stdout)["reasons"] == ["window_too_short"]
 
 
 def test_no_library_is_one_message(stub: Stub) -> None:

@@ -106,3 +106,18 @@ def test_a_changed_power_limit_costs_a_window_and_a_session(
     assert {row["power_limit_w"] for row in valid} == {700.0, 500.0}
     for session in {row["session"] for row in valid}:
         assert len({row["power_limit_w"] for row in valid if row["session"] == session}) == 1
+
+
+@pytest.mark.parametrize(("until_s", "known"), [(15, True), (50, False)], ids=["for a while", "throughout"])
+def test_idle_power_that_another_process_spoils_is_measured_again_or_not_known(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+    until_s: float,
+    known: bool,
+) -> None:
+    stub.set(f"@{START_S + 2}-{START_S + until_s} process 1", trace=CONSTANT)
+    said = inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    assert ("idle power is not known: another process" in said) is not known
+    for row in rows(tmp_path):
+        assert row["idle_w"] == (pytest.approx(400, rel=0.01) if known else None)

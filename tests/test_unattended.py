@@ -214,6 +214,17 @@ def test_a_lost_gpu_ends_it_with_its_reason(place: Path, monkeypatch: pytest.Mon
     assert all(row["valid"] for row in rows(place))
 
 
+@pytest.mark.parametrize(("step_s", "warned"), [(0.1, False), (0.02, True)])
+def test_a_board_that_asks_for_other_numbers_is_a_warning(
+    place: Path, step_s: float, warned: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "out").mkdir()
+    record = {"machine": {"gpu": "any"}, "protocol": {"counter_step_s": step_s}}
+    (place / "out/machine.json").write_text(json.dumps(record))
+    run(place, 1.0)
+    assert ("counter_step_s 0.1, probed 0.02: plan again with `machine: " in capfd.readouterr().err) is warned
+
+
 def test_a_plan_that_is_none_is_one_clear_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content in ("", "[]", '{"steps": []}', '{"schema_version": 0, "architectures": {}, "blocks": [], "steps": []}'):
         (place / "plan.json").write_text(content)

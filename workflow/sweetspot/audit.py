@@ -24,6 +24,8 @@ FLAGS = {
     "extended_positions": "longer than the model's positions: its position table was extended",
     "short_window": "the window was shorter than the protocol asks for",
     "random_weights": "random weights: times hold, power may be off by a few percent",
+    "no_cuda_graphs": "decode passes ran without CUDA graphs (`engine.cuda_graphs`)",
+    "static_batches": "a batch began and ended as one (`engine.in_flight_batching`)",
     "not_steady": "power or clock still drifted when the warm-up ended",
     "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
     "machine_changed": "driver, VBIOS, ECC or power limit was not that of the campaign's first session",

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sweetspot import __version__, architecture, engines, gpus
+from sweetspot import __version__, architecture, engines, gpus, probe
 from sweetspot.architecture import PRECISION_BYTES, Architecture
 from sweetspot.config import Config, ModelRow, parse, read_cells, read_models
 from sweetspot.engines import kv_cache_bytes
@@ -50,6 +50,9 @@ class Campaign:
     def __init__(self, raw: dict[str, Any], source: str = "config") -> None:
         """Check `raw` (the configuration as read) and read the models it names; `source` names it in errors."""
         self.config: Config = parse(raw, source)
+        if self.config.machine is not None:
+            numbers = probe.numbers(Path(self.config.machine), self.config.gpu)
+            self.config = parse({**raw, "protocol": {**numbers, **raw.get("protocol", {})}}, source)
         self.directory = Path(self.config.results) / self.config.campaign
         self.models: dict[str, Model] = {
             row.model: Model(row, path, architecture.load(path), architecture.resolved(path))
@@ -207,6 +210,8 @@ class Campaign:
             "kv_cache_fraction": config.kv_cache_fraction,
             "seed": self.config.seed,
         }
+        # Named only where they are not as usual, so that rows measured before there was a choice stay known.
+        engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
         return engine

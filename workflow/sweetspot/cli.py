@@ -147,6 +147,9 @@ def _add_meter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_gpu(command)
     command.add_argument(
+        "--machine", type=Path, metavar="FILE", help="record of `sweetspot probe`, to judge by this board's own sensors"
+    )
+    command.add_argument(
         "--json",
         action="store_true",
         help="print one JSON object to standard output; what the command prints goes to standard error",
@@ -160,7 +163,8 @@ def _add_probe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "probe",
         help="find out how the sensors of this GPU behave",
         description="Find the periods and lags of this GPU's sensors, its idle power, and whether its energy counter "
-        "sees all of the time (needs PyTorch for a load). Writes a machine record and suggests protocol numbers.",
+        "sees all of the time (needs PyTorch for a load). Writes a machine record, whose numbers a campaign uses "
+        "that names it as `machine`, and `sweetspot meter --machine`.",
     )
     _add_gpu(command)
     command.add_argument("--seconds", type=float, default=120.0, metavar="S", help="how long to probe (default: 120)")
@@ -261,12 +265,13 @@ def _shown(answer: "Prediction | SharedPrediction", options: argparse.Namespace)
 
 
 def _meter(options: argparse.Namespace) -> int:
-    from sweetspot import metered, nvml
+    from sweetspot import metered, nvml, probe
     from sweetspot.clock import WallClock
     from sweetspot.measurement import Protocol
 
     sensor = nvml.open_sensor(uuid=options.gpu)
-    result, status = metered.measure(options.command, sensor, WallClock(), Protocol(), aside=options.json)
+    numbers = probe.numbers(options.machine, str(sensor.identity()["gpu"])) if options.machine else {}
+    result, status = metered.measure(options.command, sensor, WallClock(), Protocol(**numbers), aside=options.json)
     if options.json:
         print(json.dumps(result))
     else:

@@ -33,9 +33,24 @@ class EngineConfig(_Strict):
     kv_cache_fraction: float = Field(
         0.9, gt=0, le=1, description="Share of the memory left beside the weights that the KV cache may take."
     )
+    cuda_graphs: bool = Field(True, strict=True, description="Whether decode passes run as CUDA graphs.")
+    in_flight_batching: bool = Field(
+        True,
+        strict=True,
+        description="Whether requests join and leave the batch on their own (TensorRT-LLM's `GUARANTEED_NO_EVICT`), or "
+        "a batch begins and ends as one (`STATIC_BATCH`). vLLM knows the first only.",
+    )
     python: str | None = Field(
         None, description="Python of the engine's environment, as a command; by default the one that runs Snakemake."
     )
+
+    @model_validator(mode="after")
+    def _static_batches_of_tensorrt_llm(self) -> "EngineConfig":
+        if not self.in_flight_batching and not self.name.startswith("trt-"):
+            raise ValueError(f"engine {self.name} has no static batches; set engine.in_flight_batching to true")
+        if not self.cuda_graphs and self.name == "simulated":
+            raise ValueError("engine simulated knows nothing of CUDA graphs; leave engine.cuda_graphs out")
+        return self
 
 
 class Config(_Strict):
@@ -60,6 +75,11 @@ class Config(_Strict):
     )
     engine: EngineConfig
     gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by the name that NVML reports.")
+    machine: str | None = Field(
+        None,
+        description="Machine record of `sweetspot probe`: its numbers stand in for the protocol's defaults. What "
+        "`protocol` sets is used as it is.",
+    )
     positions: Literal["skip", "extend"] = Field(
         "skip",
         description="Cells longer than a model's positions: `skip` lists them as skipped, `extend` measures them with "

@@ -26,7 +26,7 @@ _COPIES = ("machine.json", "runs.jsonl")
 _LIMITS = """What it is not: wall power (these are NVML's figures, with a board's gain of up to 5 %), a serving trace
 (requests are equal), or more boards than are named above. Rows with `valid` false are kept with their reasons and are
 not to be fitted."""
-_SESSION = ("session", "machine", "idle_w", "idle_after_w", "load_s")
+_SESSION = ("session", "machine", "idle_w", "idle_reasons", "idle_after_w", "idle_after_reasons", "load_s")
 
 
 def write(results: Path, out: Path) -> pl.DataFrame:

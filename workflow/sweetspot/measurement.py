@@ -91,10 +91,16 @@ def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
     return Meter(sensor, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
 
 
-def measure_idle(meter: Meter, protocol: Protocol) -> float | None:
-    """Power in W with context and weights resident and no work; None when the sensor cannot tell."""
-    window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
-    return None if window.counter_j is None else window.counter_j / window.duration_s
+def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[str, ...]]:
+    """Power in W with context and weights resident and no work, and the reasons why it is not known.
+
+    Measured again, at most `retries` times, while the window is not to be believed; then the power is None.
+    """
+    for _ in range(1 + protocol.retries):
+        window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
+        if window.counter_j is not None and not window.reasons:
+            return window.counter_j / window.duration_s, ()
+    return None, window.reasons
 
 
 class Repetition(NamedTuple):
@@ -202,7 +208,8 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
 
 def _flags(spec: EngineSpec, cell: Mapping[str, Any]) -> list[str]:
     flags = [flag for flag in cell["flags"].split(";") if flag]
-    return flags + ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
+    flags += ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
+    return flags + ["no_cuda_graphs"] * (not spec.cuda_graphs) + ["static_batches"] * (not spec.in_flight_batching)
 
 
 def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -> tuple[bool, BatchRun]:

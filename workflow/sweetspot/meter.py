@@ -22,7 +22,7 @@ _CLOCK_JUMP_S = 0.05
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons
 _POWER_CAP = 0x4
-_THROTTLED = 0x8 | 0x20 | 0x40  # hardware slowdown, software and hardware thermal slowdown
+_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown; by software or hardware for heat; by the power brake
 
 REASONS = {
     "counter_stuck": "the energy counter did not step",

@@ -5,16 +5,19 @@ also finds how far the sensors lag, and whether the counter sees all of the time
 the sensors stands still before them, so a counter that looked for a part of each period only would depend on the phase.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Any, Protocol
 
 from sweetspot import __version__
 from sweetspot.clock import Clock
+from sweetspot.errors import SweetspotError
 from sweetspot.measurement import Protocol as Numbers
 from sweetspot.measurement import open_meter
 from sweetspot.meter import STEP_POLL_S, Meter, Sensor
@@ -69,6 +72,22 @@ def probe(
     }
 
 
+def numbers(path: Path, gpu: str | None = None) -> dict[str, Any]:
+    """The protocol's numbers in a machine record, which has to be of a board called `gpu` where that is given.
+
+    Raises SweetspotError where it is no such record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        found, name = dict(record["protocol"]), record["machine"]["gpu"]
+        Numbers(**found)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise SweetspotError(f"{path}: no machine record; make it with `sweetspot probe --out {path}`") from None
+    if gpu not in (None, name):
+        raise SweetspotError(f"{path}: the record of a {name}, and the GPU is {gpu!r}; probe a board of that name")
+    return found
+
+
 def torch_load() -> Callable[[], Load] | None:
     """What starts large matrix products on the board, or None where PyTorch has no GPU to run them on."""
     try:
@@ -92,7 +111,9 @@ def as_text(record: Mapping[str, Any]) -> str:
         lines += [f"lag of {name}: {lag_s:.2f} s" for name, lag_s in record["load"]["lag_s"].items() if lag_s]
     lines += [record["note"]] * bool(record["note"])
     numbers = "".join(f"\n  {name}: {value:g}" for name, value in record["protocol"].items())
-    return "\n".join(lines) + "\nsuggested, under `protocol` of the configuration:" + numbers
+    return (
+        "\n".join(lines) + "\nprotocol numbers, used where `machine` of the configuration names the record:" + numbers
+    )
 
 
 def _steps(read: Callable[[], float | None], clock: Clock, seconds: float) -> dict[str, Any] | None:

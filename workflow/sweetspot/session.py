@@ -25,7 +25,7 @@ from sweetspot.boards import changes
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.journal import Cell, Place
 from sweetspot.measurement import Protocol, Repetition, measure_idle, open_meter, unmeasured_cell, visit_cell
-from sweetspot.meter import Meter, SensorError
+from sweetspot.meter import REASONS, Meter, SensorError
 from sweetspot.rows import place
 
 Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
@@ -287,7 +287,7 @@ class _Opened:
 
     engine: engines.Engine
     meter: Meter
-    idle_w: float
+    idle_w: float | None
     name: str
 
 
@@ -311,8 +311,8 @@ class _Device:
     ) -> None:
         try:
             if self.opened and kind is None and self.visits and not self._late():
-                idle_w = measure_idle(self.opened.meter, self._block.protocol)
-                self._block.record({"session": self.opened.name, "idle_after_w": idle_w})
+                idle_w, reasons = measure_idle(self.opened.meter, self._block.protocol)
+                self._block.record({"session": self.opened.name, "idle_after_w": idle_w, "idle_after_reasons": reasons})
         finally:
             try:
                 self.end_session()
@@ -345,16 +345,20 @@ class _Device:
                 engine = pace.Timed(engine, block.watch)
             load_s, idle_s = time.monotonic() - start_s, clock.now()
             meter = open_meter(sensor, clock, block.protocol)
-            idle_w = measure_idle(meter, block.protocol)
-            if idle_w is None:
+            idle_w, reasons = measure_idle(meter, block.protocol)
+            if "counter_stuck" in reasons:
                 raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
+            if reasons:
+                told = "; ".join(REASONS[reason] for reason in reasons)
+                print(f"warning: idle power is not known: {told}", file=sys.stderr, flush=True)
             load_s += clock.now() - idle_s
             name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3].replace(".", "") + f"-{os.urandom(2).hex()}"
             machine = dict(sensor.machine())
             earlier = [record["machine"] for record in block.records if "machine" in record]
             for change in changes(earlier[-1], machine) if earlier else ():
                 print(f"warning: not the machine of the last session: {change}", file=sys.stderr, flush=True)
-            block.record({"session": name, "machine": machine, "idle_w": idle_w, "load_s": round(load_s, 3)})
+            about = {"machine": machine, "idle_w": idle_w, "idle_reasons": reasons, "load_s": round(load_s, 3)}
+            block.record({"session": name, **about})
         except BaseException:
             engine.close()
             raise

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweetspot import __version__, journal, pace
+from sweetspot import __version__, journal, pace, probe
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import Cell, Place
 from sweetspot.rows import place
@@ -90,6 +90,7 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
     failures = dict.fromkeys(unmeasured, 0)
     before, lost = len(work.left(unmeasured)), False
+    _compare(directory / "machine.json", work.blocks[0]["measure"]["protocol"])
     try:
         for number, step in enumerate(work.steps):
             while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not lost:
@@ -245,6 +246,14 @@ def _in_a_process(
     except ValueError:
         return {**nothing, "failure": f"ended with status {done.returncode}; see the messages above"}
     return result
+
+
+def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:
+    """Warn where the board's own record asks for other numbers than the plan has."""
+    found = probe.numbers(machine) if machine.is_file() else {}
+    other = [f"{name} {protocol[name]:g}, probed {value:g}" for name, value in found.items() if protocol[name] != value]
+    if other:
+        _say(f"warning: the plan has {'; '.join(other)}: plan again with `machine: {machine}` before you measure much")
 
 
 def _coarse(lengths: Sequence[int]) -> set[int]:

@@ -24,6 +24,8 @@ from sweetspot.meter import Sensor
 
 SCHEMA_VERSION = 1
 
+_OF_A_RUN = ("cuda_graphs", "in_flight_batching")  # whatever they are, the same engine serves
+
 # Which module drives which engine. One of them has the name of the package it drives; imports are absolute.
 MODULES = {
     "simulated": "simulated",
@@ -54,6 +56,8 @@ class EngineSpec:
     max_total_tokens: int = 0  # prompt and reply of the longest request; 0: both at their longest
     checkpoint: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    cuda_graphs: bool = True
+    in_flight_batching: bool = True
 
     @property
     def total_tokens(self) -> int:
@@ -186,7 +190,8 @@ def unfit(spec: EngineSpec, directory: Path) -> str:
 
 
 def _as_built(spec: EngineSpec) -> dict[str, Any]:
-    return {**identity(asdict(spec)), "max_total_tokens": spec.total_tokens}
+    whole = {**identity(asdict(spec)), "max_total_tokens": spec.total_tokens}
+    return {name: value for name, value in whole.items() if name not in _OF_A_RUN}
 
 
 def _module(name: str) -> Any:

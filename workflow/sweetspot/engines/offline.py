@@ -4,7 +4,7 @@ import gc
 import importlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from sweetspot import architecture, gpus
 from sweetspot.architecture import PRECISION_BYTES
-from sweetspot.engines import EngineSpec, kv_cache_bytes
+from sweetspot.engines import BatchRun, EngineSpec, kv_cache_bytes
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.journal import write_atomically
 
@@ -129,7 +129,45 @@ class Prompts:
         return [self._ids[start : start + tokens] for start in self._random.sample(range(_PLACES), requests)]
 
 
-def check_lengths(spec: EngineSpec, results: Sequence[Any], requests: int, output_tokens: int) -> None:
+def run_in_waves(
+    spec: EngineSpec,
+    fit: int,
+    prompts: Prompts,
+    input_tokens: int,
+    output_tokens: int,
+    generate: Callable[[list[list[int]]], Sequence[Any]],
+) -> BatchRun:
+    """Run the whole batch through `generate`, at most `fit` requests at once: all that the KV cache holds.
+
+    The engine is never given more, so none waits or is preempted, and the waves are those that the result tells of.
+    Raises OutOfMemory where not one fits, SweetspotError when a reply has another length.
+    """
+    if fit < 1:
+        raise OutOfMemory(
+            f"{spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the KV cache; "
+            "raise engine.kv_cache_fraction or choose shorter cells"
+        )
+    in_flight = min(fit, spec.batch)
+    whole, rest = divmod(spec.batch, in_flight)
+    for requests in [in_flight] * whole + [rest] * bool(rest):
+        run_batch(spec, prompts.take(requests, input_tokens), output_tokens, generate)
+    return BatchRun(in_flight, whole + bool(rest))
+
+
+def run_batch(
+    spec: EngineSpec,
+    prompts: list[list[int]],
+    output_tokens: int,
+    generate: Callable[[list[list[int]]], Sequence[Any]],
+) -> None:
+    """Run these prompts at once, and wait for the GPU. Raises as `run_in_waves` does."""
+    with memory_watched(spec, f"{len(prompts[0])} + {output_tokens} tokens"):
+        results = generate(prompts)
+        synchronize()
+    _check_lengths(spec, results, len(prompts), output_tokens)
+
+
+def _check_lengths(spec: EngineSpec, results: Sequence[Any], requests: int, output_tokens: int) -> None:
     """Raises SweetspotError unless every request gave exactly `output_tokens` tokens."""
     lengths = [len(result.outputs[0].token_ids) for result in results]
     if lengths != [output_tokens] * requests:

@@ -6,6 +6,7 @@ TensorRT engines ended with 1.2: from 1.3 on there is the PyTorch backend alone,
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from sweetspot.engines.offline import (
     PASS_TOKENS,
     PRECISIONS,
     Prompts,
-    check_lengths,
     load_package,
     memory_plan,
     memory_watched,
     prepare_model,
     release_memory,
-    synchronize,
+    run_batch,
+    run_in_waves,
 )
-from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.errors import SweetspotError
 from sweetspot.meter import Sensor
 
 _ENGINE, _PYTORCH = "trt-engine", "trt-pytorch"
@@ -57,7 +58,10 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     if precision not in PRECISIONS:
         return f"engine {name} is run in {' or '.join(PRECISIONS)} only, not in {precision}"
     if weights == "gaussian":
-        return f"engine {name} gives no access to its weights; set weights to dummy or checkpoint"
+        return (
+            f"engine {name} gives no access to its weights; write gaussian ones with transformers and give them as "
+            "checkpoint (docs/how-to.md), or set weights to dummy"
+        )
     return ""
 
 
@@ -106,10 +110,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine",
 
 
 class TensorRtLlmEngine:
-    """One loaded engine of either backend. Its scheduler starts a request only when the whole of it fits the KV cache.
-
-    Requests of equal lengths end together, so what does not fit follows as another wave.
-    """
+    """One loaded engine of either backend. A batch whose KV cache does not fit goes in waves."""
 
     def __init__(self, spec: EngineSpec, directory: Path) -> None:
         """Load, run one token, and ask how many blocks the KV cache has."""
@@ -124,14 +125,8 @@ class TensorRtLlmEngine:
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
         fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
-        if fit < 1:
-            raise OutOfMemory(
-                f"{self._spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the "
-                "KV cache; raise engine.kv_cache_fraction or choose shorter cells"
-            )
-        in_flight = min(fit, self._spec.batch)
-        self._generate(self._spec.batch, input_tokens, output_tokens)
-        return BatchRun(in_flight, -(-self._spec.batch // in_flight))
+        generate = self._generate(output_tokens)
+        return run_in_waves(self._spec, fit, self._prompts, input_tokens, output_tokens, generate)
 
     def close(self) -> None:
         """Free the GPU, so that this process can load again."""
@@ -141,20 +136,16 @@ class TensorRtLlmEngine:
         self._llm = None
         release_memory()
 
-    def _generate(self, requests: int, input_tokens: int, output_tokens: int) -> None:
+    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], Any]:
         # With the tokenizer skipped, end_id has no other source; -1 is no token, so only the length ends a reply.
         sampling = self._package.SamplingParams(
             max_tokens=output_tokens, end_id=-1, pad_id=0, ignore_eos=True, detokenize=False
         )
-        prompts = self._prompts.take(requests, input_tokens)
-        with memory_watched(self._spec, f"{input_tokens} + {output_tokens} tokens"):
-            results = self._llm.generate(prompts, sampling, use_tqdm=False)
-            synchronize()
-        check_lengths(self._spec, results, requests, output_tokens)
+        return lambda prompts: self._llm.generate(prompts, sampling, use_tqdm=False)
 
     def _cache(self) -> tuple[int, int]:
         """Blocks of the KV cache and tokens of a block, from the statistics of a run of one token."""
-        self._generate(1, 1, 1)
+        run_batch(self._spec, self._prompts.take(1, 1), 1, self._generate(1))
         for statistics in reversed(self._llm.get_stats(timeout=5)):
             cache = statistics.get("kvCacheStats") or {}
             if cache.get("maxNumBlocks") and cache.get("tokensPerBlock"):
@@ -169,14 +160,14 @@ class TensorRtLlmEngine:
 def _common(spec: EngineSpec) -> dict[str, Any]:
     """What every LLM of this file is made with."""
     api = _package().llmapi
+    policies = api.CapacitySchedulerPolicy
+    policy = policies.GUARANTEED_NO_EVICT if spec.in_flight_batching else policies.STATIC_BATCH
     return {
         "skip_tokenizer_init": True,
         **_sizes(spec),
         # Block reuse would take prompts that repeat out of the prefill.
         "kv_cache_config": api.KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction),
-        "scheduler_config": api.SchedulerConfig(
-            capacity_scheduler_policy=api.CapacitySchedulerPolicy.GUARANTEED_NO_EVICT
-        ),
+        "scheduler_config": api.SchedulerConfig(capacity_scheduler_policy=policy),
     }
 
 
@@ -193,14 +184,16 @@ def _sizes(spec: EngineSpec) -> dict[str, int]:
 def _runtime(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     api = _package().llmapi
     if spec.name == _ENGINE:
-        knobs = api.ExtendedRuntimePerfKnobConfig(cuda_graph_mode=True, cuda_graph_cache_size=_CUDA_GRAPHS_KEPT)
+        kept = _CUDA_GRAPHS_KEPT if spec.cuda_graphs else 0
+        knobs = api.ExtendedRuntimePerfKnobConfig(cuda_graph_mode=spec.cuda_graphs, cuda_graph_cache_size=kept)
         return {"model": str(directory / _ENGINE_DIRECTORY), "extended_runtime_perf_knob_config": knobs}
     checkpoint = spec.weights == "checkpoint"
+    graphs = api.CudaGraphConfig(max_batch_size=spec.batch, enable_padding=True) if spec.cuda_graphs else None
     return {
         "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
         "load_format": _load_format(spec),
         "dtype": spec.precision,
-        "cuda_graph_config": api.CudaGraphConfig(max_batch_size=spec.batch, enable_padding=True),
+        "cuda_graph_config": graphs,  # None: without
         "enable_iter_perf_stats": True,  # or get_stats has nothing to tell
     }
 

@@ -14,15 +14,14 @@ from sweetspot.engines.offline import (
     PASS_TOKENS,
     PRECISIONS,
     Prompts,
-    check_lengths,
     load_package,
     memory_plan,
     memory_watched,
     prepare_model,
     release_memory,
-    synchronize,
+    run_in_waves,
 )
-from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.errors import SweetspotError
 from sweetspot.meter import Sensor
 
 _OLDEST = (0, 26)
@@ -90,24 +89,15 @@ class VllmEngine:
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
-        fit = self._requests_that_fit(input_tokens + output_tokens)
-        if fit < 1:
-            raise OutOfMemory(
-                f"{self._spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the "
-                "KV cache; raise engine.kv_cache_fraction or choose shorter cells"
-            )
-        in_flight = min(fit, self._spec.batch)
-        whole, rest = divmod(self._spec.batch, in_flight)
         sampling = self._package.SamplingParams(
             temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
         )
-        for requests in [in_flight] * whole + [rest] * bool(rest):
-            prompts = [{"prompt_token_ids": ids} for ids in self._prompts.take(requests, input_tokens)]
-            with memory_watched(self._spec, f"{input_tokens} + {output_tokens} tokens"):
-                results = self._llm.generate(prompts, sampling, use_tqdm=False)
-                synchronize()
-            check_lengths(self._spec, results, requests, output_tokens)
-        return BatchRun(in_flight, whole + bool(rest))
+
+        def generate(prompts: list[list[int]]) -> Any:
+            return self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+
+        fit = self._requests_that_fit(input_tokens + output_tokens)
+        return run_in_waves(self._spec, fit, self._prompts, input_tokens, output_tokens, generate)
 
     def close(self) -> None:
         """Free the GPU, so that this process can load again."""
@@ -150,6 +140,7 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
         "kv_cache_memory_bytes": plan["kv_cache_bytes"],
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
+        "enforce_eager": not spec.cuda_graphs,
     }
 
 
