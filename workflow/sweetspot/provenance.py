@@ -1,6 +1,7 @@
 """What a result was computed by: a digest of the code behind a step."""
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,21 +22,6 @@ def source_hash(script: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-@cache
-def _meaning(path: Path) -> bytes:
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            body[0].value = ast.Constant(None)
-    return ast.dump(tree).encode()
-
-
 def _closure(start: Path) -> set[Path]:
     found: set[Path] = set()
     queue = [start]
@@ -43,14 +29,23 @@ def _closure(start: Path) -> set[Path]:
         path = queue.pop()
         if path not in found:
             found.add(path)
-            queue += _imports(path)
+            queue += _read(path)[1]
     return found
 
 
+def _meaning(path: Path) -> bytes:
+    return _read(path)[0]
+
+
 @cache
-def _imports(path: Path) -> list[Path]:
+def _read(path: Path) -> tuple[bytes, list[Path]]:
+    """What a file of code means, and the modules of this package that it imports."""
+    tree = ast.parse(path.read_text())
     modules: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in [tree, *_statements(tree)]:
+        body = getattr(node, "body", None)
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value = ast.Constant(None)
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
         elif isinstance(node, ast.Import):
@@ -61,4 +56,12 @@ def _imports(path: Path) -> list[Path]:
         if package == PACKAGE.name and parts:
             place = PACKAGE.joinpath(*parts)
             files += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()]
-    return files
+    return ast.dump(tree).encode(), files
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements in it: expressions, by far the most of a tree, hold neither docstrings nor imports."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, name, ()):
+            yield child
+            yield from _statements(child)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,6 +195,7 @@ def _as_built(spec: EngineSpec) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if name not in _OF_A_RUN}
 
 
+@cache
 def _module(name: str) -> Any:
     if name not in MODULES:
         raise SweetspotError(f"engine {name!r} is not known; known: {', '.join(MODULES)}")
