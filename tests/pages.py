@@ -74,8 +74,8 @@ def results(
                 "layers": 32,
                 "hidden": 4096,
                 "heads": 32,
-                "kv_heads": 8,
-                "attention": "GQA",
+                "kv_heads": 32 if model.startswith("opt") else 8,
+                "attention": "MHA" if model.startswith("opt") else "GQA",
             }
             for model in models
         ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import browser
 import polars as pl
 import pytest
-from browser import DESKTOP, PHONE, Browser
+from browser import DESKTOP, PHONE, Browser, Tab
 from pages import Made, page, results
 
 REASON = browser.unavailable()
@@ -38,10 +38,23 @@ def test_nothing_is_wrong_at_any_width_in_any_light(
     wide = """[...document.querySelectorAll("main *, header *, #explorer *")].filter(e =>
         e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll") && !e.closest("svg")).length"""
     assert tab.run(wide) == 0
+    assert clipped(tab) == []
     ink, paper = (tab.run(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert (_luminance(ink) > _luminance(paper)) == dark
     assert _contrast(ink, paper) > 7
     tab.close()
+
+
+def clipped(tab: Tab) -> list[str]:
+    """Texts of figures that do not lie whole inside their figure."""
+    found: list[str] = tab.run("""[...document.querySelectorAll("figure svg")].flatMap(svg => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll("text")].filter(text => {
+            const box = text.getBoundingClientRect();
+            return box.width && (box.left < frame.left - 0.5 || box.right > frame.right + 0.5 ||
+                box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5);
+        }).map(text => text.textContent); })""")
+    return found
 
 
 def _luminance(colour: str) -> float:
@@ -209,7 +222,7 @@ THIRTEEN = tuple(f"{family}-{size}b" for family in ("opt", "llama", "gemma") for
 
 
 def test_thirteen_models_and_ten_thousand_rows(chromium: Browser, tmp_path: Path) -> None:
-    models = (*THIRTEEN, "qwen-7b")
+    models = (*THIRTEEN, "granite-code-3.1-instruct-8b")
     found = results(tmp_path, models=models, lengths=(64, 256, 1024), batches=(64,))
     many = pl.concat([found.measurements] * (1 + 10_000 // found.measurements.height))
     page(replace(found, measurements=many), tmp_path)
@@ -221,4 +234,5 @@ def test_thirteen_models_and_ten_thousand_rows(chromium: Browser, tmp_path: Path
     tab.run("for (let i = 0; i < 13; i++) document.forms.ask.elements[`model-${i}`].checked = true")
     tab.run("document.forms.ask.dispatchEvent(new Event('input'))")
     assert tab.run("document.querySelectorAll('#ask-costs tbody tr').length") == 13
+    assert clipped(tab) == []
     tab.close()

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from matplotlib.colors import to_rgb
 from pages import FOUR, NASTY, Made, PageText, Results, page, results
 
-from sweetspot import report, table
+from sweetspot import report, style, table
 from sweetspot.fit import fit_table
 from sweetspot.heldout import SCHEMES
 from sweetspot.laws import LAWS
@@ -59,7 +60,7 @@ def test_measured_rows_are_not_called_simulated(measured: Made) -> None:
 def test_no_figure_is_missing(simulated: Made, measured: Made) -> None:
     kinds = ["curves", "heatmap", "batch"]
     per_model = {f"{kind}-{model}" for kind in kinds for model in FOUR}
-    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy", "coverage", "residuals"}
+    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy", "coverage", "residuals", "attention"}
     for kind in ("svg", "png", "csv"):
         assert {path.stem for path in (simulated.directory / "figures").glob(f"*.{kind}")} == every
     assert (simulated.directory / "figures/figures.pdf").read_bytes().count(b"/Type /Page ") == len(every)
@@ -216,3 +217,18 @@ def test_a_model_keeps_its_colour_when_others_join(simulated: Made, tmp_path: Pa
     assert len(one) == 1
     assert one < four
     assert len(four) == 4
+
+
+def test_numbers_on_a_heat_map_can_be_read_on_every_colour() -> None:
+    for share in range(101):
+        colour = style.HEAT(share / 100)
+        assert contrast(style.readable_on(colour), colour) > 4
+
+
+def contrast(one: object, other: object) -> float:
+    """The contrast ratio of WCAG 2."""
+    luminances = []
+    for colour in (one, other):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        luminances.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)

@@ -118,19 +118,20 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     tokens = pl.col("batch") * pl.col("output_tokens")
     table = held_out.with_columns(x=pl.col("energy_j") / tokens, y=pl.col("predicted_j") / tokens)
     errors = table["ape_percent"].to_numpy()
+    band = style.band(errors)
     title = "Predicted against measured, held-out cells"
     caption = (
         f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
-        f"it (5-fold). Band: ±10 %, which holds {100 * np.mean(errors <= 10):.3g} % of the cells. MAPE over all these "
-        f"cells: {summary.percent(errors.mean())}." + style_words(names)
+        f"it (5-fold). Band: ±{band:g} %, which holds {100 * np.mean(errors <= band):.3g} % of the cells. MAPE over "
+        f"all these cells: {summary.percent(errors.mean())}." + style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
     values = table.filter(pl.col("y") > 0).select("x", "y").to_numpy()
     low, high = values.min() / 1.15, values.max() * 1.15
     ends = np.array([low, high])
-    left.fill_between(ends, 0.9 * ends, 1.1 * ends, color=style.GRID, alpha=0.6, linewidth=0)
-    right.fill_between(ends, -10, 10, color=style.GRID, alpha=0.6, linewidth=0)
+    left.fill_between(ends, (1 - band / 100) * ends, (1 + band / 100) * ends, color=style.GRID, alpha=0.6, linewidth=0)
+    right.fill_between(ends, -band, band, color=style.GRID, alpha=0.6, linewidth=0)
     left.plot(ends, ends, color=style.INK, linewidth=0.8)
     right.axhline(0, color=style.INK, linewidth=0.8)
     raster = table.height > RASTER_ABOVE

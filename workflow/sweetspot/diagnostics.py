@@ -71,11 +71,15 @@ def _residual_rows(rows: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
 def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
     axes_there = [name for name in _AXES if name in table.columns]
     title = "Residuals: where the chosen law errs"
-    inside = float(np.mean(np.abs(table["residual_percent"].to_numpy()) <= 10))
+    sizes = np.abs(table["residual_percent"].to_numpy())
+    band = style.band(sizes)
+    edge = 3 * band  # a few rows far off must not flatten the pattern of the others
     caption = (
         f"{table.height} valid repetitions, each against the prediction of its cell by its model's chosen law fitted "
-        f"without it (held-out, 5-fold): predicted / measured − 1, %. Line: median. Band: ±10 %, which holds "
-        f"{100 * inside:.3g} %." + style_words(names)
+        f"without it (held-out, 5-fold): predicted / measured − 1, %. Line: median. Band: ±{band:g} %, which holds "
+        f"{100 * np.mean(sizes <= band):.3g} %."
+        + (f" What is beyond ±{edge:g} % is drawn at the edge." if sizes.max() > edge else "")
+        + style_words(names)
     )
     columns = min(3, len(axes_there))
     lines = -(-len(axes_there) // columns)
@@ -88,7 +92,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
             part, look = summary.of(table, groups[index]), style.model_style(groups[index]["model"])
             ax.scatter(
                 part[name],
-                part["residual_percent"],
+                part["residual_percent"].clip(-edge, edge),
                 color=look.colour,
                 marker=look.marker,
                 s=9,
@@ -97,7 +101,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
                 rasterized=raster,
             )
         _median_line(ax, table.drop_nulls(name), name)
-        ax.axhspan(-10, 10, color=style.GRID, alpha=0.4, linewidth=0, zorder=0)
+        ax.axhspan(-band, band, color=style.GRID, alpha=0.4, linewidth=0, zorder=0)
         ax.axhline(0, color=style.INK, linewidth=0.8)
         ax.set_xlabel(_AXES[name])
         if name in CELL:
@@ -227,7 +231,7 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
     caption = (
         f"{table.height} models, the smallest at the bottom: what 1,000 tokens of context add to each output token, by "
         "the term of the chosen law that grows with the prompt; bars: 95 % interval of the coefficient. Laws without "
-        "batch terms: that of the largest batch."
+        "batch terms: that of the largest batch. Beside the names: parameters in 10⁹."
     )
     fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
     ax = fig.subplots()
@@ -244,7 +248,7 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
     models = table.select("model", "parameters").rows()
     sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]
     ax.set_yticks(range(table.height), sizes)
-    ax.set(xlabel="J per output token, per 1,000 tokens of context", ylabel="model, parameters in 10⁹")
+    ax.set(xlabel="J per output token, per 1,000 tokens of context")
     ax.set_ylim(-0.6, table.height - 0.4)
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     ax.grid(visible=False, axis="y")

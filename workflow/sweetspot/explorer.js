@@ -164,8 +164,9 @@ document.addEventListener("DOMContentLoaded", () => {
             : high < 0 ? `costs ${number(-mid)} % more [${number(-high)}, ${number(-low)}]`
               : `no difference shown: saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`;
           row.append(cell("J per request", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`));
-          row.append(cell("against now", `${words}${one.outside ? " (extrapolates)" : ""}` +
-            (one.reuse ? `; pays from reply ${whole(one.reuse)} to the same prompt on` : "")));
+          const said = `${words}${one.outside ? " (extrapolates)" : ""}` +
+            (one.reuse ? `; pays from reply ${whole(one.reuse)} to the same prompt on` : "");
+          row.append(make("td", said, { "data-head": "against now" }));
         }
         rows.push(row);
       }
@@ -176,7 +177,7 @@ document.addEventListener("DOMContentLoaded", () => {
           `[${number(best.saved[1])}, ${number(best.saved[2])}].` : " None of the changes below is shown to save energy.";
       }
     });
-    fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["against now", "number"]], rows);
+    fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["against now"]], rows);
     return advice;
   };
 

@@ -247,6 +247,9 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
         xticklabels=outputs,
         yticklabels=inputs,
     )
+    for text in ax.texts:
+        column, row = (int(place) for place in text.get_position())
+        text.set_color(style.readable_on(style.HEAT(norm(values[row, column] / np.nanmin(values)))))
     for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
         ax.add_patch(Rectangle((column, row), 1, 1, hatch="////", facecolor="none", edgecolor=style.MUTED, linewidth=0))
     ax.grid(visible=False)

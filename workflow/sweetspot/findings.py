@@ -4,7 +4,7 @@ Intervals are 95 % and say in themselves what they are about: repetitions, coeff
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy import stats
 from sweetspot import summary
 from sweetspot.schema import CELL, GROUP
 from sweetspot.spots import plateau
-from sweetspot.summary import Group, number, percent
+from sweetspot.summary import Group, number, percent, tokens
 
 _NORMAL_95 = 1.96
 Span = tuple[float, float]
@@ -95,11 +95,12 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     if not everywhere:
         return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
-    span = f"over all {over} it lies between {number(min(everywhere))} and {number(max(everywhere))} tokens."
+    span = f"over all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     ends = " and ".join(
-        f"{_with(spot['output_tokens'], spot_interval(spot))}{unit}{plateau(spot)} {words} {spot['input_tokens']:,}"
+        f"{_with(spot['output_tokens'], spot_interval(spot), tokens)}{unit}{plateau(spot)} "
+        f"{words} {spot['input_tokens']:,}"
         for unit, words, spot in zip(
             (" tokens", ""), ("after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False
         )
@@ -136,9 +137,9 @@ def _error_interval(mean: float, held_out: pl.DataFrame) -> Span | None:
     return max(mean - half, 0.0), mean + half
 
 
-def _with(value: float, span: Span | None) -> str:
+def _with(value: float, span: Span | None, words: Callable[[float], str] = number) -> str:
     """A number with its interval: "7.68 [7.65, 7.71]"."""
     if span is None:
-        return number(value)
-    low, high = (number(end) if math.isfinite(end) else "∞" for end in span)
-    return f"{number(value)} [{low}, {high}]"
+        return words(value)
+    low, high = (words(end) if math.isfinite(end) else "∞" for end in span)
+    return f"{words(value)} [{low}, {high}]"

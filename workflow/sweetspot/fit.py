@@ -150,8 +150,10 @@ def choose(
     name = min(
         good, key=lambda name: (several and not LAWS[name].has_batch_terms, size[name], errors["5-fold"][name].mean())
     )
+    alone = {law: ", fitted to each batch alone," for law in judged if several and not LAWS[law].has_batch_terms}
     shown = ", ".join(
-        f"{_scheme_name(scheme, points)} {of[name].mean():.3g} % (lowest: {best} {of[best].mean():.3g} %)"
+        f"{_scheme_name(scheme, points)} {of[name].mean():.3g} % "
+        f"(lowest: {best}{alone.get(best, '')} {of[best].mean():.3g} %)"
         if (best := min(of, key=lambda other: of[other].mean())) != name
         else f"{_scheme_name(scheme, points)} {of[name].mean():.3g} % (lowest)"
         for scheme, of in errors.items()

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -74,6 +74,7 @@ RC = {
 }
 _HEADER_PT = {"title": 11.5, "subtitle": 8.0}
 _PNG_DPI = 200
+_BANDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
     total = height + header
-    fig = Figure(figsize=(width, total), layout="constrained")
+    # Laid out at the resolution it is saved in: hinting makes text narrower at a lower one.
+    fig = Figure(figsize=(width, total), dpi=_PNG_DPI, layout="constrained")
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
     top, left = 1 - 4 / 72 / total, 1 / 72 / width
@@ -131,6 +133,20 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
             1 - 5 / 72 / width, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
         )
     return fig
+
+
+def readable_on(colour: Any) -> str:
+    """White or near black, whichever has more contrast on `colour` (relative luminance of WCAG 2)."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    dark = "#161616"  # not INK, which turns light on a dark page
+    return "#ffffff" if linear @ (0.2126, 0.7152, 0.0722) < 0.195 else dark
+
+
+def band(errors: Any) -> float:
+    """Half-width in percent of a band around 0: the least round one that holds 95 % of `errors`, in percent."""
+    reach = np.quantile(np.abs(errors), 0.95)
+    return next((width for width in _BANDS if reach <= width), _BANDS[-1])
 
 
 def columns(panels: int, most: float = 3) -> int:

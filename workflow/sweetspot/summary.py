@@ -169,6 +169,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{mantissa} × 10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
+def tokens(value: float) -> str:
+    """A length that a law gives, in whole tokens."""
+    return f"{value:,.0f}"
+
+
 def percent(value: float | None) -> str:
     """An error in percent, three significant digits; what rounding alone would leave is below 0.001 %."""
     if value is None or not math.isfinite(value):

@@ -11,7 +11,7 @@ from sweetspot import summary
 from sweetspot.laws import LAWS
 from sweetspot.measurement import Protocol
 from sweetspot.schema import CELL, GROUP, UNSPECIFIED
-from sweetspot.summary import Group, listed, number, percent
+from sweetspot.summary import Group, listed, number, percent, tokens
 
 _UNITS = {
     **{"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"},
@@ -113,7 +113,7 @@ def protocol(campaign: Mapping[str, Any] | None) -> Table | None:
     """The numbers of the measurement protocol, with what they mean."""
     values: Mapping[str, Any] = (campaign or {}).get("config", {}).get("protocol", {})
     meaning = {field.name: str(field.metadata.get("description", "")) for field in fields(Protocol)}
-    rows = [[key, meaning.get(key, ""), str(value)] for key, value in values.items()]
+    rows = [[key, meaning.get(key, "").replace("`", ""), str(value)] for key, value in values.items()]
     return Table("Measurement protocol", ["setting", "meaning", "value"], rows, text=2) if rows else None
 
 
@@ -161,7 +161,7 @@ def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | 
             str(sum(spot["status"] == status for spot in spots))
             for status in ("interior", "outside measured range", "no interior minimum", "not identified")
         ]
-        ends = f"{number(min(inside))} to {number(max(inside))}" if inside else "–"
+        ends = f"{tokens(min(inside))} to {tokens(max(inside))}" if inside else "–"
         rows.append([name, str(group.get("law") or "none"), ends, *counts])
     head = ["model", "law", "m*, output tokens", "inside", "outside measured range", "no minimum", "not identified"]
     caption = "Sweet spots over all measured input lengths and batches; counts are pairs of input length and batch"
@@ -228,14 +228,14 @@ def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Tabl
     most = sum(bool(group.get("law")) for group in groups)
     for name, part in [(first, chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
-        rows.append([name, *(_mean(v, most) for v in values)])
+        rows.append([name, *(_mean(v, most).replace(" %", "") for v in values)])
     if not schemes or not chosen.height:
         return None
-    caption = f"MAPE, mean of {most} models" if most > 1 else "MAPE"
-    caption += f" (the paper, 13 models: {summary.PAPER_MAPE_PERCENT} %, scheme not known to us)"
+    caption = f"MAPE in %, mean of {most} models" if most > 1 else "MAPE in %"
+    caption += f" (the paper's 13: {summary.PAPER_MAPE_PERCENT}, scheme not known to us)"
     if covered.height:
         held = covered["coverage_percent"].to_list()
-        caption += f"; the 95 % intervals of held-out cells (5-fold) held {number(sum(held) / len(held))} %"
+        caption += f"; 95 % intervals held {number(sum(held) / len(held))} % of held-out cells (5-fold)"
     return Table(caption, ["law", *(_SHORT[scheme] for scheme in schemes)], rows, strong=(0,))
 
 
@@ -324,8 +324,8 @@ def _spot(spot: Mapping[str, Any] | None) -> str:
     if spot is None:
         return "–"
     if spot["status"] == "interior":
-        return f"{number(spot['output_tokens'])}, {spot['plateau_low']:,.0f}–{spot['plateau_high']:,.0f}"
-    return f"({number(spot['output_tokens'])})" if spot["output_tokens"] else str(spot["status"])
+        return f"{tokens(spot['output_tokens'])}, {tokens(spot['plateau_low'])}–{tokens(spot['plateau_high'])}"
+    return f"({tokens(spot['output_tokens'])})" if spot["output_tokens"] else str(spot["status"])
 
 
 def _coefficient(fit: Mapping[str, Any], name: str) -> str:
