@@ -166,6 +166,7 @@ class PageText(HTMLParser):
             self._cell = []
 
     def handle_data(self, data: str) -> None:
+        data = data.replace("\u00a0", " ")
         if self._cell is not None:
             self._cell.append(data)
         if not self._hidden:

@@ -111,17 +111,17 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
         [
             row["model"] or "–",
             (row["reasons"] or "–").replace(";", ", "),
+            *([row["raw"] or "–"] if raw else []),
             *("–" if row[key] is None else f"{row[key]:,}" for key in CELL),
             "–" if row["_repetition"] is None else str(row["_repetition"]),
             number(row["energy_j"]),
-            *([row["raw"] or "–"] if raw else []),
         ]
         for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
     ]
-    head = ["model", "reasons", "batch", "input tokens", "output tokens", "repetition", "energy, J per batch run"]
-    head += ["raw samples"] if raw else []
+    head = ["model", "reasons", *(["raw samples"] if raw else []), "batch", "input tokens", "output tokens"]
+    head += ["repetition", "energy, J per batch run"]
     rest = f"; {bad.height - _MOST_ROWS} more are in the table of measurements" if bad.height > _MOST_ROWS else ""
-    return Table(f"The invalid rows{rest}", head, lines, text=2) if lines else None
+    return Table(f"The invalid rows{rest}", head, lines, text=2 + bool(raw)) if lines else None
 
 
 def flags(rows: pl.DataFrame) -> Table | None:
