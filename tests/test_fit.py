@@ -197,6 +197,22 @@ def test_a_merged_coefficient_may_be_negative_where_its_part_may(fitted: Any) ->
     assert fit["in_sample_mape_percent"] < 1e-6
 
 
+def test_what_a_mixture_reads_in_a_step_is_never_negative(fitted: Any) -> None:
+    """At one length v and y of a mixture's law are nearly one function of the batch, and errors could part them."""
+    batches, errors = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768), (1, -1, -2, 3, 3, 2, 1, -1, -2, -3)
+    active = [1 - (1 - 4 / 32) ** batch for batch in batches]
+    frame = measured("batch-7", inputs=(1024,), outputs=(2048,), batches=batches).with_columns(
+        energy_j=pl.Series(
+            [(0.043 * b + 3.8 * a) * 2048 * (1 + 0.03 * e) for b, a, e in zip(batches, active, errors, strict=True)]
+        ),
+        experts=32,
+        experts_per_token=4,
+    )
+    (fit,) = fitted(frame)["laws"]["experts-8"]
+    assert fit["terms"]["v"]["value"] >= 0
+    assert fit["terms"]["y"]["value"] == pytest.approx(3.8, rel=0.1)
+
+
 def test_the_sweet_spot_of_the_truth_is_found(fitted: Any) -> None:
     group = fitted(measured(noise=0.005))
     assert group["law"] == "paper-6"
