@@ -38,7 +38,7 @@ def table(
     for model, arch in (models or ARCHS).items():
         off = [np.exp(draw.normal(0, departure, len(TERMS))) for _ in range(2)]
         for batch, n, m in cells or CELLS:
-            row = np.array(features(arch, 2, n, m, batch, 1.0))
+            row = np.array(features(arch, (2, 2), n, m, batch, 1.0))
             energy, duration = (
                 float(row @ (np.array(list(of.values())) * factor)) * np.exp(draw.normal(0, noise))
                 for of, factor in zip((ENERGY, TIME), off, strict=True)
@@ -50,7 +50,7 @@ def table(
 
 
 def known(law: dict[str, float], n: int, m: int, batch: int, arch: architecture.Architecture = NEW) -> float:
-    return sum(x * p for x, p in zip(features(arch, 2, n, m, batch), law.values(), strict=True))
+    return sum(x * p for x, p in zip(features(arch, (2, 2), n, m, batch), law.values(), strict=True))
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -68,7 +68,7 @@ def test_features_equal_a_walk_of_every_pass(kind: str, n: int, m: int) -> None:
             walked["layer_pass"] += len(model.windows)
             walked["token"] += requests
         walked["kv_byte"] += model.bytes_moved(n, m, requests, size) - m * model.weights_read() * size
-    assert dict(zip(TERMS, features(arch, size, n, m, sum(waves), len(waves)), strict=True)) == walked
+    assert dict(zip(TERMS, features(arch, (size, size), n, m, sum(waves), len(waves)), strict=True)) == walked
 
 
 def test_known_prices_are_found() -> None:
@@ -165,6 +165,35 @@ def test_what_is_shared_and_what_is_not() -> None:
         prices.choose(entries)
     assert prices.choose(entries, engine="F")["engine"] == "f"
     assert prices.choose(entries, precision="fp8")["precisions"] == ["fp8"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "weight", "cached"),
+    [
+        ("float32", 4, 4),
+        ("bfloat16", 2, 2),
+        ("fp16", 2, 2),
+        ("fp8", 1, 1),
+        ("int8", 1, 1),
+        ("int4", 0.5, 2),
+        ("mxfp4", 0.5, 2),
+        ("w4a16", 0.5, 2),
+        ("unspecified", 2, 2),
+    ],
+)
+def test_bytes_of_a_precision_of_other_tables(precision: str, weight: float, cached: int) -> None:
+    assert prices.element_bytes(precision) == (weight, cached)
+
+
+def test_a_model_that_only_four_bits_fit_the_board_with() -> None:
+    large = replace(NEW, name="large", layers=200)
+    with pytest.raises(SweetspotError, match="GB of weights"):
+        prices.waves(large, "NVIDIA H100 80GB HBM3", "bfloat16", 64, 64, 1)
+    assert prices.waves(large, "NVIDIA H100 80GB HBM3", "int4", 64, 64, 1) == 1
+    half, quarter = (prices.features(large, prices.element_bytes(name), 64, 64, 1) for name in ("fp8", "int4"))
+    weight, cache = (list(prices.TERMS).index(name) for name in ("weight_byte", "kv_byte"))
+    assert quarter[weight] == half[weight] / 2
+    assert quarter[cache] == 2 * half[cache]
 
 
 def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:

@@ -6,13 +6,14 @@ measured is predicted from its config.json. shared.py fits the prices. Standard 
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sweetspot import gpus
-from sweetspot.architecture import PRECISION_BYTES, Architecture, load
+from sweetspot.architecture import Architecture, load
 from sweetspot.errors import SweetspotError
 
 TERMS = {
@@ -30,31 +31,42 @@ KV_CACHE_FRACTION = (
     0.9  # of the memory that the weights leave: the default of campaigns, near vLLM's and TensorRT-LLM's
 )
 _SENSOR_GAIN = 0.05  # by which all readings of a board may be off: a power at the limit may read that much above it
-_OTHER_BYTES = 2  # of a precision that is not known; a wrong one only scales the prices of bytes
 _UNSPECIFIED = "unspecified"  # as in table.py, which needs the analysis packages
 
 
-def element_bytes(precision: str) -> int:
-    """Bytes of a weight or cached value; 2 for a precision that is not known."""
-    return PRECISION_BYTES.get(precision, _OTHER_BYTES)
+def element_bytes(precision: str) -> tuple[float, int]:
+    """Bytes of a weight and of a cached key or value, by the first number in the name: "fp8", "int4", "w4a16".
+
+    Where weights are of less than 8 bits the cache is not (16 bits). A name without such a number counts as 16 bits: a
+    wrong one scales the prices of bytes, and misjudges what fits a board.
+    """
+    found = re.search(r"\d+", precision)
+    bits = int(found[0]) if found and int(found[0]) in (4, 8, 16, 32) else 16
+    return bits / 8, 2 if bits < 8 else bits // 8
 
 
 def features(
-    architecture: Architecture, size: int, input_tokens: int, output_tokens: int, batch: float, waves: float = 1.0
+    architecture: Architecture,
+    sizes: tuple[float, int],
+    input_tokens: int,
+    output_tokens: int,
+    batch: float,
+    waves: float = 1.0,
 ) -> tuple[float, ...]:
-    """How much of each of TERMS one run of a whole batch takes; `size` is in bytes per element.
+    """How much of each of TERMS one run of a whole batch takes; `sizes` are those of `element_bytes`.
 
     Waves, where the KV cache is too small for all requests at once, repeat what a pass costs once. Both counts enter
     linearly, so means over repetitions (or a mean running batch) may be given.
     """
     n, m = input_tokens, output_tokens
     prefill = architecture.prefill_flops(n)
-    weights = m * architecture.matmul_weights() * size
+    weight, cached = sizes
+    read = m * architecture.matmul_weights()
     return (
         batch * float(prefill),
         batch * float(architecture.request_flops(n, m) - prefill),
-        waves * float(weights),
-        batch * float(architecture.request_batch_bytes(n, m, 1, size) - weights),
+        waves * read * weight,
+        batch * float(architecture.request_batch_bytes(n, m, 1, cached) - read * cached),
         waves * m,
         waves * m * architecture.layers,
         batch * m,
@@ -71,13 +83,13 @@ def waves(
     board = gpus.find(gpu)
     if board is None:
         return 1
-    size = element_bytes(precision)
-    free = int(KV_CACHE_FRACTION * (board.memory_bytes - architecture.parameters() * size))
-    together = architecture.max_requests(input_tokens, output_tokens, free, size)
+    weight, cached = element_bytes(precision)
+    free = int(KV_CACHE_FRACTION * (board.memory_bytes - architecture.parameters() * weight))
+    together = architecture.max_requests(input_tokens, output_tokens, free, cached)
     if together < 1:
         raise SweetspotError(
-            f"{architecture.name}: {architecture.parameters() * size / 1e9:.1f} GB of weights and the KV cache of one "
-            f"request of {input_tokens} + {output_tokens} tokens do not fit one {board.name}; the law is of one GPU"
+            f"{architecture.name}: {architecture.parameters() * weight / 1e9:.1f} GB of weights and the KV cache of "
+            f"one request of {input_tokens} + {output_tokens} tokens do not fit one {board.name}; the law is of one GPU"
         )
     return -(-batch // together)
 

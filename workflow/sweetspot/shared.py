@@ -20,7 +20,7 @@ from scipy.optimize import minimize, nnls
 from scipy.stats import t as student
 
 from sweetspot import gpus
-from sweetspot.architecture import PRECISION_BYTES, Architecture
+from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.prices import TERMS, element_bytes, evaluate, features, read_architecture, waves
 from sweetspot.schema import CELL, GROUP, group_name
@@ -92,12 +92,12 @@ def fit_and_hold_out(
     The frame has group, cell, energy_j, predicted_j, low_j and high_j (95 %), ape_percent, law, scheme, held_out; and
     duration_s, predicted_s, low_s, high_s (null without).
     """
-    keyed = cells.with_columns(
-        _bytes=pl.col("precision").replace_strict(PRECISION_BYTES, default=None, return_dtype=pl.Int64).cast(pl.String)
-    ).with_columns(pl.col("_bytes").fill_null(pl.col("precision")))
+    # float16 and bfloat16 cost the same, fp8 and int8 do not.
+    kinds = {name: "16 bits" if name in ("float16", "bfloat16") else name for name in cells["precision"]}
+    keyed = cells.with_columns(_kind=pl.col("precision").replace_strict(kinds, return_dtype=pl.String))
     entries, held_out = [], []
-    for group in keyed.partition_by("gpu", "engine", "source", "_bytes", maintain_order=True):
-        entry, predictions = _entry(group.drop("_bytes"), architectures)
+    for group in keyed.partition_by("gpu", "engine", "source", "_kind", maintain_order=True):
+        entry, predictions = _entry(group.drop("_kind"), architectures)
         entries.append(entry)
         held_out += predictions
     return entries, pl.concat(held_out) if held_out else pl.DataFrame()

@@ -145,9 +145,9 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
         return Skipped(f"needs more than {len(kept)} cells for its coefficients and their error; has {len(points)}")
     lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
     for dropped, weights in dependences.items():
-        # A kept coefficient now stands for the dropped one as well, whose sign may be free or count against it. Not in a
-        # mixture's law: v and y, both of them bytes that a step reads, are nearly the same function of the batch, and
-        # without bounds one is played against the other.
+        # A kept coefficient now stands for the dropped one as well, whose sign may be free or count against it. Not so
+        # in a mixture's law: v and y, both of them bytes that a step reads, are nearly the same function of the batch,
+        # and without bounds one is played against the other.
         free = np.isinf(lower[dropped]) and not law.needs_experts
         lower[(weights < 0) | ((weights != 0) & free)] = -np.inf
     lower = lower[list(kept)]
