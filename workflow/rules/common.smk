@@ -1,5 +1,6 @@
 """What every stage shares: the campaign, where its files go, and the digest of a stage's code."""
 
+import shlex
 from pathlib import Path
 
 from snakemake.logging import logger
@@ -70,12 +71,13 @@ def architecture_source(wildcards):
     return str(CAMPAIGN.models[wildcards.model].path)
 
 
-def out(wildcards):
-    return OUT
-
-
 def engine_job(wildcards):
-    return CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch))
+    return in_shell(CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch)))
+
+
+def in_shell(job):
+    """The job and the campaign's directory as arguments: in one parameter, for each costs a large study a second."""
+    return shlex.join(["--job", job, "--directory", OUT])
 
 
 class Untracked:
@@ -90,7 +92,7 @@ class Untracked:
 
 def measure_job(wildcards):
     place = wildcards.model, int(wildcards.batch), wildcards.block
-    return Untracked(lambda: CAMPAIGN.measure_job(*place))
+    return Untracked(lambda: in_shell(CAMPAIGN.measure_job(*place)))
 
 
 def to_measure(wildcards):

@@ -12,6 +12,5 @@ rule build_engine:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=engine_job,
-        directory=out,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.session build --job {params.job:q} --directory {params.directory:q} 2> {log:q}"
+        "$SWEETSPOT_PYTHON -m sweetspot.session build {params.job} 2> {log:q}"

@@ -16,7 +16,5 @@ rule measure:
         gpu=CAMPAIGN.gpus_per_job,
     params:
         job=measure_job,
-        directory=out,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.session measure --job {params.job:q} --directory {params.directory:q} "
-        "--block {wildcards.block} 2> {log:q}"
+        "$SWEETSPOT_PYTHON -m sweetspot.session measure {params.job} --block {wildcards.block} 2> {log:q}"

@@ -111,11 +111,16 @@ class Campaign:
                 jobs[model, batch, f"{block}-{digest.hexdigest()[:8]}"] = part
         return jobs
 
+    @cached_property
+    def places(self) -> dict[tuple[str, int, str], Place]:
+        """Where each measuring job keeps what it makes."""
+        return {job: Place(self.directory, *job) for job in self.jobs}
+
     def tables(self) -> list[str]:
         """The files that hold the campaign's rows: those of every job, or the one that the configuration names."""
         if self.config.rows is not None:
             return [self.config.rows]
-        return [str(Place(self.directory, model, batch, block).rows) for model, batch, block in self.jobs]
+        return [str(place.rows) for place in self.places.values()]
 
     def cells_of_tables(self) -> list[int]:
         """How many cells each of those files has to hold; empty where nobody knows."""

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Place:
         """The directory of raw samples."""
         return self._of("raw")
 
-    @property
+    @cached_property
     def rows(self) -> Path:
         """The rows of this block."""
         return self._of("measurements") / f"{self.block}.jsonl"

@@ -106,7 +106,7 @@ def unfinished(campaign: Campaign) -> list[Job]:
     """The jobs whose rows are not written: those that a run of the workflow would do. None where rows are given."""
     if campaign.config.rows is not None:
         return []
-    return [job for job in campaign.jobs if not Place(campaign.directory, *job).rows.exists()]
+    return [job for job in campaign.jobs if not campaign.places[job].rows.exists()]
 
 
 def headline(found: Survey) -> str:
@@ -154,7 +154,7 @@ def as_text(found: Survey) -> str:
     lines += _list("skipped", [f"{count} cells of {what}" for what, count in skipped.items()])
     lines += _list("without a valid repetition", [f"{count} cells of {why}" for why, count in found.invalid.items()])
     said = {job: _last_words(campaign, job) for job in found.left}
-    running = [job for job in said if journal.is_claimed(Place(campaign.directory, *job), _cells(campaign, job))]
+    running = [job for job in said if journal.is_claimed(campaign.places[job], _cells(campaign, job))]
     lines += _list("running; the last line of each log", [f"{_name(job)}: {said[job]}" for job in running])
     ended = [
         f"{_name(job)}: {text}{_of_slurm(campaign, job)}" for job, text in said.items() if text and job not in running
@@ -190,7 +190,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
         else:
             others.setdefault(cell, Cost()).add(cost.time_s, cost.energy_j)
     for job in jobs:
-        written, left = Place(campaign.directory, *job).rows.exists(), 0
+        written, left = campaign.places[job].rows.exists(), 0
         for planned in campaign.jobs[job]:
             cell = planned.input_tokens, planned.output_tokens
             pending = [
@@ -248,8 +248,7 @@ class _Simulator:
 
     def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
         self._protocol = campaign.config.protocol
-        self._gpu, self._seed = campaign.gpu, campaign.config.seed
-        self._spec = engines.EngineSpec(
+        spec = engines.EngineSpec(
             name="simulated",
             architecture=campaign.models[model].architecture,
             precision=campaign.models[model].row.precision,
@@ -262,6 +261,8 @@ class _Simulator:
             seed=campaign.config.seed,
         )
         self._runs: dict[Cell, tuple[float, float]] = {}
+        self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
+        self._engine = SimulatedEngine(spec, self._device, _SEGMENT_PASSES)
 
     def visit(self, cell: Cell, visit: int | None) -> Cost:
         """A visit of the cell as the protocol wants it."""
@@ -273,10 +274,10 @@ class _Simulator:
 
     def _run(self, cell: Cell) -> tuple[float, float]:
         if cell not in self._runs:
-            device = SimulatedGpu(self._gpu, self._seed)
-            SimulatedEngine(self._spec, device, _SEGMENT_PASSES).run(*cell)
-            duration_s = device.clock.now()
-            self._runs[cell] = duration_s, device.true_energy_j(0.0, duration_s) / duration_s
+            start_s = self._device.clock.now()
+            self._engine.run(*cell)
+            end_s = self._device.clock.now()
+            self._runs[cell] = end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
         return self._runs[cell]
 
 
