@@ -82,9 +82,6 @@ def visit_s(
         for record in visits
         if record["took_s"]
     ]
-    repetitions = 1
-    if visit is not None:
-        repetitions = planned_repetitions(visit, protocol) - (planned_repetitions(visit - 1, protocol) if visit else 0)
     run_s = 0.0
     if visits:
         nearest = min(visits, key=lambda record: _distance(record, cell))
@@ -93,7 +90,15 @@ def visit_s(
             cell["output_tokens"] / nearest["output_tokens"],
             (cell["input_tokens"] + cell["output_tokens"]) / (nearest["input_tokens"] + nearest["output_tokens"]),
         )
-    return _planned_s(run_s, repetitions, protocol) * max(1.0, fmean(beyond) if beyond else 1.0)
+    return planned_visit_s(run_s, visit, protocol) * max(1.0, fmean(beyond) if beyond else 1.0)
+
+
+def planned_visit_s(run_s: float, visit: int | None, protocol: Protocol) -> float:
+    """How long a visit takes in s whose batch runs take `run_s`, when everything goes as the protocol hopes."""
+    repetitions = 1
+    if visit is not None:
+        repetitions = planned_repetitions(visit, protocol) - (planned_repetitions(visit - 1, protocol) if visit else 0)
+    return _planned_s(run_s, repetitions, protocol)
 
 
 def _run_s(record: Mapping[str, Any]) -> float:

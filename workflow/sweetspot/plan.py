@@ -267,9 +267,7 @@ class _Simulator:
     def visit(self, cell: Cell, visit: int | None) -> Cost:
         """A visit of the cell as the protocol wants it."""
         duration_s, power_w = self._run(cell)
-        described = {"input_tokens": cell[0], "output_tokens": cell[1]}
-        one = {**described, "took_s": 0.0, "rows": [{"duration_s": duration_s}]}
-        time_s = pace.visit_s([one], described, visit, self._protocol)
+        time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
         return Cost(time_s, time_s * power_w)
 
     def _run(self, cell: Cell) -> tuple[float, float]:
