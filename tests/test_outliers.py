@@ -16,7 +16,7 @@ def off(frame: pl.DataFrame, row: int, factor: float) -> pl.DataFrame:
     return frame.with_columns(energy_j=pl.Series(energy))
 
 
-@pytest.mark.parametrize("factor", [10, 3, 0.3, 0.1])
+@pytest.mark.parametrize("factor", [10, 3, 2, 0.3, 0.1])
 @pytest.mark.parametrize("batches", [(8,), BATCHES])
 def test_a_single_row_that_is_off(as_table: Any, fitted: Any, factor: float, batches: tuple[int, ...]) -> None:
     frame = measured("batch-8", batches=batches, noise=0.02)

@@ -2,8 +2,8 @@
 
 A repetition is judged by the others of its cell. A cell of one row, or of two that disagree, has nothing but its
 neighbours: a robust smooth surface through all cells points at it, and a law fitted to the other cells has to agree
-that it is off by a factor of two. Cells that no law describes are many, outliers are few: where more than a tenth of
-the cells look wrong, the law is what is wrong, and all stay.
+that it is off: by a factor of two, or of 1.5 where it is right about the others. Cells that no law describes are many,
+outliers are few: where more than a tenth of the cells look wrong, the law is what is wrong, and all stay.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from sweetspot.table import cells
 
 _REPETITIONS = 3  # fewer cannot outvote one of them
 _REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard deviations of all repetitions of the group
-_CELL_OFF, _CELL_SDS = 2.0, 6.0
+_SURFACE_OFF, _CELL_SDS = 0.35, 6.0  # logarithms, and robust standard deviations
+_CELL_OFF, _LAW_ERRORS = (1.5, 2.0), 10.0  # factors; between them so many mean errors of the law on the other cells
 _DISAGREE = 0.3  # standard deviation of two repetitions, as a share of their mean: one is 1.5 times the other
 _MOST = 0.1  # of the cells
 _FEWEST_CELLS = 10  # fewer tell no outlier from a law that does not hold
@@ -81,13 +82,14 @@ def _cells(group: pl.DataFrame) -> dict[int, str]:
     suspects = (_off_surface(points) | disagree) & (frame["repetitions"] < _REPETITIONS).to_numpy()
     if not suspects.any() or suspects.sum() > max(1, _MOST * len(points)):
         return {}
-    expected = _by_law(points, suspects)
+    expected, usual = _by_law(points, suspects)
+    limit = np.log(np.clip(np.exp(_LAW_ERRORS * usual), *_CELL_OFF))
     aside = {}
     for index in np.flatnonzero(suspects):
         joules = expected[index] * points.batch[index] * points.m[index]
         own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][int(index)] for name in CELL))
         for row in own.iter_rows(named=True):
-            if abs(np.log(row["energy_j"] / joules)) > np.log(_CELL_OFF):
+            if abs(np.log(row["energy_j"] / joules)) > limit:
                 aside[row["_row"]] = f"{row['energy_j']:.4g} J, and by all other cells about {joules:.4g} J"
     return aside
 
@@ -109,11 +111,14 @@ def _off_surface(points: Points) -> Mask:
         return np.zeros(len(points), dtype=bool)
     with np.errstate(all="ignore"):
         found = sm.RLM(np.log(points.target), surface, M=sm.robust.norms.TukeyBiweight()).fit()
-    return np.asarray(np.abs(found.resid) > max(np.log(_CELL_OFF) / 2, _CELL_SDS * float(found.scale)))
+    return np.asarray(np.abs(found.resid) > max(_SURFACE_OFF, _CELL_SDS * float(found.scale)))
 
 
-def _by_law(points: Points, suspects: Mask) -> Array:
-    """E_tok of each cell: of the suspects by the law that fits the others best; NaN where none tells."""
+def _by_law(points: Points, suspects: Mask) -> tuple[Array, float]:
+    """E_tok of the suspects by the law that fits the other cells best, and its mean relative error on those.
+
+    NaN where it does not tell, and of all other cells.
+    """
     best, expected = np.inf, np.full(len(points), np.nan)
     for law in LAWS.values():
         values = np.full(len(points), np.nan)
@@ -130,4 +135,4 @@ def _by_law(points: Points, suspects: Mask) -> Array:
         else:
             if errors and (error := float(np.abs(np.concatenate(errors)).mean())) < best:
                 best, expected = error, values
-    return expected
+    return expected, best
