@@ -214,7 +214,7 @@ def test_a_lost_gpu_ends_it_with_its_reason(place: Path, monkeypatch: pytest.Mon
     assert all(row["valid"] for row in rows(place))
 
 
-@pytest.mark.parametrize(("step_s", "warned"), [(0.1, False), (0.02, True)])
+@pytest.mark.parametrize(("step_s", "warned"), [(0.1, False), (0.101, False), (0.02, True)])
 def test_a_board_that_asks_for_other_numbers_is_a_warning(
     place: Path, step_s: float, warned: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +223,14 @@ def test_a_board_that_asks_for_other_numbers_is_a_warning(
     (place / "out/machine.json").write_text(json.dumps(record))
     run(place, 1.0)
     assert ("counter_step_s 0.1, probed 0.02: plan again with `machine: " in capfd.readouterr().err) is warned
+
+
+def test_a_damaged_machine_record_costs_no_campaign(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "out").mkdir()
+    (place / "out/machine.json").write_text('{"machine": ')
+    assert run(place, 600.0) == unattended.INCOMPLETE
+    assert "warning: " in capfd.readouterr().err
+    assert visits(place)
 
 
 def test_a_plan_that_is_none_is_one_clear_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def _cells(group: pl.DataFrame) -> dict[int, str]:
     if not suspects.any() or suspects.sum() > max(1, _MOST * len(points)):
         return {}
     expected, usual = _by_law(points, suspects)
-    limit = np.log(np.clip(np.exp(_LAW_ERRORS * usual), *_CELL_OFF))
+    limit = np.clip(_LAW_ERRORS * usual, *np.log(_CELL_OFF))
     aside = {}
     for index in np.flatnonzero(suspects):
         joules = expected[index] * points.batch[index] * points.m[index]

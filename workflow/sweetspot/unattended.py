@@ -31,6 +31,7 @@ SCHEMA_VERSION = 1
 INCOMPLETE = 3  # exit status: the time was over before everything was measured
 
 _GRACE_S = 60.0  # beyond its time a job is ended: it hangs
+_FAR = 0.2  # relative; sensors' periods are found within a few percent
 _TRIES = 3  # failures of a block that end it for this run
 
 
@@ -249,10 +250,14 @@ def _in_a_process(
 
 
 def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:
-    """Warn where the board's own record asks for other numbers than the plan has."""
-    found = probe.numbers(machine) if machine.is_file() else {}
-    other = [f"{name} {protocol[name]:g}, probed {value:g}" for name, value in found.items() if protocol[name] != value]
-    if other:
+    """Warn where the board's own record asks for numbers that are far from those of the plan."""
+    try:
+        found = probe.numbers(machine) if machine.is_file() else {}
+    except SweetspotError as error:
+        _say(f"warning: {error}")
+        return
+    far = {name: value for name, value in found.items() if abs(value - protocol[name]) > _FAR * protocol[name]}
+    if other := [f"{name} {protocol[name]:g}, probed {value:g}" for name, value in far.items()]:
         _say(f"warning: the plan has {'; '.join(other)}: plan again with `machine: {machine}` before you measure much")
 
 
