@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sweetspot.laws import LAWS, active_share, per_token
+from sweetspot.laws import LAWS, per_token
 
 GRID = (64, 128, 256, 512, 1024, 2048, 4096)
 BATCHES = (1, 8, 32, 128)
@@ -20,6 +20,7 @@ TRUTH = {
     "paper-6": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0},
     "cache-5": {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t5": 20.0},
     "recompute-4": {"t0": 1.5, "r1": 1e-3, "r2": 1e-7, "t5": 20.0},
+    "skewed-8": {"u": 0.02, "v": 0.5, "y": 3.0, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
     "experts-8": {"u": 0.02, "v": 0.5, "y": 3.0, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
     "recompute-6": {"u": 0.02, "v": 1.5, "r1": 1e-3, "r2": 1e-7, "w": -0.3, "x": 20.0},
     "batch-7": {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "w": -0.3, "x": 20.0},
@@ -47,8 +48,7 @@ def measured(
     rows = []
     for n, m, batch in cells or itertools.product(inputs, outputs, batches):
         waves = 1 if capacity is None else math.ceil(batch / (capacity // (n + m)))
-        active = active_share(*MIXTURE, batch / waves)
-        token = per_token(LAWS[law], values or TRUTH[law], n, m, batch / waves, active)
+        token = per_token(LAWS[law], values or TRUTH[law], n, m, batch / waves, MIXTURE[1] / MIXTURE[0])
         token *= math.exp(random.normal(0, noise))
         row = {"model": "m", "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": token * m * batch}
         if LAWS[law].needs_experts:

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from sweetspot.laws import FORMS, LAWS, active_share, per_token, sweet_spot
+from sweetspot.laws import FORMS, LAWS, ROUTINGS, per_token, sweet_spot
 
 LENGTHS = (64, 500, 4096)
-ACTIVE = 0.4  # share of a mixture's experts
+CHOSEN = 0.4  # share of a mixture's experts
 VALUES = {
     "linear": {"c0": -3.0, "c1": 0.01, "c2": 0.2},
     "wilkins": {"a0": 0.01, "a1": 0.2, "a2": 1e-5},
@@ -20,6 +20,7 @@ VALUES = {
     "recompute-4": {"t0": 0.2, "r1": 1e-4, "r2": 1e-8, "t5": 30.0},
     "recompute-6": {"u": 0.01, "v": 1.5, "r1": 1e-4, "r2": 1e-8, "w": -0.1, "x": 40.0},
     "batch-7": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
+    "skewed-8": {"u": 0.01, "v": 1.5, "y": 4.0, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
     "experts-8": {"u": 0.01, "v": 1.5, "y": 4.0, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
     "batch-8": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "w": -0.1, "x": 4.0},
 }
@@ -29,7 +30,8 @@ def by_formula(name: str, n: float, m: float, batch: float) -> float:
     """E_tok by the law's own one-line formula, the one that reports show."""
     left, right = LAWS[name].formula.split(" = ")
     right = re.sub(r"(?<=[\w)]) (?=[nmA(])", " * ", right.replace("^", "**"))
-    value = eval(right, {"n": n, "m": m, "B": batch, "A": ACTIVE, **VALUES[name]})
+    active = {"experts-8": 1 - (1 - CHOSEN) ** batch, "skewed-8": batch * CHOSEN / (1 + (batch - 1) * CHOSEN)}
+    value = eval(right, {"n": n, "m": m, "B": batch, "A": active.get(name), **VALUES[name]})
     return float(value / m if left == "E_req" else value)
 
 
@@ -37,7 +39,7 @@ def by_formula(name: str, n: float, m: float, batch: float) -> float:
 def test_terms_are_what_the_formula_says(name: str) -> None:
     assert set(VALUES[name]) == {term.name for term in LAWS[name].terms}
     for n, m, batch in itertools.product(LENGTHS, LENGTHS, (1, 37)):
-        given = per_token(LAWS[name], VALUES[name], n, m, batch, ACTIVE)
+        given = per_token(LAWS[name], VALUES[name], n, m, batch, CHOSEN)
         assert given == pytest.approx(by_formula(name, n, m, batch), rel=1e-12)
 
 
@@ -76,9 +78,13 @@ def test_the_forms_of_a_reply_are_means_over_its_steps() -> None:
 
 def test_the_experts_that_a_batch_activates() -> None:
     random = np.random.default_rng(1)
+    popularity = random.beta(1, 16 / 2 - 1, 3000)
     for batch in (1, 4, 40):
         drawn = [len({e for _ in range(batch) for e in random.permutation(16)[:2]}) / 16 for _ in range(3000)]
-        assert active_share(16, 2, batch) == pytest.approx(np.mean(drawn), abs=0.01)
+        assert ROUTINGS["even"](2 / 16, batch) == pytest.approx(np.mean(drawn), abs=0.01)
+        drawn = [(random.random(batch) < p).any() for p in popularity]
+        assert ROUTINGS["skewed"](2 / 16, batch) == pytest.approx(np.mean(drawn), abs=0.02)
+        assert ROUTINGS["skewed"](1, batch) == ROUTINGS["even"](1, batch) == 1
 
 
 @pytest.mark.parametrize("name", sorted(VALUES.keys() - {"linear", "wilkins"}))

@@ -175,14 +175,16 @@ def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
     assert ask(make(frame), batch=8).duration_s is None
 
 
-def test_a_mixture_of_experts_by_hand(make: Any) -> None:
-    frame = measured("experts-8", inputs=GRID, outputs=GRID, batches=(1, 4, 16, 64, 256))
+@pytest.mark.parametrize(
+    ("law", "share"), [("experts-8", 1 - (1 - 8 / 128) ** 24), ("skewed-8", 24 * 8 / (128 + 23 * 8))]
+)
+def test_a_mixture_of_experts_by_hand(make: Any, law: str, share: float) -> None:
+    frame = measured(law, inputs=GRID, outputs=GRID, batches=(1, 4, 16, 64, 256))
     answer = ask(make(frame.with_columns(model=pl.lit("llama-3.1-8b"))), 500, 700, batch=24)
-    t = TRUTH["experts-8"]
-    share = 1 - (1 - 8 / 128) ** 24
+    t = TRUTH[law]
     token = t["u"] + (t["v"] + t["y"] * share) / 24 + t["t1"] * 500**2 / 700 + t["t2"] * (500 + 699 / 2)
     token += t["t3"] * 500 / 700 + (t["w"] + t["x"] / 24) / 700
-    assert answer.law == "experts-8"
+    assert answer.law == law
     assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-6)
 
 

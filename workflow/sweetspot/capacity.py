@@ -62,7 +62,7 @@ def _estimated(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _limited(points: Points, capacity: float) -> Points:
     waves = _waves(points.batch, np.floor(capacity / (points.n + points.m)))
-    return Points(points.n, points.m, points.batch, waves, points.active, points.target)
+    return Points(points.n, points.m, points.batch, waves, points.chosen, points.target)
 
 
 def _waves(batch: Array, together: Array) -> Array:
@@ -73,7 +73,7 @@ def _scatter(points: Points) -> tuple[float, int]:
     """Relative scatter about the best law for every batch, and its degrees of freedom."""
     best, freedom = np.inf, 0
     for law in LAWS.values():
-        if law.has_batch_terms and not law.needs_experts:
+        if law.has_batch_terms:
             solution = solve(law, points, design(law, points))
             if isinstance(solution, Solution) and solution.relative_sd < best:
                 best, freedom = solution.relative_sd, solution.freedom

@@ -13,6 +13,11 @@ const FORMS = {
   "n^2 + nm + m^2/3": (n, m) => n * (n + m - 1) + (m - 1) * (2 * m - 1) / 6,
 };
 
+const ROUTINGS = { // the share of experts that a batch activates, by the share that one token does
+  even: (share, batch) => 1 - (1 - share) ** batch,
+  skewed: (share, batch) => (batch * share) / (1 + (batch - 1) * share),
+};
+
 const UNDETERMINED = 1.0, OVER_TDP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py
 
 /* How often the KV cache has to be filled, by where it was seen full. */
@@ -73,11 +78,12 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   const waves = wavesOf(group, n + m, batch), together = batch / waves;
   if (waves > 1) warnings.push(`the KV cache does not hold ${batch} such requests: ${waves} waves`);
   const mixture = group.experts;
-  const active = mixture ? 1 - (1 - mixture.per_token / mixture.experts) ** together : 1;
+  const share = mixture ? mixture.per_token / mixture.experts : 1;
   const terms = laws[fit.law].terms;
   const features = {};
   for (const term of terms) {
-    features[term.name] = FORMS[term.form](n, m) * (term.per_expert ? active : 1) / (term.per_batch ? together : 1);
+    const active = term.routing ? ROUTINGS[term.routing](share, together) : 1;
+    features[term.name] = FORMS[term.form](n, m) * active / (term.per_batch ? together : 1);
   }
   const kept = terms.filter((term) => term.name in fit.terms).map((term) => term.name);
 

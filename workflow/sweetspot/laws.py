@@ -39,14 +39,24 @@ _POWERS: dict[str, Callable[[float], tuple[float, float, float]]] = {
 }
 """What multiplies 1/m, m and m^2 in a form, at n input tokens; nothing in the forms that are not here."""
 
+ROUTINGS: dict[str, Callable[[Number, Number], Number]] = {
+    "even": lambda chosen, batch: 1 - (1 - chosen) ** batch,
+    "skewed": lambda chosen, batch: batch * chosen / (1 + (batch - 1) * chosen),
+}
+"""A: the share of a mixture's experts that B tokens activate, where one token activates the share p = k/E of them.
+
+Both are the mean of 1 - (1 - P)^B over the experts. "even": P = p for all. "skewed": some experts are popular, most are
+not; P has the beta distribution of mean p whose first shape is 1. Both are p at B = 1, and 1 in a dense model (p = 1).
+"""
+
 
 @dataclass(frozen=True)
 class Term:
     """One coefficient of a law.
 
     `lower` is 0 where physics forbids a negative value and None where the sign is free. A `per_batch` term is divided
-    by the batch: it is paid once for all requests. A `per_expert` term is multiplied by the share of a mixture's
-    experts that the batch activates (see `active_share`).
+    by the batch: it is paid once for all requests. A term with a `routing` is multiplied by the share of a mixture's
+    experts that the batch activates (see `ROUTINGS`).
     """
 
     name: str
@@ -54,12 +64,15 @@ class Term:
     lower: float | None
     meaning: str
     per_batch: bool = False
-    per_expert: bool = False
+    routing: str | None = None
 
-    def value(self, n: Number, m: Number, batch: Number, active: Number = 1.0) -> Number:
-        """What the coefficient is multiplied by; all arguments are numbers or float arrays of equal shape."""
+    def value(self, n: Number, m: Number, batch: Number, chosen: Number = 1.0) -> Number:
+        """What the coefficient is multiplied by; all arguments are numbers or float arrays of equal shape.
+
+        `chosen`: the share of a mixture's experts that one token activates, k/E.
+        """
         form = FORMS[self.form](n, m)
-        form = form * active if self.per_expert else form
+        form = form * ROUTINGS[self.routing](chosen, batch) if self.routing else form
         return form / batch if self.per_batch else form
 
     def powers(self, n: float, batch: float) -> tuple[float, float, float]:
@@ -90,7 +103,7 @@ class Law:
     @property
     def needs_experts(self) -> bool:
         """Whether it is a law for mixtures of experts only."""
-        return any(term.per_expert for term in self.terms)
+        return any(term.routing for term in self.terms)
 
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
@@ -110,8 +123,9 @@ _ONCE_BY_BATCH = (
     Term("w", "1/m", None, "what a request costs once"),
     Term("x", "1/m", None, "what a batch costs once", per_batch=True),
 )
-_EXPERTS = Term(
-    "y", "1", 0.0, "reading the experts that the tokens of a step activate", per_batch=True, per_expert=True
+_EVEN, _SKEWED = (
+    Term("y", "1", 0.0, "reading the experts that the tokens of a step activate", per_batch=True, routing=routing)
+    for routing in ("even", "skewed")
 )
 _AGAIN = (
     Term("r1", "n + m/2", 0.0, "each step applies the weights to the whole sequence again"),
@@ -201,7 +215,13 @@ _LAWS = (
         "experts-8",
         "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
         "this project: batch-7 and the experts' weights, of which a step reads the share A = 1 - (1 - k/E)^B",
-        (*_BY_BATCH, _EXPERTS, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
+        (*_BY_BATCH, _EVEN, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
+    ),
+    Law(
+        "skewed-8",
+        "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
+        "this project: experts-8 where some experts are more popular than others: A = B k/(E + (B - 1) k)",
+        (*_BY_BATCH, _SKEWED, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
     ),
     Law(
         "recompute-6",
@@ -213,14 +233,9 @@ _LAWS = (
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 
-def active_share(experts: Number, per_token: Number, batch: Number) -> Number:
-    """A = 1 - (1 - k/E)^B: the share of E experts that B tokens activate, each k of them, drawn evenly."""
-    return 1 - (1 - per_token / experts) ** batch
-
-
-def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, active: float = 1.0) -> float:
+def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, chosen: float = 1.0) -> float:
     """E_tok in joules by `law` with coefficients `values`; a term that `values` lacks counts as 0."""
-    return float(sum(values[term.name] * term.value(n, m, batch, active) for term in law.terms if term.name in values))
+    return float(sum(values[term.name] * term.value(n, m, batch, chosen) for term in law.terms if term.name in values))
 
 
 def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:

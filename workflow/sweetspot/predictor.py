@@ -10,7 +10,7 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.journal import write_atomically
-from sweetspot.laws import LAWS, Law, active_share, per_token
+from sweetspot.laws import LAWS, Law, per_token
 
 _KIND, _SCHEMA_VERSION = "sweetspot-predictor", 2
 _UNSPECIFIED = "unspecified"  # as in table.py, which this module does not import: it needs the analysis packages
@@ -144,7 +144,7 @@ def predict(
     law, times = LAWS[fit["law"]], waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
         warnings.append(f"the KV cache does not hold {batch} such requests: {times} waves")
-    place = (input_tokens, output_tokens, batch / times, active(group, batch / times))
+    place = (input_tokens, output_tokens, batch / times, chosen(group))
     extrapolates = _outside(group, input_tokens, output_tokens, batch, times)
     values = {name: term["value"] for name, term in fit["terms"].items()}
     per_output_token = per_token(law, values, *place)
@@ -324,10 +324,10 @@ def _octaves(value: float, low: float, high: float) -> float:
     return max(0.0, math.log2(low / value), math.log2(value / high))
 
 
-def active(group: Mapping[str, Any], requests: float) -> float:
-    """The share of a mixture's experts that a step of so many requests activates; 1 for a dense model."""
+def chosen(group: Mapping[str, Any]) -> float:
+    """The share of a mixture's experts that one token activates; 1 for a dense model."""
     mixture = group["experts"]
-    return float(active_share(mixture["experts"], mixture["per_token"], requests)) if mixture else 1.0
+    return float(mixture["per_token"] / mixture["experts"]) if mixture else 1.0
 
 
 def _duration(law: Law, fit: Mapping[str, Any], place: tuple[float, float, float, float], batch: int) -> float | None:

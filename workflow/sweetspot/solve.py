@@ -16,7 +16,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
-from sweetspot.laws import FORMS, Law, active_share
+from sweetspot.laws import FORMS, Law
 from sweetspot.schema import CELL
 
 Array = NDArray[np.float64]
@@ -30,15 +30,15 @@ class Points:
     """Cells of one group as float arrays of one length: input and output tokens, batch, waves, and a target.
 
     The target is what the laws give: of one request's output token, the energy in J, or the time in s (the duration of
-    the batch divided by batch × output tokens). `active`: the share of experts that a wave activates; NaN where the
-    model is no mixture of experts.
+    the batch divided by batch × output tokens). `chosen`: the share of its experts that a token activates, k/E; NaN
+    where the model is no mixture of experts.
     """
 
     n: Array
     m: Array
     batch: Array
     waves: Array
-    active: Array
+    chosen: Array
     target: Array
 
     @classmethod
@@ -47,8 +47,7 @@ class Points:
         batch, n, m = (frame[name].cast(pl.Float64).to_numpy() for name in CELL)
         waves = frame["waves"].to_numpy()
         experts, per_token = (frame[name].cast(pl.Float64).to_numpy() for name in ("experts", "experts_per_token"))
-        active = active_share(experts, per_token, batch / waves)
-        return cls(n, m, batch, waves, active, frame[column].to_numpy() / (batch * m))
+        return cls(n, m, batch, waves, per_token / experts, frame[column].to_numpy() / (batch * m))
 
     def take(self, mask: Mask) -> "Points":
         """Those cells where `mask` is true."""
@@ -125,7 +124,7 @@ def _quantile(freedom: int) -> float:
 
 def design(law: Law, points: Points) -> Array:
     """Features of a law: cells × terms, so that the target = design @ coefficients."""
-    columns = [term.value(points.n, points.m, points.in_wave, points.active) for term in law.terms]
+    columns = [term.value(points.n, points.m, points.in_wave, points.chosen) for term in law.terms]
     return np.stack(columns, axis=1)
 
 
@@ -134,7 +133,7 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
 
     `features` is `design(law, points)` where it is at hand.
     """
-    if law.needs_experts and not np.isfinite(points.active).all():
+    if law.needs_experts and not np.isfinite(points.chosen).all():
         return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
     features = design(law, points) if features is None else features
     if law.has_batch_terms and len(np.unique(points.in_wave)) < 2:
@@ -223,7 +222,7 @@ def as_json(solution: Solution, points: Points, features: Array) -> dict[str, An
             "value": float(solution.values[index]),
             "standard_error": None if solution.at_bound[index] else float(errors[index]),
             "at_bound": bool(solution.at_bound[index]),
-            **{name: getattr(law.terms[index], name) for name in ("form", "per_batch", "per_expert")},
+            **{name: getattr(law.terms[index], name) for name in ("form", "per_batch", "routing")},
         }
         for index in kept
     }

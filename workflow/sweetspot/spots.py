@@ -34,16 +34,16 @@ def sweet_spots(
         draws = _draws(solution, fit["interval_scale"])
         for batch in np.unique(points.batch[unit]):
             of_batch = points.take(unit & (points.batch == batch))
-            place = (batch, float(of_batch.active.max()) if law.needs_experts else 1.0)
+            chosen = float(of_batch.chosen.max()) if law.needs_experts else 1.0
             for n in np.unique(of_batch.n):
                 found = _NO_SPOT
                 if len(lengths) >= _LENGTHS_OF_A_MINIMUM and _knows_spot(solution, n, batch):
                     replies = np.unique(np.geomspace(of_batch.m.min(), of_batch.m.max(), _STEPS).round())
                     times = np.array([waves(capacity, int(n + m), int(batch)) for m in replies], dtype=float)
-                    if times.max() > 1 and not law.needs_experts:
-                        found = _within_capacity(solution, draws, n, batch / times, replies)
+                    if times.max() > 1:
+                        found = _within_capacity(solution, draws, n, batch / times, replies, chosen)
                     else:
-                        found = _spot(solution, draws, n, place, of_batch.m)
+                        found = _spot(solution, draws, n, (batch, chosen), of_batch.m)
                 spots.append({"batch": int(batch), "input_tokens": int(n)} | found)
     return spots
 
@@ -67,7 +67,7 @@ def plateau(spot: Mapping[str, Any]) -> str:
 
 
 def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float], measured: Array) -> dict[str, Any]:
-    """The sweet spot with its 95 % confidence set, and the plateau around it. `place`: batch, active experts' share.
+    """The sweet spot with its 95 % confidence set, and the plateau around it. `place`: batch, k/E.
 
     An end of the confidence set is null where the coefficients that the cells allow give no minimum on that side.
     """
@@ -104,12 +104,11 @@ def _spot(solution: Solution, draws: Array, n: float, place: tuple[float, float]
     }
 
 
-def _within_capacity(solution: Solution, draws: Array, n: float, together: Array, replies: Array) -> dict[str, Any]:
+def _within_capacity(
+    solution: Solution, draws: Array, n: float, together: Array, replies: Array, chosen: float
+) -> dict[str, Any]:
     """The sweet spot among `replies`, of which `together` requests run at once. The same entries as `_spot`."""
-    law = solution.law
-    features = np.stack(
-        [np.broadcast_to(term.value(n, replies, together), replies.shape) for term in law.terms], axis=1
-    )
+    features = _features(solution.law, n, replies, together, chosen)
     energies = features @ solution.values
     best = int(energies.argmin())
     if best in (0, len(replies) - 1):
@@ -127,9 +126,9 @@ def _within_capacity(solution: Solution, draws: Array, n: float, together: Array
     }
 
 
-def _features(law: Law, n: float, replies: Array, batch: Array | float, active: float = 1.0) -> Array:
+def _features(law: Law, n: float, replies: Array, batch: Array | float, chosen: float) -> Array:
     """replies × terms."""
-    return np.stack([np.broadcast_to(t.value(n, replies, batch, active), replies.shape) for t in law.terms], axis=1)
+    return np.stack([np.broadcast_to(t.value(n, replies, batch, chosen), replies.shape) for t in law.terms], axis=1)
 
 
 def _draws(solution: Solution, scale: float) -> Array:

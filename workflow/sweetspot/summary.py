@@ -9,7 +9,7 @@ import polars as pl
 
 from sweetspot import table
 from sweetspot.laws import LAWS, per_token
-from sweetspot.predictor import active, waves
+from sweetspot.predictor import chosen, waves
 from sweetspot.schema import GROUP, UNSPECIFIED
 
 PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
@@ -129,7 +129,7 @@ def fitted(group: Group, batch: int, n: float, m: float) -> float | None:
         if fit["batch"] in (None, batch):
             values = {name: term["value"] for name, term in fit["terms"].items()}
             together = batch / waves(group["kv_capacity"], round(n + m), batch)
-            return per_token(LAWS[fit["law"]], values, n, m, together, active(group, together))
+            return per_token(LAWS[fit["law"]], values, n, m, together, chosen(group))
     return None
 
 
