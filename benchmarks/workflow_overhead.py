@@ -29,7 +29,7 @@ BATCHES = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128]
 BARE = """
 MODELS, BATCHES, CELLS = {models!r}, {batches!r}, {cells!r}
 rule all:
-    input: "report.txt"
+    input: "report-of-{count}.txt"
 rule architecture:
     output: "architectures/{{model}}.json"
     shell: "touch {{output}}"
@@ -43,7 +43,7 @@ rule measure:
     script: "empty.py"
 rule report:
     input: expand("measurements/{{model}}/bs{{batch}}/{{block}}.jsonl", model=MODELS, batch=BATCHES, block=CELLS)
-    output: "report.txt"
+    output: "report-of-{count}.txt"
     shell: "touch {{output}}"
 """
 EMPTY = "with open(snakemake.output[0], 'w'):\n    pass\n"
@@ -85,8 +85,12 @@ def ours(
 
 
 def bare(directory: Path, models: list[str], batches: list[int], cells: list[str]) -> None:
-    """Write a Snakefile of the same job tree with nothing in it."""
-    (directory / "Snakefile").write_text(BARE.format(models=models, batches=batches, cells=cells))
+    """Write a Snakefile of the same job tree with nothing in it.
+
+    The report of other models is another file: with the old one there, Snakemake would not look for missing cells.
+    """
+    text = BARE.format(models=models, batches=batches, cells=cells, count=len(models))
+    (directory / "Snakefile").write_text(text)
     (directory / "empty.py").write_text(EMPTY)
     shutil.copytree(ROOT / "profiles/default", directory / "profiles/default", dirs_exist_ok=True)
 

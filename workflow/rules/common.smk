@@ -1,6 +1,7 @@
 """What every stage shares: the campaign, where its files go, and the digest of a stage's code."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 from snakemake.logging import logger
@@ -75,16 +76,16 @@ def engine_job(wildcards):
     return in_shell(CAMPAIGN.engine_job(wildcards.model, int(wildcards.batch)))
 
 
-def in_shell(job):
+def in_shell(job, *more):
     """The job and the campaign's directory as arguments: in one parameter, for each costs a large study a second."""
-    return shlex.join(["--job", job, "--directory", OUT])
+    return shlex.join(["--job", job, "--directory", OUT, *more])
 
 
 class Untracked:
-    """A parameter of a type that Snakemake does not record: its change is no reason to run. Made when it is used."""
+    """A parameter of a type that Snakemake does not record: its change is no reason to run. Made when first used."""
 
     def __init__(self, make):
-        self.make = make
+        self.make = cache(make)
 
     def __str__(self):
         return self.make()
@@ -92,7 +93,9 @@ class Untracked:
 
 def measure_job(wildcards):
     place = wildcards.model, int(wildcards.batch), wildcards.block
-    return Untracked(lambda: in_shell(CAMPAIGN.measure_job(*place)))
+    return Untracked(
+        lambda: in_shell(CAMPAIGN.measure_job(*place), "--block", place[2])
+    )
 
 
 def to_measure(wildcards):

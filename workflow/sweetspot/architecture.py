@@ -8,6 +8,7 @@ tokens, m output tokens, B requests of a batch. One prefill pass emits output to
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +195,12 @@ class Architecture:
     def _projection_weights(self) -> int:
         return 0 if self.embedding_size == self.hidden else 2 * self.hidden * self.embedding_size
 
-    @property
+    @cached_property
     def _token_weights(self) -> int:
         """Weights that work on every token processed, prompt tokens included."""
         return self.layers * self.layer_weights() + self._projection_weights
 
-    @property
+    @cached_property
     def _head_weights(self) -> int:
         """Weights that work on a token whose successor is wanted."""
         return self.vocabulary * self.embedding_size

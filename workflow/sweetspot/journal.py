@@ -46,7 +46,7 @@ class Place:
     @property
     def journal(self) -> Path:
         """The journal of this block."""
-        return self._of("journal") / f"{self.block}.jsonl"
+        return self._of("journal", f"{self.block}.jsonl")
 
     @property
     def raw(self) -> Path:
@@ -56,10 +56,10 @@ class Place:
     @cached_property
     def rows(self) -> Path:
         """The rows of this block."""
-        return self._of("measurements") / f"{self.block}.jsonl"
+        return self._of("measurements", f"{self.block}.jsonl")
 
-    def _of(self, kind: str) -> Path:
-        return self.directory / kind / self.model / f"bs{self.batch}"
+    def _of(self, kind: str, *file: str) -> Path:
+        return self.directory.joinpath(kind, self.model, f"bs{self.batch}", *file)
 
 
 def key(inputs: Mapping[str, Any]) -> str:

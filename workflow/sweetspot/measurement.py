@@ -1,7 +1,7 @@
 """The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -184,7 +184,7 @@ def planned_repetitions(visit: int, protocol: Protocol) -> int:
 
 def _dimensions(spec: EngineSpec) -> str:
     """Digest of what a model computes, whatever it is called: models of one digest differ in their weights alone."""
-    dimensions = {name: value for name, value in vars(spec.architecture).items() if name not in ("name", "source")}
+    dimensions = {name: value for name, value in asdict(spec.architecture).items() if name not in ("name", "source")}
     return key(dimensions)
 
 
