@@ -35,6 +35,25 @@ def test_a_single_row_that_is_off(as_table: Any, fitted: Any, factor: float, bat
     assert values["t3"] == pytest.approx(before["t3"], rel=0.1)
 
 
+@pytest.mark.parametrize("factor", [10, 0.1])
+@pytest.mark.parametrize(
+    "few",
+    [
+        {"inputs": (64, 256, 1024, 4096), "outputs": (64, 256, 1024, 4096)},
+        {"inputs": (64, 256, 1024, 4096), "outputs": (64, 256, 1024, 4096), "batches": (1, 8, 64)},
+        {"inputs": (128, 512, 2048), "outputs": (128, 512, 2048)},
+        {"inputs": (256,), "outputs": (256,), "batches": (1, 2, 4, 8, 16, 32, 64, 128)},
+    ],
+)
+def test_a_single_row_that_is_off_among_few(as_table: Any, few: dict[str, Any], factor: float) -> None:
+    """Also at a corner, where the smooth surface is wrong about good cells too."""
+    frame = measured("batch-8", noise=0.02, **few)
+    for row in range(0, frame.height, 1 + frame.height // 20):
+        wrong = off(frame, row, factor)
+        outliers = screen(as_table(wrong).frame).outliers
+        assert outliers["energy_j"].to_list() == [wrong["energy_j"][row]], row
+
+
 @pytest.mark.parametrize("factor", [1.3, 0.7, 20])
 def test_a_repetition_that_the_others_contradict(as_table: Any, factor: float) -> None:
     frame = pl.concat(measured(noise=0.01, seed=seed, repetition=seed) for seed in range(4))

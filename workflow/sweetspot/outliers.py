@@ -2,8 +2,9 @@
 
 A repetition is judged by the others of its cell. A cell of one row, or of two that disagree, has nothing but its
 neighbours: a robust smooth surface through all cells points at it, and a law fitted to the other cells has to agree
-that it is off: by a factor of two, or of 1.5 where it is right about the others. Cells that no law describes are many,
-outliers are few: where more than a tenth of the cells look wrong, the law is what is wrong, and all stay.
+that it is off: by a factor of two, of 1.5 where it is right about the others, of three where many cells are suspected.
+Cells too few for a surface are judged by the one without which a law describes all others. Cells that no law describes
+are many, outliers are few: where more than a tenth of the cells look wrong, the law is what is wrong, and all stay.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ _REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard de
 _SURFACE_OFF, _CELL_SDS = 0.35, 6.0  # logarithms, and robust standard deviations
 _CELL_OFF, _LAW_ERRORS = (1.5, 2.0), 10.0  # factors; between them so many mean errors of the law on the other cells
 _DISAGREE = 0.3  # standard deviation of two repetitions, as a share of their mean: one is 1.5 times the other
-_MOST = 0.1  # of the cells
-_FEWEST_CELLS = 10  # fewer tell no outlier from a law that does not hold
+_MOST, _MOST_SUSPECTS = 0.1, 0.3  # of the cells: set aside, and judged by a law of the others
+_FEWEST_CELLS = 10  # of a surface
+_FAR = 3.0  # a factor: off where many are suspected, or where cells are too few for a surface
+_SPARE, _DESCRIBED = 3, 0.05  # of the law without the one cell: degrees of freedom, and scatter
 _MAD = 1.4826  # median absolute deviation to standard deviation, for normal errors
 
 
@@ -73,25 +76,55 @@ def _repetitions(group: pl.DataFrame) -> dict[int, str]:
 def _cells(group: pl.DataFrame) -> dict[int, str]:
     """Row number and reason of each row of a small cell that all other cells contradict."""
     frame = cells(group.drop("_row"))
+    points, replaceable = Points.of(frame), (frame["repetitions"] < _REPETITIONS).to_numpy()
     if frame.height < _FEWEST_CELLS:
-        return {}
-    points = Points.of(frame)
-    disagree = (
-        frame.select((pl.col("energy_sd_j") > _DISAGREE * pl.col("energy_j")).fill_null(False)).to_series().to_numpy()
-    )
-    suspects = (_off_surface(points) | disagree) & (frame["repetitions"] < _REPETITIONS).to_numpy()
-    if not suspects.any() or suspects.sum() > max(1, _MOST * len(points)):
-        return {}
-    expected, usual = _by_law(points, suspects)
-    limit = np.clip(_LAW_ERRORS * usual, *np.log(_CELL_OFF))
-    aside = {}
-    for index in np.flatnonzero(suspects):
-        joules = expected[index] * points.batch[index] * points.m[index]
-        own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][int(index)] for name in CELL))
+        off = _alone(points, replaceable)
+    else:
+        disagree = (pl.col("energy_sd_j") > _DISAGREE * pl.col("energy_j")).fill_null(False)
+        suspects = (_off_surface(points) | frame.select(disagree).to_series().to_numpy()) & replaceable
+        off = _contradicted(points, suspects) if 0 < suspects.sum() <= max(1, _MOST_SUSPECTS * len(points)) else {}
+    aside: dict[int, str] = {}
+    places = set()
+    for index, (expected, limit) in off.items():
+        joules = expected * points.batch[index] * points.m[index]
+        own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][index] for name in CELL))
         for row in own.iter_rows(named=True):
             if abs(np.log(row["energy_j"] / joules)) > limit:
+                places.add(index)
                 aside[row["_row"]] = f"{row['energy_j']:.4g} J, and by all other cells about {joules:.4g} J"
-    return aside
+    return aside if len(places) <= _few(points) else {}
+
+
+def _few(points: Points) -> float:
+    return max(1, _MOST * len(points))
+
+
+def _contradicted(points: Points, suspects: Mask) -> dict[int, tuple[float, float]]:
+    """Index of each suspect, its E_tok by the law of the other cells, and how far a row may be from it (logarithm)."""
+    expected, usual = _by_law(points, suspects)
+    limit = float(np.clip(_LAW_ERRORS * usual, *np.log(_CELL_OFF)))
+    if suspects.sum() > _few(points):  # good corners among them, or waves that the table does not tell
+        limit = float(np.log(_FAR))
+    return {int(index): (float(expected[index]), limit) for index in np.flatnonzero(suspects)}
+
+
+def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
+    """As `_contradicted`, of the one cell without which a law holds that does not hold with it; or nothing."""
+    found, best = {}, _DESCRIBED
+    for law in LAWS.values():
+        if not law.terms or (len(np.unique(points.in_wave)) > 1) != law.has_batch_terms:
+            continue
+        features = design(law, points)
+        for index in range(len(points)):
+            others = np.arange(len(points)) != index
+            solution = solve(law, points.take(others), features[others])
+            if not isinstance(solution, Solution) or solution.freedom < _SPARE or solution.relative_sd >= best:
+                continue
+            best, expected = solution.relative_sd, float(features[index] @ solution.values)
+            known = replaceable[index] and solution.determines(features[[index]])[0] and expected > 0
+            far = known and abs(np.log(points.target[index] / expected)) > np.log(_FAR)
+            found = {index: (expected, float(np.log(_FAR)))} if far else {}
+    return found
 
 
 def _off_surface(points: Points) -> Mask:
