@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +301,22 @@ def test_models_of_too_few_cells_make_a_law_together(tmp_path: Path) -> None:
     assert json.loads(answer.stdout)["cells"] == 2
 
 
+def test_a_model_of_few_cells_is_told_of_the_law_across_models(tmp_path: Path) -> None:
+    few = table({MODELS[1]: ARCHS[MODELS[1]]}, CELLS[::4])
+    others = table({model: ARCHS[model] for model in MODELS[2:]})
+    pl.concat([others, few]).drop("waves").write_csv(tmp_path / "rows.csv")
+    fitted = sweetspot("fit", tmp_path / "rows.csv", "--out", tmp_path, "--architectures", ARCHITECTURES)
+    assert fitted.returncode == 0, fitted.stderr
+    query = ["predict", "--predictor", tmp_path / "predictor.json", "--batch", 16]
+    query += ["--input-tokens", 900, "--output-tokens", 200]
+    for model, told in ((MODELS[1], True), (MODELS[2], False)):
+        answer = sweetspot(*query, "--model", model)
+        assert answer.returncode == 0, answer.stderr
+        assert ("ask it with --architecture" in answer.stderr) == told, answer.stdout
+
+
 def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:
-    resolved = {"schema_version": 1, "architecture": NEW.__dict__}
+    resolved = {"schema_version": 1, "architecture": asdict(NEW)}
     (tmp_path / "Llama.json").write_text(json.dumps(resolved))
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/config.json").write_text((ARCHITECTURES / "opt-1.3b.json").read_text())

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sweetspot.predictor import Prediction
     from sweetspot.prices import SharedPrediction
 
+_WIDE = 0.25  # half an interval as a share of the prediction: then another law is worth asking
+
 # Each command imports what it needs itself: `predict` must answer at once, without the libraries that fitting needs.
 
 
@@ -230,8 +232,9 @@ def _predict(options: argparse.Namespace) -> None:
     if options.architecture:
         print(_shown(_predict_unmeasured(options), options))
         return
+    fitted = predictor.load(options.predictor)
     answer = predictor.predict(
-        predictor.load(options.predictor),
+        fitted,
         options.model,
         options.input_tokens,
         options.output_tokens,
@@ -240,6 +243,13 @@ def _predict(options: argparse.Namespace) -> None:
         engine=options.engine,
         precision=options.precision,
     )
+    wide = answer.energy_per_request_high_j / answer.energy_per_request_j - 1
+    if wide > _WIDE and predictor.is_pooled(fitted, answer.model):
+        print(
+            f"note: its own cells leave {answer.model} an interval of ±{wide:.0%}; the law across models counts those "
+            "of other models too: ask it with --architecture and the config.json of this one",
+            file=sys.stderr,
+        )
     print(_shown(answer, options))
 
 

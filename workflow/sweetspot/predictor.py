@@ -213,9 +213,14 @@ def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | 
     return found[0]
 
 
+def is_pooled(predictor: Mapping[str, Any], model: str) -> bool:
+    """Whether the law across models was fitted to cells of the model."""
+    return any(model in entry.get("models", {}) for entry in predictor.get("shared", []) if not entry["reason"])
+
+
 def _other_way(predictor: Mapping[str, Any], model: str) -> str:
     """How the law across models predicts a model whose own cells do not suffice."""
-    if any(model in entry.get("models", {}) for entry in predictor.get("shared", []) if not entry["reason"]):
+    if is_pooled(predictor, model):
         return "; the law across models predicts it, its cells counted: give its config.json with --architecture FILE"
     return "; with --architectures DIR, `sweetspot fit` makes a law across models, which needs fewer cells"
 
