@@ -1,11 +1,15 @@
 """The KV cache's capacity, from energies of a table that does not record waves."""
 
+import itertools
 import math
 from typing import Any
 
 import polars as pl
 import pytest
 from energies import BATCHES, TRUTH, measured
+
+from sweetspot.laws import LAWS, per_token
+from sweetspot.predictor import predict
 
 CAPACITY = 60_000  # tokens: of the largest batches, long requests queue
 
@@ -23,6 +27,27 @@ def test_a_cache_that_fills_up_is_seen_in_the_energies(fitted: Any, noise: float
     for full in group["kv_capacity"]:  # the same waves, and so the same energies, at every batch of the table
         truth = CAPACITY // full["total_tokens"]
         assert all(math.ceil(batch / full["requests"]) == math.ceil(batch / truth) for batch in BATCHES), full
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_predictions_use_the_estimated_capacity_and_say_where_it_leaves_waves_open(fitted: Any, noise: float) -> None:
+    group = fitted(measured("batch-7", batches=BATCHES, noise=noise, capacity=CAPACITY).drop("waves", "in_flight"))
+    least, likely, below = group["kv_capacity"][0]["tokens"]
+    assert least <= CAPACITY < below < 1.1 * least
+    assert all(full["tokens"] == [least, likely, below] for full in group["kv_capacity"])
+    known = unknown = 0
+    for n, m, batch in itertools.product((96, 768, 1500, 3072), (96, 768, 1500, 3072), (16, 40, 64, 100, 128)):
+        answer = predict({"groups": [group]}, "m", n, m, batch)
+        waves = math.ceil(batch / (CAPACITY // (n + m)))
+        truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / waves)
+        assert answer.energy_per_output_token_low_j - 1e-9 <= truth <= answer.energy_per_output_token_high_j + 1e-9
+        if any("in how many waves" in reason for reason in answer.extrapolates):
+            unknown += 1
+        else:
+            assert answer.waves == waves, (n, m, batch)
+            known += waves > 1
+    assert known > 10
+    assert unknown > 0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])

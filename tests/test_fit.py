@@ -246,8 +246,16 @@ def test_requests_in_waves_are_batches_of_their_own(fitted: Any) -> None:
     group = fitted(measured("batch-7", batches=BATCHES, capacity=100_000))
     (fit,) = group["laws"]["batch-7"]
     assert values(fit) == pytest.approx(TRUTH["batch-7"], rel=1e-6)
-    assert {"total_tokens": 8192, "requests": 12} in group["kv_capacity"]
+    held = [12 * 8192, 12.5 * 8192, 13 * 8192]
+    assert {"total_tokens": 8192, "requests": 12, "tokens": held} in group["kv_capacity"]
     assert min(full["total_tokens"] for full in group["kv_capacity"]) > 100_000 / 128
+
+
+def test_waves_alone_leave_a_range_of_requests_that_fit(fitted: Any) -> None:
+    rows = measured("batch-7", batches=(1, 8, 32), capacity=3 * 8192).drop("in_flight")
+    assert rows.filter(pl.col("input_tokens") + pl.col("output_tokens") == 8192)["waves"].to_list() == [1, 3, 11]
+    held = fitted(rows)["kv_capacity"][-1]
+    assert held == {"total_tokens": 8192, "requests": 3, "tokens": [3 * 8192, 3.5 * 8192, 4 * 8192]}
 
 
 def test_durations_get_the_same_law(fitted: Any) -> None:

@@ -10,6 +10,7 @@ import browser
 import polars as pl
 import pytest
 from browser import Browser, Tab
+from energies import BATCHES, measured
 from pages import Made, Results, page, results
 
 from sweetspot import predictor, table
@@ -119,6 +120,24 @@ def test_what_the_cells_do_not_combine_is_known_to_the_page(
     for ours, theirs in zip(of_page(tab, asked), expected, strict=True):
         assert same(ours, theirs)
     assert tab.complaints() == []
+    tab.close()
+
+
+@pytest.mark.parametrize("unknown", [["in_flight"], ["waves", "in_flight"]])
+def test_the_page_knows_in_how_many_waves_a_batch_runs(chromium: Browser, tmp_path: Path, unknown: list[str]) -> None:
+    rows = measured("batch-7", batches=BATCHES, capacity=60_000, noise=0.02)
+    timed = rows.with_columns(duration_s=pl.col("energy_j") / 400, gpu=pl.lit("g"), engine=pl.lit("e"))
+    timed.drop(unknown).write_parquet(tmp_path / "rows.parquet")
+    read = table.read([tmp_path / "rows.parquet"])
+    found = Results(read.frame, fit_table(read), *validate(read), None, None)
+    page(found, tmp_path)
+    tab = chromium.open(tmp_path / "report.html")
+    asked = queries(found.predictor, 200)
+    expected = [of_library(found.predictor, *query) for query in asked]
+    assert {1, 2, 3} <= {answer.get("waves") for answer in expected}
+    assert any("how many waves" in " ".join(answer.get("extrapolates", [])) for answer in expected)
+    for query, ours, theirs in zip(asked, of_page(tab, asked), expected, strict=True):
+        assert same(ours, theirs), (query, ours, theirs)
     tab.close()
 
 

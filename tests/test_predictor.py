@@ -199,6 +199,35 @@ def test_requests_that_the_cache_cannot_hold_run_in_waves(make: Any) -> None:
         assert any("waves" in warning for warning in answer.warnings) == (answer.waves > 1)
 
 
+def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make: Any) -> None:
+    frame = measured("batch-7", inputs=(2048, 4096), outputs=GRID, batches=(1, 8, 32), capacity=3 * 8192, noise=0.01)
+    timed = frame.with_columns(model=pl.lit("llama-3.1-8b"), duration_s=pl.col("energy_j") / 400)
+    fitted = make(timed)
+    full = fitted["groups"][0]["kv_capacity"][-1]
+    assert (full["total_tokens"], full["requests"]) == (8192, 3)
+    sure = ask(fitted, 4096, 4096, batch=6)
+    assert sure.waves == 2
+    assert sure.extrapolates == []
+    assert "waves" not in sure.interval_parts
+    open_ = ask(fitted, 4096, 604, batch=5)  # it held 5 requests of 4352 tokens and 4 of 5120: of 4700, 4 or 5
+    assert open_.extrapolates == ["the measured cells do not tell in how many waves this batch runs: 1 to 2"]
+    for waves in (1, 2):
+        truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], 4096, 604, 5 / waves)
+        assert open_.energy_per_output_token_low_j < truth < open_.energy_per_output_token_high_j
+        assert open_.duration_low_s < truth * 604 * 5 / 400 < open_.duration_high_s
+    half = open_.energy_per_request_high_j / open_.energy_per_request_j - 1
+    assert half == pytest.approx(math.hypot(*open_.interval_parts.values()))
+
+
+def test_a_file_without_tokens_of_a_full_cache_gives_the_same(make: Any) -> None:
+    frame = measured("batch-7", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
+    fitted = make(frame.with_columns(model=pl.lit("llama-3.1-8b")))
+    now = [ask(fitted, 3000, m, batch=50) for m in (64, 1000, 3000, 5000)]
+    for full in fitted["groups"][0]["kv_capacity"]:
+        del full["tokens"]
+    assert [ask(fitted, 3000, m, batch=50) for m in (64, 1000, 3000, 5000)] == now
+
+
 @pytest.mark.parametrize(
     ("n", "m", "batch", "reasons"),
     [

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import energies
 import jsonschema
 import pytest
 from pages import Made, results
@@ -30,6 +31,13 @@ def reader() -> dict[str, Any]:
     return names
 
 
+def crowded(tmp_path: Path) -> dict[str, Any]:
+    """The predictor of a table whose energies show that the KV cache was full."""
+    rows = energies.measured("batch-7", batches=energies.BATCHES, capacity=60_000, noise=0.02)
+    rows.drop("waves", "in_flight").write_parquet(tmp_path / "crowded.parquet")
+    return fit_table(table.read([tmp_path / "crowded.parquet"]))
+
+
 def few(tmp_path: Path, **columns: Any) -> dict[str, Any]:
     """The predictor of a table that lets only some laws be fitted."""
     rows = results(tmp_path, models=("model",), lengths=(64, 256, 1024), batches=(1, 8)).measurements
@@ -41,7 +49,9 @@ def test_the_schema_is_a_schema_and_every_predictor_obeys_it(simulated: Made, me
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     one_batch, one_reply = few(tmp_path, batch=8), few(tmp_path, output_tokens=64)
     assert any(fit["merged"] for fits in one_reply["groups"][0]["laws"].values() for fit in fits if "merged" in fit)
-    for content in (simulated.results.predictor, measured.results.predictor, one_batch, one_reply):
+    full = crowded(tmp_path)
+    assert full["groups"][0]["kv_capacity"]
+    for content in (simulated.results.predictor, measured.results.predictor, one_batch, one_reply, full):
         written = tmp_path / "predictor.json"
         predictor.write(content, written)
         CHECK.validate(json.loads(written.read_text()))
@@ -91,7 +101,7 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
     for group in by_batch["groups"]:
         group["law"] = "paper-6"
     asked = compared = 0
-    for fitted in (simulated.results.predictor, by_batch, few(tmp_path, batch=8)):
+    for fitted in (simulated.results.predictor, by_batch, few(tmp_path, batch=8), crowded(tmp_path)):
         for _ in range(100):
             group = rng.choice(fitted["groups"])
             n, m, batch = (rng.randint(1, top) for top in (3000, 3000, 100))

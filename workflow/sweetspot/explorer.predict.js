@@ -20,18 +20,17 @@ const ROUTINGS = { // the share of experts that a batch activates, by the share 
 
 const UNDETERMINED = 1.0, OVER_TDP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py
 
-/* How often the KV cache has to be filled, by where it was seen full. */
+/* How often the KV cache has to be filled, by where it was seen full: most, likely and fewest waves. */
 function wavesOf(group, total, batch) {
-  if (!group.kv_capacity.length) return 1;
-  const points = group.kv_capacity.map((full) => [full.total_tokens, (full.requests + 0.5) * full.total_tokens]);
-  let [low, capacity] = points[0], [high, above] = points[0];
-  for (const [tokens, held] of points) {
-    [high, above] = [tokens, held];
-    if (tokens > total) break;
-    [low, capacity] = [tokens, held];
-  }
-  if (low <= total && total < high) capacity += (above - capacity) * (total - low) / (high - low);
-  return Math.ceil(batch / Math.max(1, Math.trunc(capacity / total)));
+  if (!group.kv_capacity.length) return [1, 1, 1];
+  const points = group.kv_capacity.map((full) => [
+    full.total_tokens, full.tokens ?? [0, 0.5, 1].map((more) => (full.requests + more) * full.total_tokens)]);
+  const after = points.find(([tokens]) => tokens > total) ?? points.at(-1);
+  const before = points.findLast(([tokens]) => tokens <= total) ?? after;
+  const share = after[0] > before[0] ? (total - before[0]) / (after[0] - before[0]) : 0;
+  const [least, likely, below] = before[1].map((x, i) => x + (after[1][i] - x) * share);
+  return [Math.trunc(least / total), Math.trunc(likely / total), Math.ceil(below / total) - 1].map(
+    (together) => Math.ceil(batch / Math.max(1, together)));
 }
 
 /* As Python's format does it: halves to the even neighbour. */
@@ -75,16 +74,15 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   }
   if (group.source === "simulated") warnings.push("SIMULATED: fitted to a simulated GPU, not to measurements");
 
-  const waves = wavesOf(group, n + m, batch), together = batch / waves;
+  const [most, waves, fewest] = wavesOf(group, n + m, batch), together = batch / waves;
   if (waves > 1) warnings.push(`the KV cache does not hold ${batch} such requests: ${waves} waves`);
   const mixture = group.experts;
   const share = mixture ? mixture.per_token / mixture.experts : 1;
   const terms = laws[fit.law].terms;
-  const features = {};
-  for (const term of terms) {
-    const active = term.routing ? ROUTINGS[term.routing](share, together) : 1;
-    features[term.name] = FORMS[term.form](n, m) * active / (term.per_batch ? together : 1);
-  }
+  const featuresOf = (requests) => Object.fromEntries(terms.map((term) => [
+    term.name, FORMS[term.form](n, m) * (term.routing ? ROUTINGS[term.routing](share, requests) : 1) /
+      (term.per_batch ? requests : 1)]));
+  const features = featuresOf(together);
   const kept = terms.filter((term) => term.name in fit.terms).map((term) => term.name);
 
   const outside = {};
@@ -141,7 +139,18 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     }
   }
   if (group.sensor_gain !== null) parts.sensor_gain = group.sensor_gain;
-  const half = Math.hypot(...Object.values(parts));
+  let half = Math.hypot(...Object.values(parts));
+  const apart = (valueOf) => { // by which share another number of waves is away
+    const perToken = (its) => kept.reduce((sum, name) => sum + valueOf(name) * its[name], 0);
+    return Math.max(...[fewest, most].map(
+      (number) => Math.abs(perToken(featuresOf(batch / number)) / perToken(features) - 1)));
+  };
+  if (fewest < most) { // then the interval reaches as far around the energy of the other number
+    const away = apart((name) => fit.terms[name].value);
+    parts.waves = Math.sqrt(away * (away + 2 * half));
+    half += away;
+    extrapolates.push(`the measured cells do not tell in how many waves this batch runs: ${fewest} to ${most}`);
+  }
   const low = Math.max(energy * (1 - half), 0), high = energy * (1 + half);
 
   let duration = null;
@@ -149,8 +158,9 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     const perToken = kept.reduce((sum, name) => sum + (fit.duration.terms[name] || 0) * features[name], 0);
     if (perToken > 0) duration = perToken * m * batch;
   }
-  const late = fit.duration ? Math.hypot(
+  let late = fit.duration ? Math.hypot(
     fit.duration.t_quantile_95 * fit.duration.relative_residual_sd * fit.interval_scale, parts.distance) : 0;
+  if (duration) late += apart((name) => fit.duration.terms[name] || 0);
   const power = duration ? energy * m * batch / duration : null;
   if (power && group.power_cap_w && power > group.power_cap_w * OVER_TDP) {
     warnings.push(`energy over duration is ${rounded(power)} W, above the ${rounded(group.power_cap_w)} W of the board`);

@@ -81,10 +81,10 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
     for_all = {name: fits for name, fits in laws.items() if LAWS[name].has_batch_terms}
     capacity = _kv_capacity(frame)
     any_batch, _ = choose(for_all, held_out, points)
-    if chosen and (tokens := frame["kv_tokens"][0]):
+    if chosen and (tokens := frame["kv_tokens"].to_list()[0]):
         because += (
             ". The table names no waves, but its energies show that requests queue: the KV cache is taken to hold "
-            f"about {tokens:,.0f} tokens, estimated from all cells, held-out ones too"
+            f"about {tokens[1]:,} tokens ({tokens[0]:,} to {tokens[2]:,}), estimated from all cells, held-out ones too"
         )
     valid = rows.filter(pl.col("valid"))
     return {
@@ -253,16 +253,27 @@ def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:
     return {"experts": cell["experts"], "per_token": cell["experts_per_token"]}
 
 
-def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, int]]:
-    """How many requests of n + m tokens ran at once where the KV cache was full; empty where it never was."""
+def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """How many requests of n + m tokens ran at once where the KV cache was full, and what it then holds in tokens.
+
+    `tokens`: [least, likely, below which it is], from the table's cells of this length or, where the table says neither
+    waves nor requests in flight, as estimated from all cells. Empty where the cache never was full.
+    """
+    batch, waves = pl.col("batch"), pl.col("waves")
     full = (
-        frame.filter(pl.col("waves") > 1)
+        frame.filter(waves > 1)
         .with_columns(
             total_tokens=pl.col("input_tokens") + pl.col("output_tokens"),
-            requests=pl.col("in_flight").fill_null((pl.col("batch") / pl.col("waves")).floor()).cast(pl.Int64),
+            requests=pl.col("in_flight").fill_null((batch / waves).ceil()).cast(pl.Int64),
+            too_many=(pl.col("in_flight") + 1).fill_null((batch / (waves - 1)).ceil().clip(upper_bound=batch)),
         )
         .group_by("total_tokens")
-        .agg(pl.col("requests").max())
+        .agg(pl.col("requests").max(), pl.col("too_many").min().cast(pl.Int64))
         .sort("total_tokens")
     )
-    return full.to_dicts()
+    entries, estimated = [], frame["kv_tokens"].to_list()[0]
+    for total, least, too_many in full.iter_rows():
+        below = max(too_many, least + 1)
+        held = estimated or [least * total, (least + below) / 2 * total, below * total]
+        entries.append({"total_tokens": total, "requests": least, "tokens": held})
+    return entries

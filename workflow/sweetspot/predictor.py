@@ -20,6 +20,7 @@ _GROUP_KEYS = {
     *("idle_w", "power_cap_w"),
     *("law", "law_any_batch", "chosen_because", "laws"),
 }
+_Place = tuple[float, float, float, float]  # input tokens, output tokens, requests in flight, share of the experts
 _OVER_TDP, _UNDER_IDLE = 1.05, 0.95  # by how much the sensors' gain alone may pass them
 _UNDETERMINED = 1.0  # relative error assumed where the cells do not know what the request needs
 
@@ -31,7 +32,8 @@ class Prediction:
     `waves`: how often the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are
     None where the table had no durations. `interval_parts`: relative half widths of the interval's parts, which add in
     squares: scatter of cells about the law and its coefficients (calibrated on held-out cells), distance from the
-    measured cells, and the sensors' common gain where the table states it, which cancels between two predictions.
+    measured cells, the sensors' common gain where the table states it, which cancels between two predictions, and
+    another number of waves where the cells do not tell.
     `extrapolates` lists in what the request lies outside the measured cells (empty: it does not). `warnings` says what
     was assumed.
     """
@@ -141,7 +143,8 @@ def predict(
     fit = _fit_for(group, batch, warnings)
     if group["source"] == "simulated":
         warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
-    law, times = LAWS[fit["law"]], waves(group["kv_capacity"], input_tokens + output_tokens, batch)
+    law = LAWS[fit["law"]]
+    most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
         warnings.append(f"the KV cache does not hold {batch} such requests: {times} waves")
     place = (input_tokens, output_tokens, batch / times, chosen(group))
@@ -163,11 +166,19 @@ def predict(
             extrapolates = ["the measured cells vary the lengths only together, not as this request would need"]
     if group["sensor_gain"] is not None:
         parts["sensor_gain"] = group["sensor_gain"]
-    half = math.sqrt(sum(part**2 for part in parts.values()))
+    half = math.hypot(*parts.values())
+    ends = [(*place[:2], batch / number, place[3]) for number in (fewest, most)]
+    if fewest < most:  # then the interval reaches as far around the energy of the other number
+        apart = _apart(law, values, place, ends)
+        parts["waves"] = math.sqrt(apart * (apart + 2 * half))
+        half += apart
+        extrapolates.append(f"the measured cells do not tell in how many waves this batch runs: {fewest} to {most}")
     low, high = max(per_output_token * (1 - half), 0.0), per_output_token * (1 + half)
     energy_batch_j = per_output_token * output_tokens * batch
     duration_s = _duration(law, fit, place, batch)
     late = _of_duration(fit, parts["distance"])
+    if duration_s:
+        late += _apart(law, fit["duration"]["terms"], place, ends)
     power_w = energy_batch_j / duration_s if duration_s else None
     warnings += _impossible(power_w, group["idle_w"], group["power_cap_w"])
     return Prediction(
@@ -244,24 +255,30 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
     )
 
 
-def waves(full: Sequence[Mapping[str, int]], total_tokens: int, batch: int) -> int:
+def waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> int:
     """How often the KV cache has to be filled, by where it was seen full (`kv_capacity` of a group)."""
+    return _possible_waves(full, total_tokens, batch)[1]
+
+
+def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> tuple[int, int, int]:
+    """The most waves that the cells leave possible, the likely number, and the fewest."""
     if not full:
-        return 1
-    # A cache that held r requests of t tokens and not r + 1 holds about (r + 1/2) t tokens. Between two lengths that is
-    # interpolated, because a sliding window makes a long request's cache smaller than its tokens.
-    points = [(entry["total_tokens"], (entry["requests"] + 0.5) * entry["total_tokens"]) for entry in full]
-    (low, capacity), (high, above) = points[0], points[0]
-    for point in points:
-        if point[0] <= total_tokens:
-            low, capacity = high, above = point
-        else:
-            high, above = point
-            break
-    if low <= total_tokens < high:
-        capacity += (above - capacity) * (total_tokens - low) / (high - low)
-    together = max(1, int(capacity / total_tokens))
-    return math.ceil(batch / together)
+        return 1, 1, 1
+    # Between two lengths the capacity is interpolated, because a sliding window makes a long request's cache smaller
+    # than its tokens.
+    points = [(entry["total_tokens"], _held(entry)) for entry in full]
+    after = next((point for point in points if point[0] > total_tokens), points[-1])
+    before = next((point for point in reversed(points) if point[0] <= total_tokens), after)
+    share = (total_tokens - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
+    least, likely, below = (x + (y - x) * share for x, y in zip(before[1], after[1], strict=True))
+    held = int(least / total_tokens), int(likely / total_tokens), math.ceil(below / total_tokens) - 1
+    most, times, fewest = (math.ceil(batch / max(1, together)) for together in held)
+    return most, times, fewest
+
+
+def _held(entry: Mapping[str, Any]) -> Sequence[float]:
+    """Tokens in a full cache: least, likely, below which. Older files only say r: that r requests fit, not r + 1."""
+    return entry.get("tokens") or [(entry["requests"] + more) * entry["total_tokens"] for more in (0, 0.5, 1)]
 
 
 def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -> list[str]:
@@ -335,7 +352,7 @@ def chosen(group: Mapping[str, Any]) -> float:
     return float(mixture["per_token"] / mixture["experts"]) if mixture else 1.0
 
 
-def _duration(law: Law, fit: Mapping[str, Any], place: tuple[float, float, float, float], batch: int) -> float | None:
+def _duration(law: Law, fit: Mapping[str, Any], place: _Place, batch: int) -> float | None:
     if fit["duration"] is None:
         return None
     seconds = per_token(law, fit["duration"]["terms"], *place) * place[1] * batch
@@ -348,6 +365,11 @@ def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
         return 0.0
     scatter = fit["duration"]["t_quantile_95"] * fit["duration"]["relative_residual_sd"] * fit["interval_scale"]
     return math.hypot(scatter, distance)
+
+
+def _apart(law: Law, values: Mapping[str, float], place: _Place, ends: Sequence[_Place]) -> float:
+    """By which share the law's value at these places is away from that at `place`."""
+    return max(abs(per_token(law, values, *end) / per_token(law, values, *place) - 1) for end in ends)
 
 
 def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
