@@ -150,6 +150,24 @@ def test_no_sweet_spot_is_invented(fitted: dict[str, Any]) -> None:
     assert told(blind)["sweet_spot"]["status"].startswith("not identified")
 
 
+def test_a_law_that_can_show_no_minimum_says_so(tmp_path: Path) -> None:
+    """By wilkins energy per token falls for ever, so it must not be said to fall throughout."""
+    cells = [
+        {
+            "model": "big",
+            "batch": 8,
+            "input_tokens": n,
+            "output_tokens": m,
+            "energy_j": 8 * (0.02 * n + m + 1e-4 * n * m),
+        }
+        for n, m in itertools.product(LENGTHS, LENGTHS)
+    ]
+    found = predictor.load(fit(tmp_path, cells))
+    assert found["groups"][0]["law"] == "wilkins"
+    status = told(found)["sweet_spot"]["status"]
+    assert status.startswith("not identified: no term of law wilkins grows with the reply")
+
+
 @pytest.mark.parametrize(("n", "m"), [(1500, 200), (2000, 1500)])
 def test_break_even_points_by_brute_force(fitted: dict[str, Any], n: int, m: int) -> None:
     k = 80

@@ -9,8 +9,10 @@ import pytest
 from energies import BATCHES, GRID, TRUTH, measured
 
 from sweetspot.errors import SweetspotError
-from sweetspot.fit import fit_table
+from sweetspot.fit import choose, fit_table
+from sweetspot.heldout import HeldOut
 from sweetspot.laws import LAWS, per_token, sweet_spot
+from sweetspot.solve import Points
 
 
 def values(fit: dict[str, Any]) -> dict[str, float]:
@@ -103,6 +105,41 @@ def test_the_simpler_law_is_chosen_where_it_is_as_good(fitted: Any) -> None:
     assert "MAPE" in group["chosen_because"]
 
 
+def test_a_law_that_a_scheme_cannot_judge_does_not_win_by_that(as_table: Any) -> None:
+    """By 5-fold the first three are as good. Leaving lengths out judges two of them, worse than a law that 5-fold drops."""
+    points = Points.of(as_table(measured()).frame.with_columns(waves=pl.lit(1.0), experts=None, experts_per_token=None))
+    nothing, noise = np.full(len(points), np.nan), np.linspace(-1, 1, len(points))
+
+    def folds(percent: float, cells: int = 49) -> list[HeldOut]:
+        wrong = 1 + (percent + 0.3 * noise) / 100
+        predicted = np.where(np.arange(len(points)) < cells, points.target * wrong, np.nan)
+        return [HeldOut("all", np.ones(len(points), dtype=bool), predicted, nothing, nothing, {})]
+
+    def of(five_fold: float, lengths: list[HeldOut]) -> dict[str, list[HeldOut]]:
+        return {
+            "5-fold": folds(five_fold),
+            "leave-one-length-out": lengths,
+            "leave-one-batch-out": [],
+            "leave-one-model-out": [],
+        }
+
+    held_out = {
+        "paper-5": of(4.0, folds(8.0)),
+        "cache-5": of(4.05, folds(8.2, cells=20)),
+        "paper-6": of(4.09, folds(0.0, cells=0)),
+        "recompute-4": of(6.0, folds(6.0)),
+    }
+    fits = {name: [{"batch": None, "terms": dict.fromkeys(range(int(name[-1])))}] for name in held_out}
+    name, because = choose(fits, held_out, points)
+    assert name == "paper-5"
+    assert "leave-one-length-out 8 % (lowest: recompute-4 6 %)" in because
+    del held_out["paper-5"], fits["paper-5"]
+    name, because = choose(fits, held_out, points)
+    assert name == "cache-5"
+    assert "over 20 of 49 cells (lowest: recompute-4 6" in because
+    assert "over the 20 that both predict" in because
+
+
 def test_six_cells(fitted: Any) -> None:
     group = fitted(measured("wilkins", inputs=(64, 512, 2048), outputs=(128, 1024), noise=0.01))
     assert group["law"] in ("linear", "wilkins")
@@ -179,6 +216,34 @@ def test_lengths_that_vary_together(fitted: Any) -> None:
     assert ranks(fit) == (3, 3)
     assert fit["in_sample_mape_percent"] < 1e-6
     assert {spot["output_tokens"] for spot in group["sweet_spots"]} <= {None}
+
+
+@pytest.mark.parametrize(("law", "batches"), [("recompute-4", (8,)), ("batch-7", (1, 8))])
+def test_prompt_and_reply_of_one_sum_give_no_sweet_spot(fitted: Any, law: str, batches: tuple[int, ...]) -> None:
+    """Each prompt has one reply length, so that only the form of a law tells what grows with the reply."""
+    inputs = (128, 256, 512, 768, 1024, 1536, 1920)
+    for seed in range(3):
+        cells = itertools.product(inputs, batches)
+        group = fitted(measured(law, cells=[(n, 2048 - n, b) for n, b in cells], noise=0.01, seed=seed))
+        assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
+
+
+def test_chosen_cells_of_a_grid_give_a_sweet_spot(fitted: Any) -> None:
+    """Few cells, most prompts with one or two replies, but long and short replies after long and short prompts."""
+    pairs = [(0, 0), (0, 6), (6, 0), (6, 6), (3, 0), (3, 6), (0, 3), (6, 3), (1, 4), (2, 2), (4, 1), (5, 5)]
+    group = fitted(measured(cells=[(GRID[i], GRID[j], 8) for i, j in pairs]))
+    assert group["law"] == "paper-6"
+    assert {spot["status"] for spot in group["sweet_spots"]} == {"interior"}
+    for spot in group["sweet_spots"]:
+        truth = sweet_spot(LAWS["paper-6"], TRUTH["paper-6"], spot["input_tokens"], 8)
+        assert spot["output_tokens"] == pytest.approx(truth, rel=0.01)
+
+
+@pytest.mark.parametrize("law", ["linear", "wilkins"])
+def test_a_law_that_can_have_no_sweet_spot_does_not_deny_one(fitted: Any, law: str) -> None:
+    group = fitted(measured(law, noise=0.02, seed=3))
+    assert group["law"] == law
+    assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
 
 
 def test_one_length_and_four_batches(fitted: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sweetspot.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
 from sweetspot.errors import SweetspotError
+from sweetspot.laws import why_not_identified
 from sweetspot.predictor import Prediction
 from sweetspot.workload import Workload
 
@@ -268,7 +269,7 @@ def _sweet_spot(costs: Costs, now: Cost, place: Ask) -> SweetSpot:
         batch = max(1.0, now.in_flight)
         near = min(entries, key=lambda e: (abs(math.log(e["batch"] / batch)), abs(math.log(e["input_tokens"] / n))))
         if near["status"] == "not identified":
-            return SweetSpot(n, None, None, None, "not identified: the measured cells do not tell where it lies")
+            return SweetSpot(n, None, None, None, "not identified: " + why_not_identified(costs.group["law"]))
 
     def per_token(m: int) -> float:
         return costs.energy_j([Ask(n, m)], now.running) / m

@@ -67,6 +67,7 @@ document.addEventListener("DOMContentLoaded", () => {
   /* The reply of least energy per output token inside the measured replies, and where it is within 1 % of that. */
   const spot = (index, s) => {
     const group = DATA.groups[index];
+    if (!DATA.laws[s.law || group.law].can_have_sweet_spot) return "not identified: no term of this law grows with it";
     const known = group.sweet_spots.filter((one) => one.batch === s.batch);
     if (!s.law && known.length && known.every((one) => one.status === "not identified")) return "not identified by these cells";
     const said = (best, from, to) => `${whole(Math.round(best))} (within 1 %: ${whole(Math.round(from))} to ${whole(Math.round(to))})`;

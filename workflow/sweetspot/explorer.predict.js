@@ -23,8 +23,7 @@ const UNDETERMINED = 1.0, OVER_TDP = 1.05, UNDER_IDLE = 0.95; // as in predictor
 /* How often the KV cache has to be filled, by where it was seen full: most, likely and fewest waves. */
 function wavesOf(group, total, batch) {
   if (!group.kv_capacity.length) return [1, 1, 1];
-  const points = group.kv_capacity.map((full) => [
-    full.total_tokens, full.tokens ?? [0, 0.5, 1].map((more) => (full.requests + more) * full.total_tokens)]);
+  const points = group.kv_capacity.map((full) => [full.total_tokens, full.tokens]);
   const after = points.find(([tokens]) => tokens > total) ?? points.at(-1);
   const before = points.findLast(([tokens]) => tokens <= total) ?? after;
   const share = after[0] > before[0] ? (total - before[0]) / (after[0] - before[0]) : 0;

@@ -39,7 +39,12 @@ def data(
         "schema_version": predictor["schema_version"],
         "asked": asked,
         "laws": {
-            law.name: {"formula": law.formula, "terms": [asdict(term) for term in law.terms]} for law in LAWS.values()
+            law.name: {
+                "formula": law.formula,
+                "terms": [asdict(term) for term in law.terms],
+                "can_have_sweet_spot": law.can_have_sweet_spot,
+            }
+            for law in LAWS.values()
         },
         "groups": [group for group, _ in usable],
         "names": [name for _, name in usable],

@@ -194,7 +194,7 @@ def _heat_map(
     caption = (
         f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of that batch (log scale). "
         + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
-        + ("" if inside or not spots else "No sweet spot lies inside the measured range. ")
+        + ("" if inside or not spots else "No sweet spot is identified inside the measured range. ")
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
         + (_batch_words(own, batches) if file != "hero" else "")
     )

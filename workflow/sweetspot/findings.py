@@ -12,6 +12,7 @@ import polars as pl
 from scipy import stats
 
 from sweetspot import summary
+from sweetspot.laws import why_not_identified
 from sweetspot.schema import CELL, GROUP
 from sweetspot.spots import plateau
 from sweetspot.summary import Group, number, percent, tokens
@@ -93,6 +94,10 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     here = sorted((s for s in inside if s["batch"] == batch), key=lambda spot: spot["input_tokens"])
     everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
     if not everywhere:
+        known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
+        if not known:
+            why = why_not_identified(group.get("law"))
+            return f"The sweet spot, the reply length of least energy per token, is not identified: {why}."
         return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
     span = f"over all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."

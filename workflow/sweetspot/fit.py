@@ -125,9 +125,10 @@ def choose(
 ) -> tuple[str | None, str]:
     """Name of the law to predict with and one sentence why; None where no law could be fitted.
 
-    Of the laws that cover the most cells, those stay that are as good as the best under every scheme that can judge
-    them (paired errors of the same cells, within the noise of their difference). Of these, one set of
-    coefficients for every batch goes before a set per batch, and then the fewest coefficients win.
+    Of the laws that cover the most cells, and of which 5-fold judges as many as of any, one scheme after another drops
+    those that are worse than the best of them (paired errors of the cells that both predict, beyond the noise of their
+    difference). So a law that a scheme cannot judge is not dropped there, but cannot push out one that it judges. Of
+    those left, one set of coefficients for every batch goes before a set per batch, and then the fewest coefficients.
     """
     covered = {name: _covered(fits, points) for name, fits in laws.items()}
     most = max(int(mask.sum()) for mask in covered.values())
@@ -144,51 +145,82 @@ def choose(
         return name, (
             f"fewest coefficients ({size[name]}): too few cells to hold any out and compare, so its error is not known"
         )
-    worse = {name: _shortfall(name, errors) for name in judged}
-    good = [name for name in judged if worse[name] <= 0] or [min(judged, key=lambda name: worse[name])]
+    left = judged
+    for of in errors.values():
+        left = _as_good(left, of)
     several = len(np.unique(points.batch)) > 1
-    name = min(
-        good, key=lambda name: (several and not LAWS[name].has_batch_terms, size[name], errors["5-fold"][name].mean())
-    )
-    alone = {law: ", fitted to each batch alone," for law in judged if several and not LAWS[law].has_batch_terms}
+    fold_errors = {name: float(np.nanmean(error)) for name, error in errors["5-fold"].items()}
+    name = min(left, key=lambda name: (several and not LAWS[name].has_batch_terms, size[name], fold_errors[name]))
     shown = ", ".join(
-        f"{_scheme_name(scheme, points)} {of[name].mean():.3g} % "
-        f"(lowest: {best}{alone.get(best, '')} {of[best].mean():.3g} %)"
-        if (best := min(of, key=lambda other: of[other].mean())) != name
-        else f"{_scheme_name(scheme, points)} {of[name].mean():.3g} % (lowest)"
+        f"{_scheme_name(scheme, points)} {_shown(name, of, judged, several)}"
         for scheme, of in errors.items()
         if name in of
     )
-    return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the laws that are as good"
+    rivals = "laws for every batch" if several and LAWS[name].has_batch_terms else "laws"
+    return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the {rivals} that are as good"
 
 
 def _errors(names: Sequence[str], held_out: Mapping[str, Schemes], scheme: str, points: Points) -> dict[str, Array]:
-    """APE in percent of the held-out cells that every law with a say under this scheme can predict, in one order."""
+    """APE in percent of the held-out cells, in one order, by every law with a say under this scheme; NaN: not known."""
     everything = {}
     for name in names:
         if name in held_out and (folds := held_out[name][scheme]):
             everything[name] = np.concatenate(
                 [100 * np.abs(fold.predicted / points.target - 1)[fold.mask] for fold in folds]
             )
-    known = {name: int(np.isfinite(error).sum()) for name, error in everything.items()}
-    having = {name: error for name, error in everything.items() if known[name]}
+    having = {name: error for name, error in everything.items() if _known(error)}
     if scheme == "5-fold":  # what cannot predict a part of the cells that others can does not compete
-        having = {name: error for name, error in having.items() if known[name] == max(known.values())}
-    common = np.all([np.isfinite(error) for error in having.values()], axis=0) if having else np.array([])
-    return {name: error[common] for name, error in having.items()} if common.any() else {}
+        most = max(map(_known, having.values()), default=0)
+        having = {name: error for name, error in having.items() if _known(error) == most}
+    return having
 
 
-def _shortfall(name: str, errors: Mapping[str, Mapping[str, Array]]) -> float:
-    """By how much a law is worse than the best, in the worst scheme and in percentage points beyond the noise; <= 0:
-    as good as the best in all."""
-    worst = -np.inf
-    for of in errors.values():
-        if name in of:
-            best = min(of, key=lambda other: of[other].mean())
-            difference = of[name] - of[best]
-            noise = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-            worst = max(worst, float(difference.mean() - _STANDARD_ERRORS * noise - _AS_GOOD_PERCENT))
-    return worst
+def _known(error: Array) -> int:
+    return int(np.isfinite(error).sum())
+
+
+def _as_good(names: Sequence[str], errors: Mapping[str, Array]) -> list[str]:
+    """Those of `names` that are as good as the best of them that this scheme judges, or that it does not judge."""
+    judged = sorted((name for name in names if name in errors), key=lambda name: -_known(errors[name]))
+    best = next(iter(judged), "")
+    for name in judged[1:]:
+        shared = _shared_difference(errors[name], errors[best])
+        best = name if len(shared) and shared.mean() < 0 else best
+    return [name for name in names if name not in errors or not _worse(errors[name], errors[best])]
+
+
+def _shared_difference(error: Array, other: Array) -> Array:
+    """By how much one law errs more than another, over the cells that both predict."""
+    difference = error - other
+    return difference[np.isfinite(difference)]
+
+
+def _worse(error: Array, best: Array) -> bool:
+    difference = _shared_difference(error, best)
+    if len(difference) < 2:
+        return False
+    noise = difference.std(ddof=1) / np.sqrt(len(difference))
+    return bool(difference.mean() > _STANDARD_ERRORS * noise + _AS_GOOD_PERCENT)
+
+
+def _shown(name: str, errors: Mapping[str, Array], judged: Sequence[str], several: bool) -> str:
+    """The error of a law under a scheme and the lowest, as validation has them, and over which cells if not all."""
+    most = max(_known(errors[law]) for law in judged if law in errors)
+
+    def said(law: str) -> str:
+        part = f" over {_known(errors[law])} of {most} cells" if _known(errors[law]) < most else ""
+        return f"{np.nanmean(errors[law]):.3g} %{part}"
+
+    best = min((law for law in judged if law in errors), key=lambda law: np.nanmean(errors[law]))
+    if best == name:
+        return f"{said(name)} (lowest)"
+    alone = ", fitted to each batch alone," if several and not LAWS[best].has_batch_terms else ""
+    both = np.isfinite(errors[name]) & np.isfinite(errors[best])
+    same = ""
+    if both.any() and both.sum() < max(_known(errors[name]), _known(errors[best])):
+        means = " and ".join(f"{errors[law][both].mean():.3g}" for law in (name, best))
+        same = f"; over the {both.sum()} that both predict {means} %"
+    return f"{said(name)} (lowest: {best}{alone} {said(best)}{same})"
 
 
 def _scheme_name(scheme: str, points: Points) -> str:

@@ -105,6 +105,11 @@ class Law:
         """Whether it is a law for mixtures of experts only."""
         return any(term.routing for term in self.terms)
 
+    @property
+    def can_have_sweet_spot(self) -> bool:
+        """Whether a term grows with the reply; without, no coefficients give a reply of least energy per token."""
+        return any(any(term.powers(1.0, 1.0)[1:]) for term in self.terms)
+
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
 # with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus), overheads add (plus).
@@ -236,6 +241,13 @@ LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, chosen: float = 1.0) -> float:
     """E_tok in joules by `law` with coefficients `values`; a term that `values` lacks counts as 0."""
     return float(sum(values[term.name] * term.value(n, m, batch, chosen) for term in law.terms if term.name in values))
+
+
+def why_not_identified(law: str | None) -> str:
+    """Why no sweet spot of the law of this name is known where its status is "not identified"."""
+    if law in LAWS and not LAWS[law].can_have_sweet_spot:
+        return f"no term of law {law} grows with the reply, so it can show no minimum even where there is one"
+    return "the measured cells do not tell where it lies"
 
 
 def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:

@@ -266,7 +266,7 @@ def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch:
         return 1, 1, 1
     # Between two lengths the capacity is interpolated, because a sliding window makes a long request's cache smaller
     # than its tokens.
-    points = [(entry["total_tokens"], _held(entry)) for entry in full]
+    points = [(entry["total_tokens"], entry["tokens"]) for entry in full]
     after = next((point for point in points if point[0] > total_tokens), points[-1])
     before = next((point for point in reversed(points) if point[0] <= total_tokens), after)
     share = (total_tokens - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
@@ -274,11 +274,6 @@ def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch:
     held = int(least / total_tokens), int(likely / total_tokens), math.ceil(below / total_tokens) - 1
     most, times, fewest = (math.ceil(batch / max(1, together)) for together in held)
     return most, times, fewest
-
-
-def _held(entry: Mapping[str, Any]) -> Sequence[float]:
-    """Tokens in a full cache: least, likely, below which. Older files only say r: that r requests fit, not r + 1."""
-    return entry.get("tokens") or [(entry["requests"] + more) * entry["total_tokens"] for more in (0, 0.5, 1)]
 
 
 def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -> list[str]:

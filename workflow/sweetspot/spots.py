@@ -10,6 +10,7 @@ from sweetspot.predictor import waves
 from sweetspot.solve import Array, Points, Skipped, Solution, solve, units
 
 _LENGTHS_OF_A_MINIMUM = 3  # between two output lengths no cell shows a minimum, whatever the law says
+_APART = 0.9  # where the ranks of prompts and replies correlate more, only the law's form tells one from the other
 _DRAWS = 500  # of the coefficients, for the confidence set of a sweet spot
 _SEED = 0
 _PLATEAU = 0.01  # energies this near to the lowest are called the same
@@ -24,20 +25,21 @@ def sweet_spots(
 
     `fits`: of the law, as in predictor.json; `capacity`: where the KV cache was full, as there. Where it fills within
     the measured replies, more waves end what a longer reply saves: then the least of the measured range is sought.
+    "not identified": the law has no term that grows with the reply, or the cells do not tell what such a term is.
     """
     spots = []
     for (_, unit), fit in zip(units(law, points), fits, strict=True):
         solution = solve(law, points.take(unit))
         if isinstance(solution, Skipped):
             continue
-        lengths = np.unique(points.m[unit])
+        shown = law.can_have_sweet_spot and _replies_vary(points.n[unit], points.m[unit])
         draws = _draws(solution, fit["interval_scale"])
         for batch in np.unique(points.batch[unit]):
             of_batch = points.take(unit & (points.batch == batch))
             chosen = float(of_batch.chosen.max()) if law.needs_experts else 1.0
             for n in np.unique(of_batch.n):
                 found = _NO_SPOT
-                if len(lengths) >= _LENGTHS_OF_A_MINIMUM and _knows_spot(solution, n, batch):
+                if shown and _knows_spot(solution, n, batch):
                     replies = np.unique(np.geomspace(of_batch.m.min(), of_batch.m.max(), _STEPS).round())
                     times = np.array([waves(capacity, int(n + m), int(batch)) for m in replies], dtype=float)
                     if times.max() > 1:
@@ -140,6 +142,17 @@ def _draws(solution: Solution, scale: float) -> Array:
     normal = random.standard_normal((_DRAWS, len(spread))) * np.sqrt(np.maximum(spread, 0)) * scale
     lower = np.array([-np.inf if term.lower is None else term.lower for term in solution.law.terms])
     return np.asarray(np.maximum(solution.values + normal @ directions.T * units_, np.minimum(lower, solution.values)))
+
+
+def _replies_vary(prompts: Array, replies: Array) -> bool:
+    """Whether the cells show what a reply costs beside what its prompt does, whatever the law says.
+
+    Not where a longer prompt always comes with a longer reply, or with a shorter one (as with one sum of both).
+    """
+    ranks = [np.unique(lengths, return_inverse=True)[1].astype(float) for lengths in (prompts, replies)]
+    if ranks[1].max() + 1 < _LENGTHS_OF_A_MINIMUM:
+        return False
+    return ranks[0].max() == 0 or bool(abs(np.corrcoef(*ranks)[0, 1]) <= _APART)
 
 
 def _knows_spot(solution: Solution, n: float, batch: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sweetspot import summary
-from sweetspot.laws import LAWS
+from sweetspot.laws import LAWS, why_not_identified
 from sweetspot.measurement import Protocol
 from sweetspot.schema import CELL, GROUP, UNSPECIFIED
 from sweetspot.summary import Group, listed, number, percent, tokens
@@ -143,12 +143,10 @@ def sweet_spots(group: Group) -> Table | None:
     batches, inputs = sorted({batch for _, batch in spots}), sorted({n for n, _ in spots})
     rows = [[f"{n:,}", *(_spot(spots.get((n, batch))) for batch in batches)] for n in inputs]
     head = ["input tokens", *(f"batch {batch}" for batch in batches)]
-    return Table(
-        "Sweet spots m*, output tokens, with the plateau within 1 % (in brackets: outside the measured replies)",
-        head,
-        rows,
-        text=0,
-    )
+    caption = "Sweet spots m*, output tokens, with the plateau within 1 % (in brackets: outside the measured replies)"
+    if any(spot["status"] == "not identified" for spot in spots.values()):
+        caption += f". Not identified: {why_not_identified(group.get('law'))}"
+    return Table(caption, head, rows, text=0)
 
 
 def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | None:
