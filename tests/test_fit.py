@@ -106,7 +106,7 @@ def test_the_simpler_law_is_chosen_where_it_is_as_good(fitted: Any) -> None:
 
 
 def test_a_law_that_a_scheme_cannot_judge_does_not_win_by_that(as_table: Any) -> None:
-    """By 5-fold the first three are as good. Leaving lengths out judges two of them, worse than a law that 5-fold drops."""
+    """By 5-fold three are as good. Leaving lengths out judges two of them, worse than one that 5-fold drops."""
     points = Points.of(as_table(measured()).frame.with_columns(waves=pl.lit(1.0), experts=None, experts_per_token=None))
     nothing, noise = np.full(len(points), np.nan), np.linspace(-1, 1, len(points))
 

@@ -219,15 +219,6 @@ def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make
     assert half == pytest.approx(math.hypot(*open_.interval_parts.values()))
 
 
-def test_a_file_without_tokens_of_a_full_cache_gives_the_same(make: Any) -> None:
-    frame = measured("batch-7", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
-    fitted = make(frame.with_columns(model=pl.lit("llama-3.1-8b")))
-    now = [ask(fitted, 3000, m, batch=50) for m in (64, 1000, 3000, 5000)]
-    for full in fitted["groups"][0]["kv_capacity"]:
-        del full["tokens"]
-    assert [ask(fitted, 3000, m, batch=50) for m in (64, 1000, 3000, 5000)] == now
-
-
 @pytest.mark.parametrize(
     ("n", "m", "batch", "reasons"),
     [

@@ -396,6 +396,5 @@ def _sliding(read: _Reader, layers: int) -> tuple[int | None, int]:
 
 def _attended(tokens: int, window: int | None) -> int:
     """Return the positions that tokens 1 .. `tokens` attend in one layer: the sum of min(i, window)."""
-    if window is None or tokens <= window:
-        return tokens * (tokens + 1) // 2
-    return window * (window + 1) // 2 + (tokens - window) * window
+    full = tokens if window is None else min(tokens, window)
+    return full * (full + 1) // 2 + (tokens - full) * full

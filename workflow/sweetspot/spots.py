@@ -152,7 +152,7 @@ def _replies_vary(prompts: Array, replies: Array) -> bool:
     ranks = [np.unique(lengths, return_inverse=True)[1].astype(float) for lengths in (prompts, replies)]
     if ranks[1].max() + 1 < _LENGTHS_OF_A_MINIMUM:
         return False
-    return ranks[0].max() == 0 or bool(abs(np.corrcoef(*ranks)[0, 1]) <= _APART)
+    return ranks[0].max() == 0 or bool(abs(np.corrcoef(ranks[0], ranks[1])[0, 1]) <= _APART)
 
 
 def _knows_spot(solution: Solution, n: float, batch: float) -> bool:
