@@ -237,6 +237,53 @@ def test_an_implausible_power_is_noted(tmp_path: Path, energy: float, noted: boo
     assert any("row 2" in note and " W;" in note for note in rows.notes) is noted
 
 
+@pytest.mark.parametrize(
+    ("more", "energy", "noted"),
+    [({}, 11, True), ({}, 2900, True), ({}, 690, False), ({}, 90, False), ({"n_gpu": 4}, 2500, False)],
+)
+def test_the_power_of_a_known_gpu_is_judged_by_it(
+    tmp_path: Path, more: dict[str, object], energy: float, noted: bool
+) -> None:
+    row = {"gpu": "NVIDIA H100 80GB HBM3", "energy_j": energy, **more}
+    notes = table.read([csv(tmp_path / "a.csv", row)]).notes
+    assert any("H100 80GB HBM3 (700 W) does not draw" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("header", "factor"),
+    [
+        ("energy_per_request_j", 8),
+        ("J/request", 8),
+        ("joules_per_output_token", 8 * 128),
+        ("Energy per output token (J)", 8 * 128),
+        ("avg_power_w", 2.5),
+        ("GPU power draw (W)", 2.5),
+    ],
+)
+def test_energy_of_a_request_or_token_and_power_give_that_of_the_batch(
+    tmp_path: Path, header: str, factor: float
+) -> None:
+    row = {header: 3.0, "duration_s": 2.5}
+    path = csv(tmp_path / "a.csv", row, {**row, header: "much"}, {**row, header: 4.0})
+    path.write_text(path.read_text().replace("energy_j,", "spare,"))
+    rows = table.read([path])
+    assert rows.frame.filter("valid")["energy_j"].to_list() == [3 * factor, 4 * factor]
+    assert any(f"energy_j is {header} times " in note for note in rows.notes)
+    assert any("row 2" in note and "much" in note for note in rows.notes), rows.notes
+
+
+def test_energy_of_the_batch_is_never_guessed(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", {"energy_per_request_j": 3, "energy_per_token_j": 1})
+    assert table.read([path]).frame["energy_j"].to_list() == [100.0], "where it is there, nothing else counts"
+    text = path.read_text().replace("energy_j,", "spare,", 1)
+    path.write_text(text.replace("energy_per_request_j", "other"))
+    assert "does not say of which tokens" in refusal(path)
+    assert "--map 'energy_per_token_j=energy_per_output_token_j'" in refusal(path)
+    assert table.read([path], {"energy_per_token_j": "energy_per_output_token_j"}).frame["energy_j"][0] == 8 * 128
+    path.write_text(text.replace("energy_per_token_j", "j_per_output_token"))
+    assert "could all give energy_j" in refusal(path)
+
+
 def test_sources_do_not_mix_within_a_group(tmp_path: Path) -> None:
     message = refusal(csv(tmp_path / "a.csv", {"source": "measured"}, {"source": "simulated"}))
     assert "measured and simulated" in message

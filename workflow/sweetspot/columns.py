@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from sweetspot.batch_energy import whole_batch
 from sweetspot.errors import SweetspotError
 from sweetspot.schema import CELL, GROUP, UNSPECIFIED, Row
 
@@ -49,10 +50,11 @@ _HINTS = {
     "energy_j": ("j", "energyconsumed", "gpuenergy"),
 }
 # Columns whose values make another measurement of the same cell, folded.
-_SETUPS = (
+_BOARDS = (
     *("ngpu", "ngpus", "numgpus", "gpucount", "gpus", "tp", "tpsize", "tensorparallel", "tensorparallelsize"),
-    *("pp", "ppsize", "pipelineparallel", "pipelineparallelsize", "dp", "ep", "task", "dataset", "quantization"),
+    *("pp", "ppsize", "pipelineparallel", "pipelineparallelsize", "dp", "ep"),
 )
+_SETUPS = (*_BOARDS, "task", "dataset", "quantization")
 _BASES = {
     "energy_j": ("energy", "totalenergy", "gpuenergy"),
     "duration_s": ("duration", "latency", "runtime", "time", "elapsed", "totaltime", "e2elatency"),
@@ -96,6 +98,8 @@ def named(
                     f"{path}: --set {ours}={value}, but there is a column {ours!r}; remove one of them"
                 )
             frame = frame.with_columns(pl.lit(value).alias(ours))
+        frame, notes = whole_batch(path, frame)
+        said |= dict.fromkeys(notes)
         _check_missing(path, frame)
         frames.append(frame)
     return frames, list(said)
@@ -120,6 +124,11 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         frame = marked.with_columns(engine=pl.when("_mixed").then(named).otherwise("engine")).drop("_mixed")
         notes.append(f'cells hold several values of {name}: rows of each are kept apart, as engine "… {name}=…"')
     return frame, notes
+
+
+def tells_boards(frame: pl.DataFrame) -> bool:
+    """Whether a column says how many GPUs a row is of."""
+    return any(folded(column) in _BOARDS for column in frame.columns)
 
 
 def folded(header: str) -> str:

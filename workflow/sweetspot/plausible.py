@@ -1,16 +1,20 @@
 """What numbers of a table cannot be true together: two units, two sources, powers that no GPU draws."""
 
+from functools import cache
 from math import log
 
 import polars as pl
 
+from sweetspot.columns import tells_boards
 from sweetspot.errors import SweetspotError
+from sweetspot.gpus import find
 from sweetspot.schema import CELL, GROUP, UNSPECIFIED, group_name
 
 # One request of one token to a rack: what lies outside is a slip of the unit, not a GPU.
 _PLAUSIBLE_POWER_W = (5.0, 3000.0)
 # Without durations: a model of a billion parameters prefills a token for about 2 mJ on an H100, and decodes for more.
 _SMALLEST_J_PER_TOKEN = 2e-4
+_OF_TDP = (0.05, 1.25)  # a board is never this idle while it works, nor so far above its limit for a whole run
 _FEW = 0.5  # of a group's rows: where more state no source, the source of the others is not theirs
 _REPEATS = 1.5  # repetitions of a cell that differ by more than this factor are not the same measurement
 _MANY = 0.1  # of the cells
@@ -71,6 +75,15 @@ def of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return marked.with_columns(valid=pl.col("valid") & ~aside).drop("_mixed"), [said]
 
 
+@cache
+def _limits(gpu: str, several: bool) -> tuple[float, float]:
+    """The least and the most power in W of a GPU of this name, or of several."""
+    board, (low, high) = find(gpu), _PLAUSIBLE_POWER_W
+    if board is None:
+        return low, high
+    return _OF_TDP[0] * board.tdp_w, high if several else _OF_TDP[1] * board.tdp_w
+
+
 def notes(frame: pl.DataFrame) -> list[str]:
     """What a user should look at again, in a sentence each."""
     said = []
@@ -78,14 +91,18 @@ def notes(frame: pl.DataFrame) -> list[str]:
         said.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
     valid = frame.filter(pl.col("valid"))
     power = pl.col("energy_j") / pl.col("duration_s")
-    low, high = _PLAUSIBLE_POWER_W
-    odd = valid.filter((power < low) | (power > high)).with_columns(power.alias("_power"))
+    limits = [_limits(gpu, tells_boards(frame)) for gpu in valid["gpu"]]
+    odd = valid.with_columns(
+        power.alias("_power"), _low=pl.Series([low for low, _ in limits]), _high=pl.Series([high for _, high in limits])
+    ).filter((pl.col("_power") < pl.col("_low")) | (pl.col("_power") > pl.col("_high")))
     if odd.height:
         row = odd.row(0, named=True)
+        board = find(row["gpu"])
+        known = f"{board.name} ({board.tdp_w:g} W) does not draw" if board else "no GPU draws"
         said.append(
-            f"{odd.height} rows imply a power that no GPU draws, first {row['_file']}, row {row['_row']}: "
+            f"{odd.height} rows imply a power that {known}, first {row['_file']}, row {row['_row']}: "
             f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
-            "(not Wh, kJ or mJ), and duration_s in seconds?"
+            "(not Wh, kJ or mJ), of the whole batch (not of a request) and of one board, and duration_s in seconds?"
         )
     tokens = pl.col("batch") * (pl.col("input_tokens") + pl.col("output_tokens"))
     usual = valid.filter(pl.col("duration_s").is_null()).select((pl.col("energy_j") / tokens).median()).item()
