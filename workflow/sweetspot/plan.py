@@ -19,7 +19,7 @@ from sweetspot.engines.simulated_gpu import SimulatedGpu
 from sweetspot.journal import Cell, Place
 
 _SHOWN = 8  # lines of a list before the rest is counted
-_SEGMENT_PASSES = 1024  # an estimate of thousands of cells must not take seconds
+_SEGMENT_PASSES = 4096  # an estimate of thousands of cells must not take seconds
 Job = tuple[str, int, str]  # model, batch, block
 
 
