@@ -153,13 +153,7 @@ def test_no_sweet_spot_is_invented(fitted: dict[str, Any]) -> None:
 def test_a_law_that_can_show_no_minimum_says_so(tmp_path: Path) -> None:
     """By wilkins energy per token falls for ever, so it must not be said to fall throughout."""
     cells = [
-        {
-            "model": "big",
-            "batch": 8,
-            "input_tokens": n,
-            "output_tokens": m,
-            "energy_j": 8 * (0.02 * n + m + 1e-4 * n * m),
-        }
+        dict(model="big", batch=8, input_tokens=n, output_tokens=m, energy_j=8 * (0.02 * n + m + 1e-4 * n * m))
         for n, m in itertools.product(LENGTHS, LENGTHS)
     ]
     found = predictor.load(fit(tmp_path, cells))

@@ -1,4 +1,4 @@
-"""Predicting from a fitted predictor: the law by hand, the interval, reservations, choices, and broken files."""
+"""Predicting from a fitted predictor: the law by hand, the interval, reservations and choices."""
 
 import itertools
 import json
@@ -366,31 +366,6 @@ def test_text_and_json_say_the_same(make: Any) -> None:
     for reservation in again["extrapolates"] + again["warnings"]:
         assert reservation in text
     assert "llama-3.1-8b (H100)" in text
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "No such file"),
-        ("", "not whole JSON"),
-        ('{"kind": "sweetspot-pred', "not whole JSON"),
-        ("[]", "not a predictor"),
-        ('{"schema_version": 1}', "not a predictor"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
-        ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "without groups"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{"model": "m"}]}', "group 1"),
-        (b"\xff\xfe\x00", "not whole JSON"),
-    ],
-)
-def test_broken_files(tmp_path: Path, content: str | bytes | None, reason: str) -> None:
-    path = tmp_path / "predictor.json"
-    if content is not None:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(SweetspotError) as caught:
-        predictor.load(path)
-    assert str(path) in str(caught.value)
-    assert reason in str(caught.value)
 
 
 def test_a_predictor_holds_no_nan(make: Any, tmp_path: Path) -> None:

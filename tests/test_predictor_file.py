@@ -1,4 +1,4 @@
-"""predictor.json as other programs read it: its published schema, and the reader of the documentation."""
+"""predictor.json as other programs read it: its published schema, the reader of the documentation, and broken files."""
 
 import copy
 import json
@@ -121,3 +121,28 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
                 compared += 1
     assert compared > 60
     assert asked > 150
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        ("", "not whole JSON"),
+        ('{"kind": "sweetspot-pred', "not whole JSON"),
+        ("[]", "not a predictor"),
+        ('{"schema_version": 1}', "not a predictor"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
+        ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "without groups"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{"model": "m"}]}', "group 1"),
+        (b"\xff\xfe\x00", "not whole JSON"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content: str | bytes | None, reason: str) -> None:
+    path = tmp_path / "predictor.json"
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(SweetspotError) as caught:
+        predictor.load(path)
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
