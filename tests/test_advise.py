@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,7 @@ def test_a_law_that_can_show_no_minimum_says_so(tmp_path: Path) -> None:
     ]
     found = predictor.load(fit(tmp_path, cells))
     assert found["groups"][0]["law"] == "wilkins"
-    status = told(found)["sweet_spot"]["status"]
-    assert status.startswith("not identified: no term of law wilkins grows with the reply")
+    assert "not identified: no term of law wilkins grows with the reply" in told(found)["sweet_spot"]["status"]
 
 
 @pytest.mark.parametrize(("n", "m"), [(1500, 200), (2000, 1500)])
@@ -374,9 +374,7 @@ def test_what_takes_too_long_is_excluded(fitted_timed: dict[str, Any]) -> None:
 
 
 def test_simulated_is_said_first(fitted_timed: dict[str, Any]) -> None:
-    text = advise_text.as_text(ask(fitted_timed))
-    assert text.startswith("SIMULATED")
-    assert text.count("SIMULATED") == 1
+    assert [at.start() for at in re.finditer("SIMULATED", advise_text.as_text(ask(fitted_timed)))] == [0]
 
 
 def test_the_command_prints_both_ways(untimed_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,8 +395,6 @@ def test_it_starts_without_the_analysis_packages(untimed_file: Path) -> None:
     code = (
         "import sys; from sweetspot.cli import main\n"
         f"main(['advise', '--predictor', {str(untimed_file)!r}, '--model', 'big', *{NOW!r}])\n"
-        "heavy = {'numpy', 'polars', 'scipy', 'pandera', 'pydantic', 'statsmodels', 'yaml'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "print({'numpy', 'polars', 'scipy', 'pandera', 'pydantic', 'statsmodels', 'yaml'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).endswith("\nset()\n")
