@@ -39,7 +39,7 @@ test-vllm:  ## hold the vLLM adapter against the real package, without a GPU (in
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check pytest nvidia-ml-py \
 	  "$$(sed -n 's/.*- \(vllm\) ==\([0-9.]*\).*/\1==\2/p' envs/vllm.yaml)"
-	PYTHONPATH=workflow:tests .venv-vllm/bin/python -m pytest --noconftest -m contract tests/test_contracts.py
+	PYTHONPATH=workflow:tests/helpers .venv-vllm/bin/python -m pytest --noconftest -m contract tests/engines/test_contracts.py
 
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \

@@ -1,9 +1,9 @@
 """Accuracy against the number of cells: `python benchmarks/fewer_cells.py [results/study] [--noise 0.02]`.
 
 Takes a finished campaign with the whole grid and fits laws to a part of each model's cells: chosen by
-`sweetspot.design` (the guess of the energies comes from ANOTHER model of the campaign), at random, or all. The error is
-that of the other cells, which the fit has not seen; of the full grid it is the 5-fold error. --noise adds noise to each
-cell.
+`sweetspot.campaign.design` (the guess of the energies comes from ANOTHER model of the campaign), at random, or all. The
+error is that of the other cells, which the fit has not seen; of the full grid it is the 5-fold error. --noise adds
+noise to each cell.
 """
 
 import argparse
@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sweetspot import table
-from sweetspot.design import cell_seconds, propose
-from sweetspot.heldout import hold_out
-from sweetspot.laws import LAWS, Law
-from sweetspot.measurement import Protocol
-from sweetspot.solve import Array, Points, Solution, design, solve
+from sweetspot.campaign.design import cell_seconds, propose
+from sweetspot.fit.heldout import hold_out
+from sweetspot.fit.solve import Array, Points, Solution, design, solve
+from sweetspot.measure.protocol import Protocol
+from sweetspot.predict.laws import LAWS, Law
+from sweetspot.table import read as table
+from sweetspot.table.cells import cell_means
 
 COUNTS = (8, 10, 12, 16, 24, 36)
 DRAWS = 10  # random choices of cells
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.02)
     options = parser.parse_args()
     rows = table.read([options.study / "measurements.parquet"]).frame
-    cells = table.cells(rows)
+    cells = cell_means(rows)
     print(f"{', '.join(rows['source'].unique()).upper()}, {100 * options.noise:g} % noise added to each cell")
     batches = sorted(cells["batch"].unique())
     middle = batches[len(batches) // 2]

@@ -13,9 +13,9 @@ from typing import Any
 
 from sweetspot import architecture
 from sweetspot.engines import simulated
-from sweetspot.journal import Place
-from sweetspot.measurement import Protocol
-from sweetspot.session import Block, build
+from sweetspot.measure.journal import Place
+from sweetspot.measure.protocol import Protocol
+from sweetspot.measure.session import Block, build
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "qwen2-7b"

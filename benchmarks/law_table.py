@@ -20,10 +20,10 @@ import numpy as np
 import polars as pl
 from simulator_vs_published import PUBLISHED
 
-from sweetspot import table
-from sweetspot.fit import fit_table
-from sweetspot.schema import GROUP
-from sweetspot.validation import validate
+from sweetspot.fit.fit import fit_table
+from sweetspot.fit.validation import validate
+from sweetspot.table import read as table
+from sweetspot.table.schema import GROUP
 
 NOISE = 0.03
 FEWEST = 5  # rows of a curve; with fewer no three coefficients can be judged

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from sweetspot import report
-from sweetspot.figures import draw_all
+from sweetspot.report import page as report
+from sweetspot.report.figures import draw_all
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from statistics import fmean
 
 from sweetspot import engines
 from sweetspot.architecture import Architecture
-from sweetspot.measurement import Protocol, measure_idle, open_meter, visit_cell
+from sweetspot.measure.protocol import Protocol, measure_idle, open_meter
+from sweetspot.measure.visit import visit_cell
 
 LLAMA_2_7B = {
     "model_type": "llama",

@@ -19,12 +19,16 @@ from scipy.optimize import lsq_linear
 from simulator_vs_published import LLAMA_2_7B, LLAMA_3_8B
 from simulator_vs_published import PUBLISHED as TENSORRT_LLM
 
-from sweetspot import gpus, prices, shared, table
-from sweetspot.architecture import Architecture
+from sweetspot import gpus
+from sweetspot.architecture import Architecture, ElementBytes
 from sweetspot.engines import simulated
-from sweetspot.engines.simulated_gpu import ACTIVE_W, CONTEXT_W
-from sweetspot.laws import LAWS
-from sweetspot.schema import CELL
+from sweetspot.fit import across_models as shared
+from sweetspot.predict import across_models as prices
+from sweetspot.predict.laws import LAWS
+from sweetspot.sensors.simulated import ACTIVE_W, CONTEXT_W
+from sweetspot.table import read as table
+from sweetspot.table.cells import cell_means
+from sweetspot.table.schema import CELL
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS_GIVEN = (0, 3, 6, 12, 24)
@@ -128,7 +132,7 @@ ARCHITECTURES = {name: Architecture.from_config(config, name) for name, config i
 def main() -> None:
     study = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "results/study")
     if (study / "measurements.parquet").is_file():
-        cells = table.cells(table.read([study / "measurements.parquet"]).frame)
+        cells = cell_means(table.read([study / "measurements.parquet"]).frame)
         models, _ = shared.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
         left_out(f"SIMULATED, {study}", cells, models)
         learning_curve(cells, models)
@@ -256,7 +260,7 @@ def depart(cells: pl.DataFrame, models: dict[str, Architecture], spread: float, 
         for row in mine.iter_rows(named=True):
             batch, n, m = (row[name] for name in CELL)
             times = row.get("waves") or prices.waves(arch, row["gpu"], row["precision"], n, m, batch)
-            energy = duration = 0.0
+            energy, duration, two = 0.0, 0.0, ElementBytes(2, 2)
             requests, weights = batch / times, 2 * arch.matmul_weights()
             chunks = -(-requests * n // simulated.CHUNK_TOKENS)
             cache = requests * arch.kv_bytes(n, 2)
@@ -264,8 +268,8 @@ def depart(cells: pl.DataFrame, models: dict[str, Architecture], spread: float, 
             for first in range(1, m, 256):
                 count = min(256, m - first)
                 context = n + first + count // 2
-                moved = count * arch.decode_bytes(context, 1, 2) + count * (requests - 1) * (
-                    arch.decode_bytes(context, 1, 2) - weights
+                moved = count * arch.decode_bytes(context, 1, two) + count * (requests - 1) * (
+                    arch.decode_bytes(context, 1, two) - weights
                 )
                 passes.append(
                     (count, count * requests, count * requests, count * requests * arch.decode_flops(context), moved)

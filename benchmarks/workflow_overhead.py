@@ -181,14 +181,14 @@ def allocated(count: int) -> float:
 
 def study_s(per_job: object) -> tuple[int, float]:
     """Measuring jobs of the grid of 13 models, and the GPU time in s that the simulator gives it."""
-    from sweetspot import plan
-    from sweetspot.campaign import Campaign
+    from sweetspot.campaign import survey
+    from sweetspot.campaign.campaign import Campaign
 
     with tempfile.TemporaryDirectory() as place:
         ours(Path(place), None, BATCHES, LENGTHS, per_job)
         config = yaml.safe_load((Path(place) / "config.yaml").read_text())
         campaign = Campaign({**config, "results": place})
-        return len(campaign.jobs), plan.survey(campaign).estimate().time_s
+        return len(campaign.jobs), survey.survey(campaign).estimate().time_s
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from sweetspot.cli import parser
-from sweetspot.config import Config, EngineConfig, ModelRow
-from sweetspot.measurement import Protocol
+from sweetspot.campaign.config import Config, EngineConfig, ModelRow
+from sweetspot.commands.main import parser
+from sweetspot.measure.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Made by docs/generate.py from the code; edit there. -->"
@@ -41,7 +41,7 @@ def _configuration() -> str:
         "## `engine`",
         _table(EngineConfig),
         "## `protocol`",
-        "How a cell is measured. Every number has a source, named in `workflow/sweetspot/measurement.py`. A changed "
+        "How a cell is measured. Every number has its source in `workflow/sweetspot/measure/protocol.py`. A changed "
         "number measures again; raise `version` when the meaning of the procedure changes.",
         _protocol(),
         "## The table of models",

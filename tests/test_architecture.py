@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweetspot.architecture import PRECISION_BYTES, Architecture, load
+from sweetspot.architecture import Architecture, ElementBytes, load
 from sweetspot.errors import SweetspotError
+from sweetspot.memory import Memory
 
 FILES = sorted((Path(__file__).parents[1] / "resources" / "architectures").glob("*.json"))
 
@@ -200,7 +201,7 @@ def test_published_facts(name: str, facts: tuple[str, int, int | None, int]) -> 
 
 def test_known_kv_cache_sizes() -> None:
     """KiB a token in 16 bits, as widely published."""
-    sizes = {file.stem: load(file).kv_bytes_per_token(PRECISION_BYTES["bfloat16"]) for file in FILES}
+    sizes = {file.stem: load(file).kv_bytes_per_token(2) for file in FILES}
     assert [sizes[name] / 1024 for name in ("llama-3.1-8b", "falcon-7b", "opt-6.7b")] == [128, 8, 512]
 
 
@@ -245,8 +246,9 @@ def test_flops_by_brute_force(kind: str, n: int, m: int) -> None:
 def test_bytes_by_brute_force(kind: str, n: int, m: int) -> None:
     architecture, model = small(kind)
     for batch, size in ((1, 2), (3, 1), (5, 4)):
-        assert architecture.prefill_bytes(n, batch, size) == model.bytes_moved(n, 1, batch, size)
-        assert architecture.request_batch_bytes(n, m, batch, size) == model.bytes_moved(n, m, batch, size)
+        sizes = ElementBytes(size, size)
+        assert architecture.prefill_bytes(n, batch, sizes) == model.bytes_moved(n, 1, batch, size)
+        assert architecture.request_batch_bytes(n, m, batch, sizes) == model.bytes_moved(n, m, batch, size)
         assert architecture.kv_bytes(n, size) == model.cached(n) * size
 
 
@@ -256,8 +258,9 @@ def test_a_request_is_the_sum_of_its_passes(kind: str, n: int, m: int) -> None:
     a, _ = small(kind)
     contexts = range(n + 1, n + m)
     assert a.request_flops(n, m) == a.prefill_flops(n) + sum(a.decode_flops(c) for c in contexts)
-    passes = a.prefill_bytes(n, 3, 2) + sum(a.decode_bytes(c, 3, 2) for c in contexts)
-    assert a.request_batch_bytes(n, m, 3, 2) == passes
+    sizes = ElementBytes(0.5, 2)
+    passes = a.prefill_bytes(n, 3, sizes) + sum(a.decode_bytes(c, 3, sizes) for c in contexts)
+    assert a.request_batch_bytes(n, m, 3, sizes) == passes
 
 
 def test_formulas_as_written_down() -> None:
@@ -268,7 +271,7 @@ def test_formulas_as_written_down() -> None:
     f = 2 * a.layers * layer * (n + m - 1) + 2 * head * m + 2 * a.layers * width * (n + m - 1) * (n + m)
     y = m * a.matmul_weights() * s + batch * a.kv_bytes_per_token(s) * (n * m + m - 1 + m * (m - 1) // 2)
     assert a.request_flops(n, m) == f
-    assert a.request_batch_bytes(n, m, batch, s) == y
+    assert a.request_batch_bytes(n, m, batch, ElementBytes(s, s)) == y
 
 
 def test_kinds_of_attention() -> None:
@@ -280,10 +283,8 @@ def test_kv_capacity_is_the_last_request_that_fits(kind: str) -> None:
     architecture, model = small(kind)
     for n, m in LENGTHS:
         one = model.cached(n + m) * 2
-        assert architecture.max_requests(n, m, 10 * one, 2) == 10
-        assert architecture.max_requests(n, m, 10 * one - 1, 2) == 9
-        assert architecture.max_requests(n, m, one - 1, 2) == 0
-        assert architecture.max_requests(n, m, -one, 2) == 0
+        for cache, fit in ((10 * one, 10), (10 * one - 1, 9), (one - 1, 0), (-one, 0)):
+            assert Memory(architecture, 0, 0, cache, 2).requests(n, m) == fit
 
 
 def test_windows_of_newer_configs() -> None:

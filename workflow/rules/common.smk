@@ -7,11 +7,11 @@ from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake.exceptions import WorkflowError
-from sweetspot import plan, slurm
-from sweetspot.campaign import Campaign
+from sweetspot.campaign import slurm, survey
+from sweetspot.campaign.campaign import Campaign
 from sweetspot.errors import SweetspotError
-from sweetspot.journal import key
-from sweetspot.provenance import source_hash
+from sweetspot.files import key
+from sweetspot.campaign.digest import source_hash
 
 CONFIG_FILE = (
     ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
@@ -23,12 +23,27 @@ try:
 except SweetspotError as error:
     sys.exit(f"error: {error}")
 
+# Snakemake asks for --cores, which says nothing of GPUs; the profiles do. Options such as --dry-run or --lint need none.
+if (
+    workflow.is_main_process
+    and workflow.resource_settings.cores is None
+    and not [
+        option
+        for option in sys.argv[1:]
+        if option.startswith("-") and not option.startswith("--config")
+    ]
+):
+    sys.exit(
+        "error: say where to run: `snakemake --profile local` on this machine, `snakemake --profile slurm` on a "
+        "cluster (edit profiles/slurm/config.yaml first); add --dry-run to see what would run"
+    )
+
 if workflow.is_main_process:
-    found = plan.survey(CAMPAIGN, plan.unfinished(CAMPAIGN))
-    if plan.headline(found):
-        logger.info(plan.headline(found))
-    if plan.warning(found):
-        logger.warning(plan.warning(found))
+    found = survey.survey(CAMPAIGN, survey.unfinished(CAMPAIGN))
+    for line in filter(None, [survey.headline(found), survey.left_out(CAMPAIGN)]):
+        logger.info(line)
+    if survey.warning(found):
+        logger.warning(survey.warning(found))
 
 OUT = str(CAMPAIGN.directory)
 # Not a parameter of a rule: another path to the same Python is no reason to run anything again.

@@ -1,7 +1,7 @@
 from pathlib import Path
 
+from sweetspot.campaign.collect import check_blocks, collect
 from sweetspot.errors import logged
-from sweetspot.table import check_blocks, collect
 
 with logged(snakemake.log[0]):
     blocks = [Path(path) for path in snakemake.input.blocks]

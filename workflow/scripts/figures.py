@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from sweetspot.errors import logged
-from sweetspot.figures import draw_all
-from sweetspot.table import read_result
+from sweetspot.report.figures import draw_all
+from sweetspot.table.files import read_result
 
 READ = ("measurements", "predictor", "validation", "predictions", "plan", "campaign")
 

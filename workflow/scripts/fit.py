@@ -1,9 +1,10 @@
 from pathlib import Path
 
-from sweetspot import predictor, table
 from sweetspot.errors import logged
-from sweetspot.fit import fit_table
-from sweetspot.prices import read_architecture
+from sweetspot.fit.fit import fit_table
+from sweetspot.predict import predictor
+from sweetspot.predict.across_models import read_architecture
+from sweetspot.table import read as table
 
 with logged(snakemake.log[0]):
     architectures = {path.stem: read_architecture(path) for path in map(Path, snakemake.input.architectures)}

@@ -1,10 +1,10 @@
 import json
 from pathlib import Path
 
-from sweetspot.campaign import Campaign
+from sweetspot.campaign.campaign import Campaign
+from sweetspot.campaign.offline import plan
 from sweetspot.errors import logged
-from sweetspot.journal import write_atomically
-from sweetspot.unattended import plan
+from sweetspot.files import write_atomically
 
 with logged(snakemake.log[0]):
     architectures = {path.stem: json.loads(path.read_text()) for path in map(Path, snakemake.input)}

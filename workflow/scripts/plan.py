@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from sweetspot.campaign import Campaign
+from sweetspot.campaign.campaign import Campaign
 from sweetspot.errors import logged
-from sweetspot.journal import write_atomically
+from sweetspot.files import write_atomically
 
 with logged(snakemake.log[0]):
     campaign = Campaign(snakemake.config)

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from sweetspot import report
 from sweetspot.errors import logged
-from sweetspot.table import read_result
+from sweetspot.report import page as report
+from sweetspot.table.files import read_result
 
 READ = ("measurements", "predictor", "validation", "predictions", "plan", "campaign")
 

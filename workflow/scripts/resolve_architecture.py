@@ -3,7 +3,7 @@ from pathlib import Path
 
 from sweetspot.architecture import resolved
 from sweetspot.errors import logged
-from sweetspot.journal import write_atomically
+from sweetspot.files import write_atomically
 
 with logged(snakemake.log[0]):
     record = resolved(Path(snakemake.input[0]))

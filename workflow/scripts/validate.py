@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from sweetspot import table
 from sweetspot.errors import logged
-from sweetspot.prices import read_architecture
-from sweetspot.validation import validate, write
+from sweetspot.fit.validation import validate, write
+from sweetspot.predict.across_models import read_architecture
+from sweetspot.table import read as table
 
 with logged(snakemake.log[0]):
     architectures = {path.stem: read_architecture(path) for path in map(Path, snakemake.input.architectures)}

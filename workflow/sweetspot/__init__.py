@@ -1,8 +1,17 @@
 """Measure, model and predict the energy of LLM inference.
 
-Dependencies between modules point one way: architecture -> engines, meters -> measurement -> energy model ->
-validation -> report. The modules that run inside an engine's environment (architecture, gpus, clock, meter, engines,
-measurement, journal, session) import nothing beyond the standard library, nvidia-ml-py and the engine.
+The library lies in wings, and imports point one way:
+
+    base (errors, files, gpus, architecture, memory) <- sensors <- engines <- measure
+    base <- predict
+    base, sensors <- table
+    predict, table <- fit
+    fit, table, measure, sensors <- report
+    everything but report <- campaign
+    everything <- commands
+
+sensors, engines, measure and predict run beside an engine: they import the standard library only, and nvidia-ml-py or
+the engine's own package inside functions. tests/test_architecture_of_the_house.py holds both rules.
 """
 
 __version__ = "0.1.0"

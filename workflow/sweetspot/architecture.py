@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweetspot.errors import SweetspotError
 
-PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
-"""Bytes of one element (weight or cached key/value) in each precision."""
-
 _OPT_POSITION_OFFSET = 2  # OPT's position table starts at index 2, so it has two rows more than positions
+
+
+class ElementBytes(NamedTuple):
+    """Bytes of a weight and of a cached key or value."""
+
+    weight: float
+    cached: int
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,6 @@ class Architecture:
         """Return the bytes of KV cache of one request of `tokens` tokens; a sliding layer keeps at most its window."""
         return self._over_layers(tokens, self._kept(tokens)) * self._kv_bytes_per_layer(bytes_per_element)
 
-    def max_requests(self, input_tokens: int, output_tokens: int, free_bytes: int, bytes_per_element: int) -> int:
-        """Return how many requests of n + m tokens have their KV cache in `free_bytes` at once (0 if not even one)."""
-        return max(0, free_bytes) // self.kv_bytes(input_tokens + output_tokens, bytes_per_element)
-
     def prefill_flops(self, input_tokens: int) -> int:
         """Return the FLOPs of one request's prefill: causal attention, logits of the last token only."""
         return 2 * self._token_weights * input_tokens + 2 * self._head_weights + self._attention_flops(0, input_tokens)
@@ -154,20 +154,20 @@ class Architecture:
         matmul = 2 * self._token_weights * processed + 2 * self._head_weights * output_tokens
         return matmul + self._attention_flops(0, processed)
 
-    def prefill_bytes(self, input_tokens: int, batch: int, bytes_per_element: int) -> int:
+    def prefill_bytes(self, input_tokens: int, batch: int, sizes: ElementBytes) -> float:
         """Return the bytes that a batch's prefill moves: all weights once, the KV cache written. No activations."""
-        return self.matmul_weights() * bytes_per_element + batch * self.kv_bytes(input_tokens, bytes_per_element)
+        return self.matmul_weights() * sizes.weight + batch * self.kv_bytes(input_tokens, sizes.cached)
 
-    def decode_bytes(self, context: int, batch: int, bytes_per_element: int) -> int:
+    def decode_bytes(self, context: int, batch: int, sizes: ElementBytes) -> float:
         """Return the bytes that a batch's decode pass moves; `context` as in `decode_flops`. No activations.
 
         All weights are read once; each request reads `context` cached positions and writes one.
         """
-        written = self.kv_bytes_per_token(bytes_per_element)
-        read = self.kv_bytes(context, bytes_per_element)
-        return self.matmul_weights() * bytes_per_element + batch * (read + written)
+        written = self.kv_bytes_per_token(sizes.cached)
+        read = self.kv_bytes(context, sizes.cached)
+        return self.matmul_weights() * sizes.weight + batch * (read + written)
 
-    def request_batch_bytes(self, input_tokens: int, output_tokens: int, batch: int, bytes_per_element: int) -> int:
+    def request_batch_bytes(self, input_tokens: int, output_tokens: int, batch: int, sizes: ElementBytes) -> float:
         """Return Y(n, m) = m W s + B c_kv (n m + m - 1 + m (m - 1) / 2), the bytes of one batch. No activations.
 
         The sum of its passes (n, m >= 1). A sliding layer reads and keeps at most its window.
@@ -176,8 +176,8 @@ class Architecture:
         last = n + m - 1
         full = n + (m - 1) + _attended(last, None) - _attended(n, None)
         sliding = self._kept(n) + (m - 1) + _attended(last, window) - _attended(n, window)
-        cache = self._over_layers(full, sliding) * self._kv_bytes_per_layer(bytes_per_element)
-        return m * self.matmul_weights() * bytes_per_element + batch * cache
+        cache = self._over_layers(full, sliding) * self._kv_bytes_per_layer(sizes.cached)
+        return m * self.matmul_weights() * sizes.weight + batch * cache
 
     @property
     def _query_width(self) -> int:

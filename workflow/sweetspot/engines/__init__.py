@@ -2,6 +2,16 @@
 
 An engine comes with the sensor of the GPU it runs on and the clock both live by, so that whatever measures is the same
 for a GPU and for the simulation. Standard library only here; each engine imports its own package when it is opened.
+
+An engine is one module of this package with
+
+    ENGINES             its names, each with what it is, for the documentation
+    SIMULATED           whether its rows are simulated and need no GPU
+    FIXED               settings of `engine` that it cannot change, each with why
+    version, refusal, build, open_device
+                        the functions that those of the same name below call, with the same arguments and errors
+
+Nothing else lists the engines.
 """
 
 import json
@@ -14,26 +24,18 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Protocol
 
-from sweetspot.architecture import PRECISION_BYTES, Architecture
-from sweetspot.clock import Clock
+from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
-from sweetspot.gpus import Gpu
-from sweetspot.journal import write_atomically
-from sweetspot.meter import Sensor
+from sweetspot.files import write_atomically
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import Sensor
 
 SCHEMA_VERSION = 1
 
 _OF_A_RUN = ("cuda_graphs", "in_flight_batching")  # whatever they are, the same engine serves
-
-# Which module drives which engine. One of them has the name of the package it drives; imports are absolute.
-MODULES = {
-    "simulated": "simulated",
-    "vllm": "vllm",
-    "trt-engine": "tensorrt_llm",
-    "trt-pytorch": "tensorrt_llm",
-}
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the GPU."""
-
-
-def kv_cache_bytes(architecture: Architecture, gpu: Gpu, precision: str, kv_cache_fraction: float) -> int:
-    """Bytes for the KV cache: the share of the memory that the weights leave. 0 or less where they do not fit."""
-    weights = architecture.parameters() * PRECISION_BYTES[precision]
-    return int(kv_cache_fraction * (gpu.memory_bytes - weights))
 
 
 def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -195,8 +191,29 @@ def _as_built(spec: EngineSpec) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if name not in _OF_A_RUN}
 
 
+def names() -> dict[str, str]:
+    """Every engine, and what it is."""
+    return {name: module.ENGINES[name] for name, module in _modules().items()}
+
+
+def is_simulated(name: str) -> bool:
+    """Whether an engine needs no GPU, and its rows are simulated."""
+    return bool(_module(name).SIMULATED)
+
+
+def fixed_settings(name: str) -> dict[str, str]:
+    """The settings of `engine` in a configuration that an engine cannot change, each with why."""
+    return dict(_module(name).FIXED)
+
+
 @cache
+def _modules() -> dict[str, Any]:
+    """The module behind each engine. Some have the name of the package they drive; imports are absolute."""
+    found = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return {name: module for module in found for name in getattr(module, "ENGINES", ())}
+
+
 def _module(name: str) -> Any:
-    if name not in MODULES:
-        raise SweetspotError(f"engine {name!r} is not known; known: {', '.join(MODULES)}")
-    return import_module(f"sweetspot.engines.{MODULES[name]}")
+    if name not in _modules():
+        raise SweetspotError(f"engine {name!r} is not known; known: {', '.join(_modules())}")
+    return _modules()[name]

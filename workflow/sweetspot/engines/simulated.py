@@ -10,12 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from sweetspot import gpus
-from sweetspot.architecture import PRECISION_BYTES
-from sweetspot.clock import Clock
-from sweetspot.engines import BatchRun, EngineSpec, kv_cache_bytes
-from sweetspot.engines.simulated_gpu import SimulatedGpu, SimulatedSensor, Work
+from sweetspot.engines import BatchRun, EngineSpec
 from sweetspot.errors import SweetspotError
-from sweetspot.meter import Sensor
+from sweetspot.memory import Memory, element_bytes, split_in_waves
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import Sensor
+from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
+
+ENGINES = {"simulated": "needs no GPU, and labels everything it makes SIMULATED"}
+SIMULATED = True
+FIXED = {"cuda_graphs": "knows no CUDA graphs", "in_flight_batching": "has no static batches"}
 
 VERSION = "1"
 
@@ -50,11 +54,11 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     """Return the memory plan in bytes. Raises SweetspotError when not even one request of the longest fits."""
     board, arch = _gpu(spec), spec.architecture
-    weights = arch.parameters() * PRECISION_BYTES[spec.precision]
-    cache = kv_cache_bytes(arch, board, spec.precision, spec.kv_cache_fraction)
-    if cache <= 0:
-        raise SweetspotError(f"{arch.name}: {weights / 1e9:.1f} GB of weights exceed the memory of {board.name}")
-    return {"memory": {"memory_bytes": board.memory_bytes, "weights_bytes": weights, "kv_cache_bytes": cache}}
+    memory = Memory.of(arch, board, spec.precision, spec.kv_cache_fraction)
+    if memory.kv_cache_bytes <= 0:
+        size = f"{memory.weights_bytes / 1e9:.1f} GB"
+        raise SweetspotError(f"{arch.name}: {size} of weights exceed the memory of {board.name}")
+    return {"memory": memory.as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sensor, Clock]:
@@ -83,41 +87,39 @@ class SimulatedEngine:
         self._segment_passes = segment_passes
         self._spec, self._device = spec, device
         self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
-        self._cache_bytes = kv_cache_bytes(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
+        self._memory = Memory.of(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
         self._wave = lru_cache(maxsize=8)(self._work_of_wave)
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch in virtual time. Raises SweetspotError when not even one request fits the KV cache."""
         spec = self._spec
-        element_bytes = PRECISION_BYTES[spec.precision]
-        fit = spec.architecture.max_requests(input_tokens, output_tokens, self._cache_bytes, element_bytes)
+        fit = self._memory.requests(input_tokens, output_tokens)
         if fit < 1:
             raise SweetspotError(
                 f"{spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the KV cache"
             )
-        in_flight = min(fit, spec.batch)
-        whole, rest = divmod(spec.batch, in_flight)
+        waves = split_in_waves(spec.batch, fit)
         time = 1 + self._jitter.gauss(0, TIME_JITTER)
         energy = 1 + self._jitter.gauss(0, ENERGY_JITTER)
-        for requests in [in_flight] * whole + [rest] * bool(rest):
+        for requests in waves:
             wave = self._wave(requests, input_tokens, output_tokens)
             self._device.run([Work(part.duration_s * time, part.dynamic_j * energy) for part in wave])
-        return BatchRun(in_flight, whole + bool(rest))
+        return BatchRun(waves[0], len(waves))
 
     def close(self) -> None:
         """Nothing to free."""
 
     def _work_of_wave(self, requests: int, n: int, m: int) -> list[Work]:
-        arch, element_bytes = self._spec.architecture, PRECISION_BYTES[self._spec.precision]
+        arch, sizes = self._spec.architecture, element_bytes(self._spec.precision)
         chunks = -(-requests * n // CHUNK_TOKENS)
-        weights_bytes = arch.matmul_weights() * element_bytes
+        weights_bytes = arch.matmul_weights() * sizes.weight
         work = [
             self._passes(
                 chunks,
                 tokens=requests * n / chunks,
                 requests=requests / chunks,
                 flops=requests * arch.prefill_flops(n) / chunks,
-                moved=weights_bytes + (arch.prefill_bytes(n, requests, element_bytes) - weights_bytes) / chunks,
+                moved=weights_bytes + (arch.prefill_bytes(n, requests, sizes) - weights_bytes) / chunks,
             )
         ]
         for first in range(1, m, self._segment_passes):
@@ -129,7 +131,7 @@ class SimulatedEngine:
                     tokens=requests,
                     requests=requests,
                     flops=requests * arch.decode_flops(context),
-                    moved=arch.decode_bytes(context, requests, element_bytes),
+                    moved=arch.decode_bytes(context, requests, sizes),
                 )
             )
         return work

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sweetspot.clock import Clock, WallClock
 from sweetspot.engines import BatchRun, EngineSpec
-from sweetspot.engines.offline import (
+from sweetspot.engines.adapter import (
     MODEL_DIRECTORY,
     PASS_TOKENS,
     PRECISIONS,
@@ -26,9 +25,15 @@ from sweetspot.engines.offline import (
     run_in_waves,
 )
 from sweetspot.errors import SweetspotError
-from sweetspot.meter import Sensor
+from sweetspot.sensors import open_sensor
+from sweetspot.sensors.clock import Clock, WallClock
+from sweetspot.sensors.meter import Sensor
 
 _ENGINE, _PYTORCH = "trt-engine", "trt-pytorch"
+ENGINES = {_ENGINE: "is TensorRT-LLM with built engines (1.2 only)", _PYTORCH: "is TensorRT-LLM's PyTorch backend"}
+SIMULATED = False
+FIXED: dict[str, str] = {}
+
 _ENGINE_DIRECTORY = "engine"
 _REMEDY = "install it as envs/tensorrt-llm.md says and name its Python in engine.python"
 
@@ -75,10 +80,8 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     _check_version(spec.name, str(package.__version__))
     plan = memory_plan(spec)
     model = prepare_model(spec, directory)
-    found: dict[str, Any] = {"memory": plan}
+    found: dict[str, Any] = {"memory": plan.as_dict()}
     if spec.name == _ENGINE:
-        from sweetspot.nvml import open_sensor
-
         sensor = open_sensor(spec.gpu)  # first, as in open_device
         start_mj = sensor.energy_mj()
         with memory_watched(spec, "building the engine"):
@@ -103,8 +106,6 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine",
 
     Raises SweetspotError when the GPU or the version is not the one wanted, OutOfMemory when the engine does not fit.
     """
-    from sweetspot.nvml import open_sensor
-
     sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
     return TensorRtLlmEngine(spec, directory), sensor, WallClock()
 

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sweetspot.clock import Clock, WallClock
 from sweetspot.engines import BatchRun, EngineSpec
-from sweetspot.engines.offline import (
+from sweetspot.engines.adapter import (
     MODEL_DIRECTORY,
     PASS_TOKENS,
     PRECISIONS,
@@ -22,7 +21,13 @@ from sweetspot.engines.offline import (
     run_in_waves,
 )
 from sweetspot.errors import SweetspotError
-from sweetspot.meter import Sensor
+from sweetspot.sensors import open_sensor
+from sweetspot.sensors.clock import Clock, WallClock
+from sweetspot.sensors.meter import Sensor
+
+ENGINES = {"vllm": "is vLLM, offline and in the process that measures"}
+SIMULATED = False
+FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
 _MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
@@ -60,7 +65,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
             f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(wanted) or 'it'}; "
             "install a version that does, or leave the model out with `select`"
         )
-    return {"memory": plan}
+    return {"memory": plan.as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
@@ -68,8 +73,6 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor
 
     Raises SweetspotError when the GPU is not the one wanted, OutOfMemory when model and KV cache do not fit it.
     """
-    from sweetspot.nvml import open_sensor
-
     sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
     return VllmEngine(spec, directory), sensor, WallClock()
 
@@ -138,7 +141,7 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "max_model_len": spec.total_tokens,
         "max_num_seqs": spec.batch,
         "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
-        "kv_cache_memory_bytes": plan["kv_cache_bytes"],
+        "kv_cache_memory_bytes": plan.kv_cache_bytes,
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
     }

@@ -1,0 +1,106 @@
+"""What helpers/api says of vLLM and TensorRT-LLM, held against the real packages. Run it where they are installed:
+
+PYTHON_OF_THE_ENGINE -m pytest -m contract tests/engines/test_contracts.py
+"""
+
+import importlib
+import inspect
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import standins
+from simulation import ARCHITECTURES, H100
+from sweetspot import architecture, engines
+from sweetspot.engines import vllm as adapter
+
+pytestmark = pytest.mark.contract
+PACKAGES = ("vllm", "tensorrt_llm")
+
+
+def installed(package: str) -> Any:
+    """The real package; skips loudly without it."""
+    try:
+        module = importlib.import_module(package)
+        assert hasattr(module, "LLM")
+    except (ImportError, OSError, AssertionError) as error:
+        pytest.skip(f"NOT CHECKED against the real {package}, which is not installed here ({error})")
+    return module
+
+
+def resolve(name: str) -> Any:
+    """The object of a dotted name."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise LookupError(name)
+
+
+def cases(kind: str) -> list[tuple[str, str]]:
+    return [(package, name) for package in PACKAGES for name in standins.api(package)[kind]]
+
+
+@pytest.mark.parametrize(("package", "name"), cases("classes"))
+def test_arguments_and_defaults_are_the_real_ones(package: str, name: str) -> None:
+    version = installed(package).__version__
+    about = standins.api(package)["classes"][name]
+    if name.startswith("tensorrt_llm._tensorrt_engine") and not version.startswith("1.2"):
+        pytest.skip(f"NOT CHECKED: TensorRT-LLM {version} has no TensorRT engines")
+    real = inspect.signature(resolve(about.get("signature_of", name))).parameters
+    for argument, expected in about["arguments"].items():
+        assert argument in real, f"{name} of {package} {version} has no argument {argument}"
+        if "default" in expected:
+            default = real[argument].default
+            assert (default.value if isinstance(default, Enum) else default) == expected["default"], argument
+
+
+@pytest.mark.parametrize(("package", "name"), cases("methods"))
+def test_methods_take_what_they_are_given(package: str, name: str) -> None:
+    version = installed(package).__version__
+    if "_tensorrt_engine" in name and not version.startswith("1.2"):
+        pytest.skip(f"NOT CHECKED: TensorRT-LLM {version} has no TensorRT engines")
+    parameters = inspect.signature(resolve(name)).parameters
+    assert set(standins.api(package)["methods"][name]) <= set(parameters)
+    given = {"self", *standins.api(package)["methods"][name]}
+    assert not [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.name not in given
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ], "an argument is missing"
+
+
+MODELS = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_vllm_takes_every_model_and_all_that_it_is_asked(model: str, tmp_path: Path) -> None:
+    """As far as vLLM goes without a GPU: the registry, its own arguments, and reading the config.json."""
+    package = installed("vllm")
+    path = ARCHITECTURES / f"{model}.json"
+    arch = architecture.load(path)
+    config = architecture.resolved(path)["config"]
+    spec = engines.EngineSpec("vllm", arch, "bfloat16", "dummy", H100.name, 8, 512, 256, 0.9, 1, model_config=config)
+    engines.build(spec, tmp_path)
+    arguments = adapter._arguments(spec, tmp_path)
+    built = resolve("vllm.engine.arg_utils.EngineArgs")(**arguments)
+    assert built.trust_remote_code is False
+    package.SamplingParams(temperature=0.0, max_tokens=8, min_tokens=8, ignore_eos=True, detokenize=False)
+    read = importlib.import_module("transformers").AutoConfig.from_pretrained(arguments["model"])
+    assert read.vocab_size == arch.vocabulary
+    assert read.num_hidden_layers == arch.layers
+    assert read.max_position_embeddings == arch.max_positions
+    longer = replace(spec, max_input_tokens=arch.max_positions, weights="dummy")
+    engines.build(longer, tmp_path / "longer")
+    read = importlib.import_module("transformers").AutoConfig.from_pretrained(tmp_path / "longer/model")
+    assert read.max_position_embeddings == arch.max_positions + 256

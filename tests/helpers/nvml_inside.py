@@ -1,0 +1,172 @@
+"""What tests of NVML call in a process that has the stub for a driver: everything here gets the stub first."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nvml_stub import Stub, Trace
+from simulation import ARCHITECTURES
+from sweetspot import architecture, engines
+from sweetspot.errors import SweetspotError
+from sweetspot.measure import probe, session
+from sweetspot.measure.journal import Place
+from sweetspot.measure.protocol import Protocol, open_meter
+from sweetspot.sensors import nvml
+from sweetspot.sensors.clock import VirtualClock, WallClock
+from sweetspot.sensors.meter import Window
+
+CONSTANT = Trace(((1.0, 400.0, 400.0),))
+
+
+def measure(stub: Stub, duration_s: float, protocol: Protocol) -> Window:
+    clock = stub.clock()
+    sensor = nvml.open_sensor()
+    try:
+        return open_meter(sensor, clock, protocol).window(lambda: clock.sleep(duration_s))
+    finally:
+        sensor.close()
+
+
+def measure_twice(stub: Stub) -> list[Window]:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+    return [meter.window(lambda: clock.sleep(11.0)) for _ in range(2)]
+
+
+def measure_really(stub: Stub, duration_s: float) -> Window:
+    clock = WallClock()
+    return open_meter(nvml.open_sensor(), clock, Protocol()).window(lambda: clock.sleep(duration_s))
+
+
+def measure_failing_work(stub: Stub) -> None:
+    clock = stub.clock()
+
+    def work() -> None:
+        clock.sleep(8.0)
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    open_meter(nvml.open_sensor(), clock, Protocol()).window(work)
+
+
+def measure_with_a_child(stub: Stub) -> Window:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+
+    def work() -> None:
+        shell = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+        assert shell.stdout
+        grandchild = int(shell.stdout.readline())
+        stub.set(f"process {os.getpid()}", f"process {shell.pid}", f"process {grandchild}", trace=CONSTANT)
+        clock.sleep(5.0)
+        shell.kill()
+        shell.wait()  # the grandchild is an orphan now, and as much ours as before
+        clock.sleep(6.0)
+        os.kill(grandchild, 9)
+
+    return meter.window(work)
+
+
+def measure_on_a_bad_host(stub: Stub, fault: str) -> Window:
+    clock = stub.clock()
+    meter = open_meter(nvml.open_sensor(), clock, Protocol())
+    start_s = clock.now()
+    if fault == "jump":
+        clock.offset_s = lambda: 0.3 if clock.now() > start_s + 5 else 0.0  # type: ignore[method-assign]
+
+    def work() -> None:
+        clock.sleep(5.0)
+        if fault == "stall":
+            timers, clock._timers = clock._timers, []
+            clock.sleep(1.0)
+            for due, _, _ in timers:
+                due[0] += 1.0
+            clock._timers = timers
+        clock.sleep(5.0)
+
+    return meter.window(work)
+
+
+def identify(stub: Stub, visible: str | None = None, uuid: str | None = None, gpu: str | None = None) -> str:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        os.environ.pop(name, None)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    try:
+        return nvml.open_sensor(gpu, uuid).uuid
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+
+def describe(stub: Stub) -> dict[str, Any]:
+    return nvml.open_sensor().machine()
+
+
+def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
+    nvml._HOST_PROCESSES = "pid:[1]"
+    nvml._FOUND_EMPTY.clear()
+    try:
+        sensor = nvml.open_sensor()
+        stub.set("process 4194304", f"process {os.getppid()}")
+        strangers = sensor.strangers()
+        stub.set("process 4194304")  # what building an engine leaves on the board
+        return strangers, nvml.open_sensor().machine()["process_check"]
+    finally:
+        nvml._HOST_PROCESSES = "pid:[4026531836]"
+
+
+def use_twice(stub: Stub) -> int:
+    first, second = nvml.open_sensor(), nvml.open_sensor()
+    first.close()
+    return second.energy_mj()
+
+
+class _Sleeper:
+    """An engine whose batch takes a second."""
+
+    version = "1"
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def run(self, input_tokens: int, output_tokens: int) -> engines.BatchRun:
+        self._clock.sleep(1.0)
+        return engines.BatchRun(1, 1)
+
+    def close(self) -> None:
+        pass
+
+
+def session_of(stub: Stub, directory: Path, cells: list[tuple[int, int]]) -> str:
+    """A session of a measuring job on the stub's board; what it printed to standard error."""
+    clock = stub.clock()
+    engine = {"name": "vllm", "gpu": "NVIDIA H100 80GB HBM3", "precision": "float16", "weights": "dummy"}
+    job = {
+        "campaign": "stub",
+        "model": "m",
+        "batch": 1,
+        "engine": {**engine, "kv_cache_fraction": 0.9, "seed": 1},
+        "protocol": asdict(Protocol(visits=1, min_repetitions=2, repetitions=2)),
+        "seed": 1,
+        "cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells],
+    }
+    engines.open_device = lambda spec, place: (_Sleeper(clock), nvml.open_sensor(spec.gpu), clock)
+    resolved = {"architecture": asdict(architecture.load(ARCHITECTURES / "opt-1.3b.json"))}
+    said = io.StringIO()
+    with redirect_stderr(said):
+        block = session.Block(job, resolved, Place(directory, "m", 1, "grid"))
+        try:
+            block.run(block.pending())
+        except SweetspotError as error:
+            print(f"error: {error}", file=sys.stderr)
+        block.write_rows()
+    return said.getvalue()
+
+
+def probe_idle(stub: Stub) -> dict[str, Any]:
+    sensor = nvml.open_sensor()
+    return probe.probe(sensor, sensor.machine(), stub.clock(), 60.0, None)

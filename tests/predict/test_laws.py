@@ -1,0 +1,118 @@
+"""The laws as data: their formulas, their terms, and the sweet spot."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+
+from sweetspot.predict.laws import FORMS, LAWS, ROUTINGS, per_token, sweet_spot
+
+LENGTHS = (64, 500, 4096)
+CHOSEN = 0.4  # share of a mixture's experts
+VALUES = {
+    "linear": {"c0": -3.0, "c1": 0.01, "c2": 0.2},
+    "wilkins": {"a0": 0.01, "a1": 0.2, "a2": 1e-5},
+    "paper-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5},
+    "paper-6": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "t5": -0.3},
+    "cache-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t5": -0.3},
+    "recompute-4": {"t0": 0.2, "r1": 1e-4, "r2": 1e-8, "t5": 30.0},
+    "recompute-6": {"u": 0.01, "v": 1.5, "r1": 1e-4, "r2": 1e-8, "w": -0.1, "x": 40.0},
+    "batch-7": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
+    "skewed-8": {"u": 0.01, "v": 1.5, "y": 4.0, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
+    "experts-8": {"u": 0.01, "v": 1.5, "y": 4.0, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": -0.1, "x": 4.0},
+    "batch-8": {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "w": -0.1, "x": 4.0},
+}
+
+
+def by_formula(name: str, n: float, m: float, batch: float) -> float:
+    """E_tok by the law's own one-line formula, the one that reports show."""
+    left, right = LAWS[name].formula.split(" = ")
+    right = re.sub(r"(?<=[\w)]) (?=[nmA(])", " * ", right.replace("^", "**"))
+    active = {"experts-8": 1 - (1 - CHOSEN) ** batch, "skewed-8": batch * CHOSEN / (1 + (batch - 1) * CHOSEN)}
+    value = eval(right, {"n": n, "m": m, "B": batch, "A": active.get(name), **VALUES[name]})
+    return float(value / m if left == "E_req" else value)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_terms_are_what_the_formula_says(name: str) -> None:
+    assert set(VALUES[name]) == {term.name for term in LAWS[name].terms}
+    for n, m, batch in itertools.product(LENGTHS, LENGTHS, (1, 37)):
+        given = per_token(LAWS[name], VALUES[name], n, m, batch, CHOSEN)
+        assert given == pytest.approx(by_formula(name, n, m, batch), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_terms_take_arrays_and_numbers_alike(name: str) -> None:
+    n, m, batch = (
+        np.array(values, dtype=float) for values in zip(*itertools.product(LENGTHS, LENGTHS, (1, 37)), strict=True)
+    )
+    for term in LAWS[name].terms:
+        each = [term.value(*map(int, cell)) for cell in zip(n, m, batch, strict=True)]
+        np.testing.assert_allclose(term.value(n, m, batch), each, rtol=1e-14)
+
+
+def test_only_the_once_per_request_terms_have_a_free_sign() -> None:
+    for name in VALUES.keys() - {"linear", "wilkins"}:
+        free = {term.name for term in LAWS[name].terms if term.lower is None}
+        assert free == {"t5", "w", "x"} & set(VALUES[name])
+
+
+def test_batch_8_at_one_batch_is_paper_6() -> None:
+    eight, batch = VALUES["batch-8"], 16
+    six = {**eight, "t0": eight["u"] + eight["v"] / batch, "t5": eight["w"] + eight["x"] / batch}
+    for n, m in itertools.product(LENGTHS, LENGTHS):
+        assert per_token(LAWS["batch-8"], eight, n, m, batch) == pytest.approx(
+            per_token(LAWS["paper-6"], six, n, m, batch)
+        )
+        assert sweet_spot(LAWS["batch-8"], eight, n, batch) == pytest.approx(sweet_spot(LAWS["paper-6"], six, n, batch))
+
+
+def test_the_forms_of_a_reply_are_means_over_its_steps() -> None:
+    for n, m in itertools.product((1, 64, 500), (1, 2, 333)):
+        contexts = [n + j for j in range(m)]
+        assert FORMS["n + m/2"](n, m) == pytest.approx(sum(contexts) / m)
+        assert FORMS["n^2 + nm + m^2/3"](n, m) == pytest.approx(sum(c * c for c in contexts) / m)
+
+
+def test_the_experts_that_a_batch_activates() -> None:
+    random = np.random.default_rng(1)
+    popularity = random.beta(1, 16 / 2 - 1, 3000)
+    for batch in (1, 4, 40):
+        drawn = [len({e for _ in range(batch) for e in random.permutation(16)[:2]}) / 16 for _ in range(3000)]
+        assert ROUTINGS["even"](2 / 16, batch) == pytest.approx(np.mean(drawn), abs=0.01)
+        drawn = [(random.random(batch) < p).any() for p in popularity]
+        assert ROUTINGS["skewed"](2 / 16, batch) == pytest.approx(np.mean(drawn), abs=0.02)
+        assert ROUTINGS["skewed"](1, batch) == ROUTINGS["even"](1, batch) == 1
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {"linear", "wilkins"}))
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("batch", [1, 64])
+def test_the_sweet_spot_is_the_cheapest_length(name: str, n: int, batch: int) -> None:
+    replies = np.arange(1, 60_000)
+    terms = LAWS[name].terms
+    energies = sum(VALUES[name][term.name] * term.value(float(n), replies.astype(float), batch) for term in terms)
+    spot = sweet_spot(LAWS[name], VALUES[name], n, batch)
+    assert spot is not None
+    assert abs(spot - replies[np.argmin(energies)]) <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"t4": 0.0}, {"t4": -1e-6}, {"t5": -1e6}, {"t1": 0.0, "t3": 0.0, "t5": 0.0}, {"t4": 5e-324, "t3": 1e300}],
+)
+def test_there_may_be_no_sweet_spot(changes: dict[str, float]) -> None:
+    assert sweet_spot(LAWS["paper-6"], VALUES["paper-6"] | changes, 512, 1) is None
+
+
+@pytest.mark.parametrize("name", ["linear", "wilkins"])
+def test_the_baselines_know_no_sweet_spot(name: str) -> None:
+    assert sweet_spot(LAWS[name], VALUES[name], 512, 1) is None
+
+
+def test_the_sweet_spot_by_hand() -> None:
+    assert sweet_spot(LAWS["paper-6"], {"t1": 1e-6, "t3": 0.01, "t4": 2e-5, "t5": -0.3}, 1000, 1) == pytest.approx(
+        math.sqrt((1e-6 * 1000**2 + 0.01 * 1000 - 0.3) / 2e-5)
+    )

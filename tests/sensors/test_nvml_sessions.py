@@ -1,0 +1,123 @@
+"""Whole sessions through the real bindings on a library of known power: what survives a fault, what is told of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_nvml import inside, stub  # noqa: F401
+
+import nvml_inside
+from nvml_inside import CONSTANT
+from nvml_stub import START_S, Stub
+from sweetspot.campaign.collect import collect
+from sweetspot.measure import raw
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
+
+
+def rows(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "measurements/m/bs1/grid.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        ("driver 590.1", "driver_version: 580.159.03 -> 590.1"),
+        ("ecc 0", "ecc: on -> off"),
+        ("limit_mw 500000", "power_limit_w: 700.0 -> 500.0"),
+        ("vbios 96.2", "vbios_version: 96.00.89.00.01 -> 96.2"),
+    ],
+)
+def test_a_change_between_sessions_is_a_warning_and_a_flag(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+    line: str,
+    change: str,
+) -> None:
+    stub.set(trace=CONSTANT)
+    assert "warning" not in inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    stub.set(line, trace=CONSTANT)
+    said = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64)])
+    assert f"warning: not the machine of the last session: {change}" in said
+    collect([tmp_path / "measurements/m/bs1/grid.jsonl"], tmp_path / "rows.parquet")
+    flags = pl.read_parquet(tmp_path / "rows.parquet").select("input_tokens", "flags", "valid").rows()
+    assert {row for row in flags} == {(64, "random_weights", True), (128, "random_weights;machine_changed", True)}
+
+
+@pytest.mark.parametrize(
+    ("after_s", "cells", "kept"),
+    [(150, 3, range(2)), (125, 2, range(1)), (68, 1, range(1))],
+    ids=["second window", "first window", "warm-up"],
+)
+def test_a_lost_gpu_keeps_what_was_measured(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+    after_s: float,
+    cells: int,
+    kept: range,
+) -> None:
+    stub.set(f"@{START_S + after_s} lost", trace=CONSTANT)
+    said = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    assert "error: GPU GPU-1111" in said
+    assert "is lost" in said
+    measured = [row for row in rows(tmp_path) if row["valid"]]
+    assert len({row["input_tokens"] for row in measured}) == cells
+    (lost,) = [row for row in rows(tmp_path) if row["reasons"].startswith("gpu_lost")]
+    assert (lost["valid"], lost["energy_j"]) == (False, None)
+    assert {row["reasons"] for row in rows(tmp_path)} <= {"", lost["reasons"], "not_measured_yet"}
+    assert [row["repetition"] for row in rows(tmp_path) if row["input_tokens"] == lost["input_tokens"]] == [*kept]
+    for row in measured:
+        assert row["energy_j"] == pytest.approx(400.0, rel=0.01), "one run is one second at 400 W"
+        verdict = raw.judged_again(tmp_path / row["raw"])[row["repetition"]]
+        assert verdict.energy_j == pytest.approx(row["energy_j"] * row["batch_runs"], rel=1e-6)
+
+
+def test_a_cell_cut_short_is_measured_to_its_end_by_the_next_run(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    stub.set(f"@{START_S + 40} lost", trace=CONSTANT)
+    inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    before = rows(tmp_path)
+    stub.set(trace=CONSTANT)
+    inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    assert rows(tmp_path)[: len(before)] == before
+    assert [row["valid"] for row in rows(tmp_path)].count(True) == 2
+
+
+def test_a_changed_power_limit_costs_a_window_and_a_session(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    stub.set(f"@{START_S + 75} limit_mw 500000", trace=CONSTANT)
+    inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    made = rows(tmp_path)
+    (bad,) = [row for row in made if not row["valid"]]
+    assert (bad["reasons"], bad["power_limit_w"]) == ("power_limit_changed", 700.0)
+    valid = [row for row in made if row["valid"]]
+    assert {row["input_tokens"] for row in valid} == {64, 128, 256}
+    assert {row["power_limit_w"] for row in valid} == {700.0, 500.0}
+    for session in {row["session"] for row in valid}:
+        assert len({row["power_limit_w"] for row in valid if row["session"] == session}) == 1
+
+
+@pytest.mark.parametrize(("until_s", "known"), [(15, True), (50, False)], ids=["for a while", "throughout"])
+def test_idle_power_that_another_process_spoils_is_measured_again_or_not_known(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+    until_s: float,
+    known: bool,
+) -> None:
+    stub.set(f"@{START_S + 2}-{START_S + until_s} process 1", trace=CONSTANT)
+    said = inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    assert ("idle power is not known: another process" in said) is not known
+    for row in rows(tmp_path):
+        assert row["idle_w"] == (pytest.approx(400, rel=0.01) if known else None)

@@ -1,0 +1,260 @@
+"""From a configuration to the list of cells and jobs, before anything runs."""
+
+import csv
+import io
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sweetspot import __version__, architecture, engines, gpus
+from sweetspot.architecture import Architecture
+from sweetspot.campaign.config import Config, ModelRow, parse, read_cells, selected
+from sweetspot.errors import SweetspotError
+from sweetspot.files import key, write_atomically
+from sweetspot.measure import probe
+from sweetspot.measure.journal import Place
+from sweetspot.memory import Memory
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of the grid and whether it can run. `reason` says why a skipped one cannot; `flags` warn of a regime."""
+
+    model: str
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    status: str  # "run" or "skipped"
+    reason: str
+    flags: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A selected model: its line of the table, the file of its architecture, what that says, what jobs read of it."""
+
+    row: ModelRow
+    path: Path
+    architecture: Architecture
+    resolved: dict[str, Any]
+
+
+class Campaign:
+    """Everything that follows from a configuration: models, cells, jobs. Raises SweetspotError for bad input."""
+
+    def __init__(self, raw: dict[str, Any], source: str = "config") -> None:
+        """Check `raw` (the configuration as read) and read the models it names; `source` names it in errors."""
+        self.config: Config = parse(raw, source)
+        if self.config.machine is not None:
+            numbers = probe.numbers(Path(self.config.machine), self.config.gpu)
+            self.config = parse({**raw, "protocol": {**numbers, **raw.get("protocol", {})}}, source)
+        self.directory = Path(self.config.results) / self.config.campaign
+        chosen, self.left_out = selected(self.config)
+        self.models: dict[str, Model] = {
+            row.model: Model(row, path, architecture.load(path), architecture.resolved(path)) for row, path in chosen
+        }
+        self.python = self.config.engine.python or sys.executable
+        self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
+        gpu = gpus.find(self.config.gpu)
+        if gpu is None:
+            raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
+        self.gpu = gpu
+        if self.config.rows is not None and not Path(self.config.rows).is_file():
+            raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; leave the key out to measure")
+        if not self.jobs:
+            reasons = sorted({cell.reason for cell in self.cells})
+            raise SweetspotError(f"{source}: no cell can run; " + "; ".join(reasons))
+
+    @cached_property
+    def cells(self) -> list[PlannedCell]:
+        """Every cell of the grid or of the list of cells, also those that cannot run."""
+        if self.config.cells:
+            listed = sorted(read_cells(Path(self.config.cells)), key=lambda cell: cell[1:])
+            if unknown := {name for name, *_ in listed} - self.models.keys():
+                raise SweetspotError(f"{self.config.cells}: {sorted(unknown)[0]!r} is not among the campaign's models")
+            return [
+                self._judge(self.models[name], *place) for own in self.models for name, *place in listed if name == own
+            ]
+        return self.grid
+
+    @cached_property
+    def grid(self) -> list[PlannedCell]:
+        """Every cell of the grid of lengths and batches, also those that cannot run."""
+        return [
+            self._judge(model, batch, n, m)
+            for model in self.models.values()
+            for batch in sorted(self.config.batches)
+            for n in sorted(self.config.input_tokens)
+            for m in sorted(self.config.output_tokens)
+        ]
+
+    @cached_property
+    def jobs(self) -> dict[tuple[str, int, str], list[PlannedCell]]:
+        """Cells of each measuring job, by (model, batch, block).
+
+        The block's name ends in a digest of all that its rows depend on, so rows of another job are another file:
+        whether a job was done can be told from its file alone, also where results were moved or copied.
+        """
+        jobs = {}
+        for (model, batch), cells in self._grids.items():
+            shared = self._shared(model, batch)
+            known_by = [{**shared, "engine": engines.identity(shared["engine"])}, self.models[model].resolved]
+            digest_of_all = sha256(json.dumps(known_by, sort_keys=True).encode())
+            for block, part in self._blocks(cells):
+                digest = digest_of_all.copy()
+                digest.update(json.dumps(_described(part)).encode())
+                jobs[model, batch, f"{block}-{digest.hexdigest()[:8]}"] = part
+        return jobs
+
+    @cached_property
+    def places(self) -> dict[tuple[str, int, str], Place]:
+        """Where each measuring job keeps what it makes."""
+        return {job: Place(self.directory, *job) for job in self.jobs}
+
+    def tables(self) -> list[str]:
+        """The files that hold the campaign's rows: those of every job, or the one that the configuration names."""
+        if self.config.rows is not None:
+            return [self.config.rows]
+        return [str(place.rows) for place in self.places.values()]
+
+    def cells_of_tables(self) -> list[int]:
+        """How many cells each of those files has to hold; empty where nobody knows."""
+        return [] if self.config.rows is not None else [len(cells) for cells in self.jobs.values()]
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, int], list[PlannedCell]]:
+        """Cells that one engine runs, by (model, batch)."""
+        grids: dict[tuple[str, int], list[PlannedCell]] = {}
+        for cell in self.cells:
+            if cell.status == "run":
+                grids.setdefault((cell.model, cell.batch), []).append(cell)
+        return grids
+
+    def engine_job(self, model: str, batch: int) -> str:
+        """The job of building an engine, as JSON: what it depends on and nothing else."""
+        limits = engines.limits(map(vars, self._grids[model, batch]))
+        return json.dumps({"model": model, "batch": batch, "engine": self._engine(model), "limits": limits})
+
+    def measure_job(self, model: str, batch: int, block: str) -> str:
+        """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
+        return json.dumps({**self._shared(model, batch), "cells": _described(self.jobs[model, batch, block])})
+
+    def _shared(self, model: str, batch: int) -> dict[str, Any]:
+        return {
+            "campaign": self.config.campaign,
+            "model": model,
+            "batch": batch,
+            "engine": self._engine(model),
+            "protocol": vars(self.config.protocol),
+            "seed": self.config.seed,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What the campaign is: its configuration and what its models are."""
+        return {
+            "schema_version": 1,
+            "sweetspot_version": __version__,
+            "campaign": self.config.campaign,
+            "config": self.config.model_dump(mode="json"),
+            "models": [
+                {
+                    "name": name,
+                    "source": model.architecture.source or model.row.architecture,
+                    "precision": model.row.precision,
+                    "weights": self._weights(model.row),
+                    "checkpoint": engines.identity(self._engine(name)).get("checkpoint"),
+                    "parameters": model.architecture.parameters(),
+                    "family": model.architecture.model_type,
+                    "layers": model.architecture.layers,
+                    "hidden": model.architecture.hidden,
+                    "heads": model.architecture.heads,
+                    "kv_heads": model.architecture.kv_heads,
+                    "attention": model.architecture.attention,
+                }
+                for name, model in self.models.items()
+            ],
+        }
+
+    def digest(self) -> str:
+        """Digest of all that `write` writes but the machine it is written on."""
+        return key({"record": self.record(), "cells": [vars(cell) for cell in self.cells]})
+
+    def write(self, cells: Path, campaign: Path) -> None:
+        """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, [field.name for field in fields(PlannedCell)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(map(vars, self.cells))
+        write_atomically(cells, text.getvalue())
+        machine = {"python": platform.python_version(), "platform": platform.platform()}
+        write_atomically(campaign, json.dumps({**self.record(), **machine}, indent=2) + "\n")
+
+    def check_writable(self) -> None:
+        """Raises SweetspotError when the results directory cannot be made or written."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        except OSError as error:
+            raise SweetspotError(
+                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a directory of yours"
+            ) from None
+
+    def _engine(self, model: str) -> dict[str, Any]:
+        config, row = self.config.engine, self.models[model].row
+        engine = {
+            "name": config.name,
+            "gpu": self.gpu.name,
+            "precision": row.precision,
+            "weights": self._weights(row),
+            "kv_cache_fraction": config.kv_cache_fraction,
+            "seed": self.config.seed,
+        }
+        # Named only where they are not as usual, so that rows measured before there was a choice stay known.
+        engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
+        if engine["weights"] == "checkpoint":
+            engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
+        return engine
+
+    def _weights(self, row: ModelRow) -> str:
+        return "none" if engines.is_simulated(self.config.engine.name) else row.weights
+
+    def _blocks(self, cells: list[PlannedCell]) -> Iterator[tuple[str, list[PlannedCell]]]:
+        size = self.config.cells_per_job
+        if size == "all" or size >= len(cells):
+            yield "grid", cells
+        elif size == 1:
+            for cell in cells:
+                yield f"i{cell.input_tokens}-o{cell.output_tokens}", [cell]
+        else:
+            for start in range(0, len(cells), size):
+                yield f"part{start // size:04d}", cells[start : start + size]
+
+    def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
+        arch = model.architecture
+        weights, flags = self._weights(model.row), []
+        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.row.precision, weights)
+        if n + m > arch.max_positions:
+            if self.config.positions == "extend" and weights != "checkpoint":
+                flags.append("extended_positions")
+            else:
+                skipped = skipped or f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
+        memory = Memory.of(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
+        fit = memory.requests(n, m)
+        if fit < 1:
+            skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"
+        elif fit < batch:
+            flags.append("kv_limited")
+        status = "skipped" if skipped else "run"
+        return PlannedCell(model.row.model, batch, n, m, status, skipped, ";".join(flags))
+
+
+def _described(cells: list[PlannedCell]) -> list[dict[str, Any]]:
+    return [{name: getattr(cell, name) for name in ("input_tokens", "output_tokens", "flags")} for cell in cells]

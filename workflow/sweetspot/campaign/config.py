@@ -1,0 +1,241 @@
+"""What a campaign is: the configuration file and the table of models.
+
+These classes are the one source of the checks, of the JSON schemas in workflow/schemas and of docs/configuration.md.
+"""
+
+import csv
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sweetspot import engines
+from sweetspot.errors import SweetspotError
+from sweetspot.measure.protocol import Protocol
+from sweetspot.memory import PRECISIONS
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Length = Annotated[int, Field(gt=0, strict=True)]
+if TYPE_CHECKING:
+    from builtins import str as EngineName
+    from builtins import str as Precision
+else:  # the modules that know them list them
+    EngineName = Literal[tuple(engines.names())]
+    Precision = Literal[PRECISIONS]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(_Strict):
+    """The inference engine and how it is run."""
+
+    name: EngineName = Field(
+        description=f"Engine: {'; '.join(f'`{name}` {what}' for name, what in engines.names().items())}."
+    )
+    kv_cache_fraction: float = Field(
+        0.9, gt=0, le=1, description="Share of the memory left beside the weights that the KV cache may take."
+    )
+    cuda_graphs: bool = Field(True, strict=True, description="Whether decode passes run as CUDA graphs.")
+    in_flight_batching: bool = Field(
+        True,
+        strict=True,
+        description="Whether requests join and leave the batch on their own (TensorRT-LLM's `GUARANTEED_NO_EVICT`), or "
+        "a batch begins and ends as one (`STATIC_BATCH`). vLLM knows the first only.",
+    )
+    python: str | None = Field(
+        None, description="Python of the engine's environment, as a command; by default the one that runs Snakemake."
+    )
+
+    @model_validator(mode="after")
+    def _settings_that_the_engine_has(self) -> "EngineConfig":
+        for key, why in engines.fixed_settings(self.name).items():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"engine {self.name} {why}; leave engine.{key} out")
+        return self
+
+
+class Config(_Strict):
+    """One campaign."""
+
+    campaign: Name = Field(description="Name of the campaign; its results go to `<results>/<campaign>/`.")
+    results: str = Field("results", description="Directory for results, relative to the working directory.")
+    models: str = Field("config/models.tsv", description="Table of models (tab-separated).")
+    select: list[Name] | None = Field(None, min_length=1, description="Names of the models to measure; by default all.")
+    rows: str | None = Field(
+        None,
+        description="Table of rows (Parquet, CSV, JSON) to analyse as they are instead of measuring, relative to "
+        "the working directory: `resources/measurements/NAME/rows.parquet`.",
+    )
+    input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")
+    output_tokens: list[Length] = Field(min_length=1, description="Reply lengths, in tokens.")
+    batches: list[Length] = Field(min_length=1, description="Numbers of equal requests in flight.")
+    cells: str | None = Field(
+        None,
+        description="List of the cells to measure instead of the whole grid (CSV with columns model, batch, "
+        "input_tokens, output_tokens), as `sweetspot design` writes it; relative to the working directory.",
+    )
+    engine: EngineConfig
+    gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by the name that NVML reports.")
+    machine: str | None = Field(
+        None,
+        description="Machine record of `sweetspot probe`: its numbers stand in for the protocol's defaults. What "
+        "`protocol` sets is used as it is.",
+    )
+    positions: Literal["skip", "extend"] = Field(
+        "skip",
+        description="Cells longer than a model's positions: `skip` lists them as skipped, `extend` measures them with "
+        "a longer position table (random weights only) and flags them.",
+    )
+    cells_per_job: Length | Literal["all"] = Field(
+        "all", description="Cells that one job measures with one loaded engine: from 1 to `all` of a (model, batch)."
+    )
+    seed: int = Field(
+        1, ge=0, strict=True, description="Seed of the order of cells, of random prompts and of the simulator."
+    )
+    protocol: Protocol = Field(default_factory=Protocol, description="The measurement protocol.")
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> "Config":
+        for name in ("input_tokens", "output_tokens", "batches", "select"):
+            values = getattr(self, name) or []
+            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            if repeated:
+                raise ValueError(f"{name}: {', '.join(repeated)} is listed more than once; remove the repeats")
+        return self
+
+
+class ModelRow(_Strict):
+    """One line of the table of models."""
+
+    model: Name = Field(description="Name of the model in all results.")
+    architecture: str = Field(
+        description="The publisher's config.json (or the directory that holds it), relative to this table."
+    )
+    precision: Precision = Field("bfloat16", description="Data type of weights and KV cache.")
+    weights: Literal["dummy", "gaussian", "checkpoint"] = Field(
+        "dummy",
+        description="`dummy`: the engine's own random weights. `gaussian`: random ones as before training, N(0, 0.02). "
+        "`checkpoint`: those of `checkpoint`. The simulation has none.",
+    )
+    checkpoint: str | None = Field(
+        None,
+        description="Directory of a downloaded model with its weights, relative to this table. Rows are known by its "
+        "name: it may move, and other weights need another name.",
+    )
+
+    @model_validator(mode="after")
+    def _checkpoint_for_its_weights(self) -> "ModelRow":
+        if (self.weights == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("weights `checkpoint` needs a directory in column checkpoint, and no other weights do")
+        return self
+
+
+def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
+    """Check a configuration. Raises SweetspotError that names every wrong key and what would be right."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise SweetspotError(_readable(error, source, Config)) from None
+
+
+def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
+    """The models of a table, in its order, each with the path of its architecture.
+
+    Raises SweetspotError naming the file, the line and the remedy.
+    """
+    if not path.is_file():
+        raise SweetspotError(f"{path}: no such table of models; set `models` in the configuration")
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file, delimiter="\t") if line and not line[0].startswith("#")]
+    if len(lines) < 2:
+        raise SweetspotError(
+            f"{path}: no model in the table; add a line under the header `model<tab>architecture<tab>precision`"
+        )
+    rows: dict[str, tuple[ModelRow, Path]] = {}
+    for number, line in enumerate(lines[1:], 2):
+        place = f"{path}, line {number}"
+        if len(line) != len(lines[0]):
+            raise SweetspotError(
+                f"{place}: {len(line)} columns where the header has {len(lines[0])}; separate them by single tabs"
+            )
+        try:
+            row = ModelRow.model_validate({k: v for k, v in zip(lines[0], line, strict=True) if v})
+        except ValidationError as error:
+            raise SweetspotError(_readable(error, place, ModelRow)) from None
+        if row.model in rows:
+            raise SweetspotError(f"{place}: {row.model} is in the table already; give each model its own name")
+        rows[row.model] = row, path.parent / row.architecture
+    return rows
+
+
+def selected(config: Config) -> tuple[list[tuple[ModelRow, Path]], list[str]]:
+    """The models that a campaign measures, in the order of its table, and the names of those that `select` leaves out.
+
+    Raises SweetspotError as `read_models` does, and for a name in `select` that is not in the table.
+    """
+    rows = read_models(Path(config.models))
+    for name in config.select or ():
+        if name not in rows:
+            raise SweetspotError(f"select: {name!r} is not in {config.models}{_suggest(name, rows)}")
+    wanted = rows.keys() if config.select is None else set(config.select)
+    return [row for name, row in rows.items() if name in wanted], [name for name in rows if name not in wanted]
+
+
+def read_cells(path: Path) -> list[tuple[str, int, int, int]]:
+    """The cells of a list: model, batch, input tokens, output tokens; in the list's order, repeats once.
+
+    Raises SweetspotError naming the file, the line and the remedy.
+    """
+    columns = ("model", "batch", "input_tokens", "output_tokens")
+    if not path.is_file():
+        raise SweetspotError(f"{path}: no such list of cells; make it with `sweetspot design`, or remove `cells`")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise SweetspotError(
+                f"{path}: column {', '.join(missing)} missing; a list of cells has {','.join(columns)}"
+            )
+        cells: dict[tuple[str, int, int, int], None] = {}
+        for number, line in enumerate(reader, 2):
+            try:
+                batch, n, m = (int(line[name]) for name in columns[1:])
+            except (TypeError, ValueError):
+                batch = n = m = 0
+            if min(batch, n, m) < 1:
+                raise SweetspotError(f"{path}, line {number}: batch and lengths must be whole numbers of at least 1")
+            cells[line["model"], batch, n, m] = None
+    return list(cells)
+
+
+def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        # A union reports each alternative under a tag such as `int`; the tag is no key of the user's.
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _keys(model, item["loc"][:-1])
+            lines.append(f"{source}: {place} is not a setting{_suggest(str(item['loc'][-1]), known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{source}: {place} is missing; add it")
+        elif item["type"] == "value_error":
+            lines.append(f"{source}: {item['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{source}: {place} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return "\n".join(lines)
+
+
+def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
+    if not location:
+        return model.model_fields
+    kind = model.model_fields[str(location[0])].annotation
+    return getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,109 @@
+"""From the directory of a measured campaign to a dataset that can be kept and published.
+
+`sweetspot dataset RESULTS OUT` writes OUT/rows.parquet (every row that was measured, invalid ones too),
+raw.tar (the raw samples, by the names in column `raw`), sessions.jsonl (the machine and idle powers of each session),
+copies of machine.json and runs.jsonl (the probe's record; commands and versions) where there are any, and a README.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sweetspot.errors import SweetspotError
+from sweetspot.measure import journal
+from sweetspot.table import read as table
+from sweetspot.table.files import write_parquet
+from sweetspot.table.machines import flag_changes
+from sweetspot.table.schema import CELL, GROUP
+
+_COPIES = ("machine.json", "runs.jsonl")
+_LIMITS = """What it is not: wall power (these are NVML's figures, with a board's gain of up to 5 %), a serving trace
+(requests are equal), or more boards than are named above. Rows with `valid` false are kept with their reasons and are
+not to be fitted."""
+_SESSION = ("session", "machine", "idle_w", "idle_reasons", "idle_after_w", "idle_after_reasons", "load_s")
+
+
+def write(results: Path, out: Path) -> pl.DataFrame:
+    """Write the dataset of `results` to the new directory `out`; returns its rows.
+
+    Raises SweetspotError where nothing was measured, raw samples are missing, or `out` is there already.
+    """
+    files = sorted(results.glob("measurements/*/*/*.jsonl"))
+    if not files:
+        raise SweetspotError(f"{results}: no measurements/ in it; name the directory of a measured campaign")
+    if out.exists():
+        raise SweetspotError(f"{out}: is there already; choose a new name or remove it, nothing is overwritten")
+    frame, _ = flag_changes(table.read(files).frame)
+    frame = frame.filter(pl.col("reasons") != "not_measured_yet")
+    if not frame.height:
+        raise SweetspotError(f"{results}: nothing was measured in it yet")
+    names = sorted(frame["raw"].drop_nulls().unique())
+    if missing := [name for name in names if not (results / name).is_file()]:
+        raise SweetspotError(
+            f"{results}: {len(missing)} files of raw samples are missing, first {missing[0]}; copy raw/"
+        )
+    temporary = out.with_name(f".{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_parquet(frame, temporary / "rows.parquet")
+    with tarfile.open(temporary / "raw.tar", "w") as archive:
+        for name in names:
+            data = (results / name).read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    records = journal.records(sorted(results.glob("journal/*/*/*.jsonl")))
+    (temporary / "sessions.jsonl").write_text("".join(json.dumps(session) + "\n" for session in _sessions(records)))
+    copies = [name for name in _COPIES if (results / name).is_file()]
+    for name in copies:
+        shutil.copy(results / name, temporary / name)
+    (temporary / "README.md").write_text(_readme(out.name, frame, copies))
+    temporary.rename(out)
+    return frame
+
+
+def _sessions(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    sessions: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if "rows" not in record:
+            sessions.setdefault(record["session"], {}).update({k: record[k] for k in _SESSION if k in record})
+    return [sessions[name] for name in sorted(sessions)]
+
+
+def _readme(name: str, frame: pl.DataFrame, copies: list[str]) -> str:
+    def told(column: str) -> str:
+        values = frame[column].drop_nulls().unique().sort().to_list() if column in frame.columns else []
+        return ", ".join(str(value) for value in values if value != "") or "not told"
+
+    cells = frame.filter("valid").select(*GROUP, *CELL).unique().height
+    facts = {
+        "Source": told("source").upper() if "simulated" in told("source") else told("source"),
+        "GPU": told("gpu"),
+        "Board": told("gpu_uuid"),
+        "Driver": told("driver_version"),
+        "Engine": f"{told('engine')} {told('engine_version')}",
+        "Models": told("model"),
+        "Weights": told("weights"),
+        "Batches": told("batch"),
+        "Sessions": str(frame["session"].n_unique()),
+        "Rows": f"{frame.height}, of them valid {int(frame['valid'].sum())}, in {cells} cells",
+    }
+    files = {
+        "rows.parquet": "one row a repetition; energies are joules of one run of the whole batch, whole board, gross",
+        "raw.tar": "polled samples of every window, gzip JSON lines, by the names in column `raw`",
+        "sessions.jsonl": "machine and idle powers of every session",
+        "machine.json": "what `sweetspot probe` found of the sensors",
+        "runs.jsonl": "the commands that measured, with versions",
+    }
+    listed = {file: what for file, what in files.items() if file not in _COPIES or file in copies}
+    lines = [f"# {name}", "", "Measured energy of LLM inference. Made by `sweetspot dataset`.", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines += ["", "| file | what it is |", "| --- | --- |", *(f"| `{k}` | {what} |" for k, what in listed.items())]
+    lines += ["", _LIMITS]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,192 @@
+"""Which cells to measure next: those that tell most about the law for the time they take.
+
+The law is linear in its coefficients, so how well cells determine it needs no measurement, only a guess of the
+energies. Cells are added one by one, each time the one that lowers the mean variance of the predictions over the whole
+grid most per second of GPU time (Bayesian I-optimal design, chosen greedily). A coefficient nobody knows yet is taken
+to be of the size guessed, give or take all of it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sweetspot.campaign.campaign import Campaign
+from sweetspot.engines import EngineSpec, simulated
+from sweetspot.errors import SweetspotError
+from sweetspot.fit.fit import fit_table
+from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve
+from sweetspot.measure.protocol import Protocol
+from sweetspot.predict.laws import LAWS, Law
+from sweetspot.predict.predictor import predict
+from sweetspot.table.read import Table
+from sweetspot.table.schema import CELL
+
+NOISE = 0.01  # relative standard deviation of a measured cell about its law, where no measurement tells
+_GUESS = 1.0  # relative standard deviation of a coefficient before any cell is measured
+_LEAST_SHARE = 0.05  # of the energy of some cell: no term is taken to be smaller than that
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A cell to measure, by its index in the grid, and what is expected once it is: the mean standard deviation of the
+    predictions over the grid, relative to the energies."""
+
+    index: int
+    expected_sd: float
+
+
+def propose(
+    law: Law, values: Array, grid: Points, seconds: Array, measured: Mask, count: int, noise: float = NOISE
+) -> list[Proposal]:
+    """The next `count` cells of `grid`, best first; fewer when the grid ends.
+
+    `values`: the guessed coefficients of `law`. `grid`: all cells that could be measured, with guessed energies as the
+    target. `seconds`: GPU time of each. `measured`: which are measured already.
+    """
+    shares = design(law, grid) / grid.target[:, None]
+    size = np.maximum(np.abs(values), _LEAST_SHARE / shares.max(axis=0))
+    shares = shares * size
+    known = shares[measured]
+    covariance = np.linalg.inv(np.eye(shares.shape[1]) / _GUESS**2 + known.T @ known / noise**2)
+    left = ~measured
+    proposals: list[Proposal] = []
+    while left.any() and len(proposals) < count:
+        between = shares @ covariance @ shares.T
+        gain = (between**2).mean(axis=0) / (noise**2 + np.diag(between))
+        best = int(np.argmax(np.where(left, gain / seconds, -np.inf)))
+        row = covariance @ shares[best]
+        covariance = covariance - np.outer(row, row) / (noise**2 + shares[best] @ row)
+        left = left & (np.arange(len(left)) != best)
+        proposals.append(Proposal(best, mean_sd(shares, covariance)))
+    return proposals
+
+
+def mean_sd(shares: Array, covariance: Array) -> float:
+    """Root of the mean relative variance of the predictions whose terms have these shares."""
+    return float(np.sqrt(np.einsum("ij,jk,ik->i", shares, covariance, shares).mean()))
+
+
+@dataclass(frozen=True)
+class Design:
+    """What `next_cells` found for one model.
+
+    `cells`: measured ones and then the proposed (columns model, batch, input_tokens, output_tokens, proposed).
+    `half_width`: mean relative half width of the 95 % intervals over the grid, by the rows there are; None without a
+    validated law. `reached`: whether that is as wanted. `seconds` of GPU time for the proposed cells, `grid_seconds`
+    for the whole grid, `joules` for the proposed.
+    """
+
+    model: str
+    cells: pl.DataFrame
+    half_width: float | None
+    reached: bool
+    seconds: float
+    grid_seconds: float
+    joules: float
+
+
+def next_cells(campaign: Campaign, rows: Table | None, count: int, accuracy: float) -> list[Design]:
+    """For each model of the campaign, up to `count` more cells of its grid, or none where `accuracy` is reached.
+
+    `rows`: what was measured so far. `accuracy`: the mean relative half width of 95 % intervals over the grid that is
+    wanted. Energies and times of cells come from the law fitted to the model's rows, or before there are enough from
+    the simulator.
+    """
+    fitted = _fitted(rows)
+    return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
+
+
+def _fitted(rows: Table | None) -> dict[str, Any] | None:
+    try:
+        return fit_table(rows) if rows else None
+    except SweetspotError:  # too few cells for any law yet
+        return None
+
+
+def _of_model(
+    campaign: Campaign, model: str, rows: Table | None, fitted: Mapping[str, Any] | None, count: int, accuracy: float
+) -> Design:
+    frame = _grid(campaign, model)
+    measured = pl.DataFrame(schema={name: pl.Int64 for name in CELL})
+    if rows is not None:
+        own = rows.frame.filter(pl.col("model") == model, pl.col("valid"))
+        measured = own.group_by(CELL, maintain_order=True).agg(pl.col("energy_j", "duration_s").mean())
+        frame = frame.update(measured.drop_nulls(), on=CELL)
+        measured = measured.select(CELL)
+    half_width = _half_width(fitted, model, frame)
+    reached = half_width is not None and half_width <= accuracy
+    grid = Points.of(frame)
+    law = LAWS["batch-8" if len(np.unique(grid.in_wave)) > 1 else "paper-6"]
+    guess = solve(law, grid)
+    if isinstance(guess, Skipped):
+        raise SweetspotError(f"{model}: no design for so small a grid: {guess.reason}")
+    target = design(law, grid) @ guess.values
+    seconds = np.array([cell_seconds(run_s, campaign.config.protocol) for run_s in frame["duration_s"]])
+    there = frame.join(measured.with_columns(_there=True), on=CELL, how="left", maintain_order="left")
+    mask = there["_there"].fill_null(False).to_numpy()
+    grid = dataclasses.replace(grid, target=target)
+    proposals = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
+    chosen = [proposal.index for proposal in proposals]
+    runs = seconds[chosen] / frame["duration_s"].to_numpy()[chosen]
+    cells = pl.concat(
+        [
+            measured.with_columns(proposed=pl.lit(False)),
+            frame[chosen].select(CELL).with_columns(proposed=pl.lit(True)),
+        ]
+    )
+    return Design(
+        model,
+        cells.select(pl.lit(model).alias("model"), *CELL, "proposed"),
+        half_width,
+        reached,
+        float(seconds[chosen].sum()),
+        float(seconds.sum()),
+        float((runs * frame["energy_j"].to_numpy()[chosen]).sum()),
+    )
+
+
+def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
+    """The cells of the grid that can run, with the simulator's energy, duration and waves."""
+    cells = [cell for cell in campaign.grid if cell.model == model and cell.status == "run"]
+    found, row = campaign.models[model], campaign.models[model].row
+    config = campaign.config
+    longest = max((cell.input_tokens + cell.output_tokens for cell in cells), default=0)
+    rows = []
+    for cell in cells:
+        spec = EngineSpec(
+            *("simulated", found.architecture, row.precision, "none", config.gpu, cell.batch, longest, longest),
+            config.engine.kv_cache_fraction,
+            config.seed,
+        )
+        energy_j, duration_s, waves = simulated.expected(spec, cell.input_tokens, cell.output_tokens)
+        place = {name: getattr(cell, name) for name in CELL}
+        rows.append({**place, "energy_j": energy_j, "duration_s": duration_s, "waves": float(waves)})
+    if not rows:
+        raise SweetspotError(f"{model}: no cell of its grid can run")
+    nothing = [pl.lit(None, dtype=pl.Int64).alias(name) for name in ("experts", "experts_per_token")]
+    return pl.DataFrame(rows).with_columns(nothing)
+
+
+def _half_width(fitted: Mapping[str, Any] | None, model: str, frame: pl.DataFrame) -> float | None:
+    """Mean relative half width of the 95 % intervals of the grid's cells; None before a law can be validated."""
+    groups = [group for group in fitted["groups"] if group["model"] == model] if fitted else []
+    if fitted is None or len(groups) != 1 or "held-out" not in groups[0]["chosen_because"]:
+        return None
+    widths = []
+    for batch, n, m in frame.select(CELL).iter_rows():
+        try:
+            parts = predict(fitted, model, n, m, batch).interval_parts
+        except SweetspotError:  # this batch was not measured, and no law carries over to it
+            return None
+        widths.append(np.hypot(parts["law"], parts["distance"]))
+    return float(np.mean(widths))
+
+
+def cell_seconds(run_s: float, protocol: Protocol) -> float:
+    """GPU time of a cell whose batch runs take `run_s`: warm-up and all repetitions, by the protocol's numbers."""
+    window_s = max(protocol.window_s, min(protocol.window_runs * run_s, protocol.window_max_s), run_s)
+    return max(protocol.warmup_s, protocol.warmup_runs * run_s) + protocol.repetitions * window_s

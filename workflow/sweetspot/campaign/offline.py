@@ -1,0 +1,60 @@
+"""The plan of a campaign for a machine with a GPU and nothing else, which `measure.unattended` carries out there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweetspot import __version__
+from sweetspot.campaign.campaign import Campaign
+from sweetspot.measure.rows import place
+from sweetspot.measure.unattended import SCHEMA_VERSION
+
+
+def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]:
+    """All that an offline machine must know, as JSON: resolved architectures by model, blocks, and the order of steps.
+
+    What tells most comes first: the whole grid of the first model at the first batch; its other batches on a coarse
+    grid; the other models on it, batch by batch; then what is left, then the second visits. Models and batches in the
+    order in which the configuration selects and lists them.
+    """
+    blocks, cells = [], []
+    for model, batch, block in campaign.jobs:
+        measure = json.loads(campaign.measure_job(model, batch, block))
+        build = json.loads(campaign.engine_job(model, batch))
+        blocks.append({"model": model, "batch": batch, "block": block, "build": build, "measure": measure})
+        cells.append([list(place(cell)) for cell in measure["cells"]])
+    inputs, outputs = _coarse(campaign.config.input_tokens), _coarse(campaign.config.output_tokens)
+    coarse = [[[n, m] for n, m in those if n in inputs and m in outputs] or those for those in cells]
+    models = campaign.config.select or list(campaign.models)
+    order = sorted(
+        range(len(blocks)),
+        key=lambda index: (
+            campaign.config.batches.index(blocks[index]["batch"]),
+            models.index(blocks[index]["model"]),
+        ),
+    )
+    own = [index for index in order if blocks[index]["model"] == blocks[order[0]]["model"]]
+    whole = [index for index in own if blocks[index]["batch"] == blocks[own[0]]["batch"]]
+    others = [index for index in order if index not in own]
+    steps = [{"block": index, "cells": cells[index], "visits": 1} for index in whole]
+    steps += [
+        {"block": index, "cells": coarse[index], "visits": 1} for index in own + others if index not in set(whole)
+    ]
+    steps += [{"block": index, "cells": cells[index], "visits": 1} for index in own + others]
+    steps += [
+        {"block": index, "cells": cells[index], "visits": campaign.config.protocol.visits} for index in own + others
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweetspot_version": __version__,
+        "campaign": campaign.config.campaign,
+        "architectures": dict(architectures),
+        "blocks": blocks,
+        "steps": steps,
+    }
+
+
+def _coarse(lengths: Sequence[int]) -> set[int]:
+    """The shortest, the middle and the longest."""
+    ordered = sorted(lengths)
+    return {ordered[0], ordered[len(ordered) // 2], ordered[-1]}

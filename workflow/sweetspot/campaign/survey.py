@@ -1,0 +1,379 @@
+"""What a campaign costs and how far it is: cells, jobs, GPU hours and joules, from its journals and the simulator.
+
+Reads only, so it can be asked while jobs run.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sweetspot import engines
+from sweetspot.campaign.campaign import Campaign, PlannedCell
+from sweetspot.engines.simulated import SimulatedEngine
+from sweetspot.measure import journal, pace, rows, session
+from sweetspot.measure.journal import Cell, Place
+from sweetspot.sensors.simulated import SimulatedGpu
+
+_SHOWN = 8  # lines of a list before the rest is counted
+_SEGMENT_PASSES = 4096  # an estimate of thousands of cells must not take seconds
+Job = tuple[str, int, str]  # model, batch, block
+
+
+@dataclass
+class Cost:
+    """GPU time in s and energy in J."""
+
+    time_s: float = 0.0
+    energy_j: float = 0.0
+
+    def add(self, time_s: float, energy_j: float) -> None:
+        """Count more."""
+        self.time_s += time_s
+        self.energy_j += energy_j
+
+    def scaled(self, by: "Cost", over: "Cost") -> "Cost":
+        """This cost times what `by` is to `over`."""
+        return Cost(
+            self.time_s * (by.time_s / over.time_s if over.time_s else 1),
+            self.energy_j * (by.energy_j / over.energy_j if over.energy_j else 1),
+        )
+
+    def __str__(self) -> str:
+        """GPU hours and joules, for people."""
+        return f"{_number(self.time_s / 3600)} GPU h, {_joules(self.energy_j)}"
+
+
+@dataclass
+class Survey:
+    """What the journals hold of a campaign, or of some of its jobs.
+
+    `left_cost` is as the simulator has it, and `simulated` what it says of the visits that were made and took
+    `visited`. `spent` adds what was needed beside them: building and loading engines, idle power before the cells.
+    """
+
+    campaign: Campaign
+    done: int = 0
+    spent: Cost = field(default_factory=Cost)
+    visited: Cost = field(default_factory=Cost)
+    simulated: Cost = field(default_factory=Cost)
+    left: dict[Job, int] = field(default_factory=dict)  # cells
+    left_cost: dict[Job, Cost] = field(default_factory=dict)
+    loads_s: list[float] = field(default_factory=list)
+    builds_s: dict[tuple[str, int], float] = field(default_factory=dict)  # by model and batch
+    again: int = 0  # cells left that were measured under other settings
+    again_cost: Cost = field(default_factory=Cost)
+    invalid: Counter[str] = field(default_factory=Counter)  # cells without a valid row, by reasons
+
+    @property
+    def missing(self) -> int:
+        """Cells that are left to measure."""
+        return sum(self.left.values())
+
+    def estimate(self, jobs: Iterable[Job] | None = None) -> Cost:
+        """What the jobs that are left, or some of them, will cost, by the simulator and what measured visits took."""
+        total, jobs = Cost(), list(self.left if jobs is None else jobs)
+        for job in jobs:
+            total.add(self.left_cost[job].time_s, self.left_cost[job].energy_j)
+        total = total.scaled(self.visited, self.simulated)
+        total.add(len(jobs) * (fmean(self.loads_s) if self.loads_s else self.campaign.config.protocol.idle_s), 0.0)
+        if self.builds_s:
+            unbuilt = {job[:2] for job in jobs} - self.builds_s.keys()
+            total.add(len(unbuilt) * fmean(self.builds_s.values()), 0.0)
+        return total
+
+
+def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
+    """Read the journals behind these jobs, or all. A job whose rows are written is done.
+
+    A campaign of given rows has nothing to measure.
+    """
+    found = Survey(campaign)
+    groups: dict[tuple[str, int], list[Job]] = {}
+    if jobs is None:
+        jobs = campaign.jobs if campaign.config.rows is None else ()
+    for job in jobs:
+        groups.setdefault(job[:2], []).append(job)
+    for (model, batch), members in groups.items():
+        _survey_group(found, model, batch, members)
+    return found
+
+
+def unfinished(campaign: Campaign) -> list[Job]:
+    """The jobs whose rows are not written: those that a run of the workflow would do. None where rows are given."""
+    if campaign.config.rows is not None:
+        return []
+    return [job for job in campaign.jobs if not campaign.places[job].rows.exists()]
+
+
+def headline(found: Survey) -> str:
+    """One line for the log of the workflow; empty when nothing is left to measure."""
+    if not found.left:
+        return ""
+    return f"To measure: {_left(found)}."
+
+
+def left_out(campaign: Campaign) -> str:
+    """Which models of the table `select` leaves out, so that nobody waits for one of them; empty if it leaves none."""
+    names, shown = campaign.left_out, ", ".join(campaign.left_out[:_SHOWN])
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"Not measured, because `select` does not name them: {shown}{rest} of {campaign.config.models}." * bool(
+        names
+    )
+
+
+def warning(found: Survey) -> str:
+    """What will be measured a second time, and why; empty when nothing will."""
+    if not found.again:
+        return ""
+    changes = _changes(found.campaign)
+    return (
+        f"{found.again} cells that are measured already will be MEASURED AGAIN, because settings changed"
+        f"{': ' + ', '.join(changes) if changes else ''}. They cost {found.again_cost}. To keep them, set the settings "
+        "back; the old rows stay in the journal either way."
+    )
+
+
+def as_text(found: Survey) -> str:
+    """All that is known, in lines for people."""
+    campaign, cells = found.campaign, found.campaign.cells
+    if campaign.config.rows is not None:
+        return f"campaign {campaign.config.campaign}: rows are those of {campaign.config.rows}; nothing is measured"
+    # The words of a reason without its numbers: one line for all cells that are too long.
+    words = (f"{cell.model}: {re.sub(r'[0-9]+', 'N', cell.reason)}" for cell in cells if cell.status == "skipped")
+    skipped = Counter(words)
+    batches = len(campaign.config.batches)
+    simulated = (
+        " (SIMULATED: hours and joules of no real GPU)" if engines.is_simulated(campaign.config.engine.name) else ""
+    )
+    lines = [
+        f"campaign {campaign.config.campaign} on {campaign.gpu.name}, engine {campaign.config.engine.name}{simulated}",
+        f"cells: {len(cells)} of {len(campaign.models)} models in {batches} batches; {len(cells) - skipped.total()} to "
+        f"run in {len(campaign.jobs)} jobs, {skipped.total()} skipped",
+        *filter(None, [left_out(campaign)]),
+        f"done:  {found.done} cells, {found.spent}",
+        f"left:  {_left(found)}" if found.left else "left:  nothing",
+    ]
+    if found.left:
+        longest = max(found.left, key=lambda job: found.left_cost[job].time_s)
+        cost = found.estimate([longest])
+        lines.append(f"       longest job: {_name(longest)}, about {_number(cost.time_s / 3600)} h")
+    if found.again:
+        lines += ["", f"warning: {warning(found)}"]
+    lines += _list("skipped", [f"{count} cells of {what}" for what, count in skipped.items()])
+    lines += _list("without a valid repetition", [f"{count} cells of {why}" for why, count in found.invalid.items()])
+    said = {job: _last_words(campaign, job) for job in found.left}
+    running = [job for job in said if journal.is_claimed(campaign.places[job], _cells(campaign, job))]
+    lines += _list("running; the last line of each log", [f"{_name(job)}: {said[job]}" for job in running])
+    ended = [
+        f"{_name(job)}: {text}{_of_slurm(campaign, job)}" for job, text in said.items() if text and job not in running
+    ]
+    lines += _list("begun and not done; the last line of each log", ended)
+    return "\n".join(lines)
+
+
+def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> None:
+    campaign = found.campaign
+    place, protocol = Place(campaign.directory, model, batch), campaign.config.protocol
+    key = session.key(json.loads(campaign.measure_job(*jobs[0])), campaign.models[model].resolved)
+    visits: dict[tuple[Cell, int | None], list[dict[str, Any]]] = {}
+    others: dict[Cell, Cost] = {}
+    simulate = _Simulator(campaign, model, batch)
+    if (build_s := _build_s(place)) is not None:
+        found.builds_s[model, batch] = build_s
+        found.spent.time_s += build_s
+    for record in journal.records(place.journals):
+        ours = record["key"] == key
+        if "load_s" in record and ours:
+            found.spent.time_s += record["load_s"]
+            found.loads_s.append(record["load_s"])
+        if "rows" not in record:
+            continue
+        cell, cost = rows.place(record), _cost(record)
+        if ours:
+            visits.setdefault((cell, record["visit"]), []).append(record)
+            found.spent.add(cost.time_s, cost.energy_j)
+            found.visited.add(cost.time_s, cost.energy_j)
+            estimate = simulate.visit(cell, record["visit"])
+            found.simulated.add(estimate.time_s, estimate.energy_j)
+        else:
+            others.setdefault(cell, Cost()).add(cost.time_s, cost.energy_j)
+    for job in jobs:
+        written, left = campaign.places[job].rows.exists(), 0
+        for planned in campaign.jobs[job]:
+            cell = planned.input_tokens, planned.output_tokens
+            pending = [
+                visit
+                for visit in range(protocol.visits)
+                if not written and not rows.is_finished(visits.get((cell, visit), []), cell, visit, protocol)
+            ]
+            if pending:
+                left += len(pending)
+                found.left[job] = found.left.get(job, 0) + 1
+                for visit in pending:
+                    estimate = simulate.visit(cell, visit)
+                    found.left_cost.setdefault(job, Cost()).add(estimate.time_s, estimate.energy_j)
+                if cell in others and not any(at == cell for at, _ in visits):
+                    found.again += 1
+                    found.again_cost.add(others[cell].time_s, others[cell].energy_j)
+            else:
+                found.done += 1
+                made = [record for visit in range(protocol.visits) for record in visits.get((cell, visit), ())]
+                _judge(found, planned, [row for record in made for row in record["rows"]])
+        if left:
+            around = _around(campaign, job, left, simulate)
+            found.left_cost[job].add(around.time_s, around.energy_j)
+
+
+def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
+    """What a job costs beyond loading and its visits: the anchor, and idle power afterwards."""
+    protocol, cells = campaign.config.protocol, campaign.jobs[job]
+    cost = Cost(protocol.idle_s, 0.0)
+    every = protocol.anchor_every
+    if every and 2 * visits >= every:
+        lengths = sorted(((c.input_tokens, c.output_tokens) for c in cells), key=lambda cell: (sum(cell), cell))
+        anchor = simulate.visit(lengths[len(lengths) // 2], None)
+        times = 2 + (visits - 1) // every
+        cost.add(times * anchor.time_s, times * anchor.energy_j)
+    return cost
+
+
+def _build_s(place: Place) -> float | None:
+    """How long the engine took to build; None where there is none."""
+    try:
+        return float(json.loads((place.engine / "engine.json").read_text())["build_s"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -> None:
+    if made and not any(row["valid"] for row in made):
+        reasons = sorted({reason for row in made for reason in row["reasons"].split(";") if reason})
+        found.invalid[f"{planned.model} batch {planned.batch}: {', '.join(reasons)}"] += 1
+
+
+class _Simulator:
+    """What the simulator says of the cells of one model and batch."""
+
+    def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
+        self._protocol = campaign.config.protocol
+        spec = engines.EngineSpec(
+            name="simulated",
+            architecture=campaign.models[model].architecture,
+            precision=campaign.models[model].row.precision,
+            weights="none",
+            gpu=campaign.gpu.name,
+            batch=batch,
+            max_input_tokens=0,
+            max_output_tokens=0,
+            kv_cache_fraction=campaign.config.engine.kv_cache_fraction,
+            seed=campaign.config.seed,
+        )
+        self._runs: dict[Cell, tuple[float, float]] = {}
+        self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
+        self._engine = SimulatedEngine(spec, self._device, _SEGMENT_PASSES)
+
+    def visit(self, cell: Cell, visit: int | None) -> Cost:
+        """A visit of the cell as the protocol wants it."""
+        duration_s, power_w = self._run(cell)
+        time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
+        return Cost(time_s, time_s * power_w)
+
+    def _run(self, cell: Cell) -> tuple[float, float]:
+        if cell not in self._runs:
+            start_s = self._device.clock.now()
+            self._engine.run(*cell)
+            end_s = self._device.clock.now()
+            self._runs[cell] = end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
+        return self._runs[cell]
+
+
+def _cost(record: Mapping[str, Any]) -> Cost:
+    """Time of a visit, and that times the mean power of its windows."""
+    powers_w = [row["power_w"] for row in record["rows"] if row["power_w"] is not None]
+    took_s = record.get("took_s") or 0.0  # a visit of an earlier version does not tell
+    return Cost(took_s, took_s * fmean(powers_w) if powers_w else 0.0)
+
+
+def _left(found: Survey) -> str:
+    basis = "as the simulator has it"
+    if found.simulated.time_s:
+        basis += f" times {found.visited.time_s / found.simulated.time_s:.2f}, which the measured cells took"
+    if not found.loads_s and not engines.is_simulated(found.campaign.config.engine.name):
+        basis += "; building and loading engines comes on top"
+    return f"{found.missing} cells in {len(found.left)} jobs, about {found.estimate()} ({basis})"
+
+
+def _changes(campaign: Campaign) -> list[str]:
+    """The settings that rows depend on and that differ from those of the last run; none where that is not known."""
+    try:
+        last = json.loads((campaign.directory / "campaign.json").read_text())
+        before = _settings(last["config"], last["models"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    record = campaign.record()
+    now = _settings(record["config"], record["models"])
+    return [f"{name} {old} -> {now[name]}" for name, old in before.items() if name in now and now[name] != old]
+
+
+def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What rows depend on, by names for people. Another path to the engine's Python, say, is no other row."""
+    found = {f"protocol.{name}": value for name, value in config["protocol"].items()}
+    found |= {f"engine.{name}": config["engine"][name] for name in ("name", "kv_cache_fraction")}
+    found |= {name: config[name] for name in ("gpu", "seed")}
+    for model in models:
+        found |= {
+            f"{name} of {model['name']}": value for name, value in model.items() if name not in ("name", "source")
+        }
+    return found
+
+
+def _last_words(campaign: Campaign, job: Job) -> str:
+    """The last line that a job wrote into its log, or that of its engine."""
+    model, batch, block = job
+    logs = campaign.directory / "logs"
+    for log in (logs / f"measure/{model}/bs{batch}/{block}.log", logs / f"engine/{model}/bs{batch}.log"):
+        try:
+            lines = log.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        if lines:
+            return lines[-1]
+    return ""
+
+
+def _of_slurm(campaign: Campaign, job: Job) -> str:
+    """What Slurm said when it ended the job's last attempt, where profiles/slurm has it say so."""
+    logs = Path(campaign.config.results, "slurm-logs/rule_measure", "_".join(map(str, job))).glob("*.log")
+    newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
+    text = newest.read_text(errors="replace") if newest else ""
+    said = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"line \d+: +\d+ (\w+)", text)
+    return f" (Slurm: {said[-1].strip('* ')})" if said else ""
+
+
+def _cells(campaign: Campaign, job: Job) -> list[Cell]:
+    return [(cell.input_tokens, cell.output_tokens) for cell in campaign.jobs[job]]
+
+
+def _list(title: str, lines: list[str]) -> list[str]:
+    rest = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return ["", f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *rest] if lines else []
+
+
+def _name(job: Job) -> str:
+    return f"{job[0]} batch {job[1]} {job[2]}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _joules(energy_j: float) -> str:
+    for unit, size in (("GJ", 1e9), ("MJ", 1e6), ("kJ", 1e3)):
+        if energy_j >= size:
+            return f"{_number(energy_j / size)} {unit}"
+    return f"{_number(energy_j)} J"

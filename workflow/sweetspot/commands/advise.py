@@ -1,0 +1,91 @@
+"""The command line of `sweetspot advise`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sweetspot.commands.arguments import add_group, add_map, renames
+from sweetspot.errors import SweetspotError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "advise",
+        help="say what a workload costs and what would save energy",
+        description="Say what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
+        "replies or another batch would save, with 95 % intervals and break-even points. Without a what-if named: half "
+        "and a quarter of the prompt, replies at the sweet spot, and every measured batch.",
+        epilog="Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b "
+        "--input-tokens 2048 --output-tokens 64 --batch 16 --max-latency 5",
+    )
+    command.add_argument("--predictor", type=Path, required=True, metavar="FILE", help="predictor.json of a fit")
+    command.add_argument("--model", required=True, help="name of a model in the predictor")
+    load = command.add_argument_group("workload")
+    load.add_argument("--input-tokens", type=int, metavar="N", help="prompt length")
+    load.add_argument("--output-tokens", type=int, metavar="M", help="reply length")
+    load.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="instead of lengths: CSV or JSON lines with input_tokens, output_tokens and, optionally, count",
+    )
+    add_map(load, "requests")
+    running = load.add_mutually_exclusive_group(required=True)
+    running.add_argument("--batch", type=int, metavar="B", help="requests in flight on one GPU")
+    running.add_argument(
+        "--request-rate",
+        type=float,
+        metavar="R",
+        help="requests per second to one GPU; the batch follows from it and the predicted durations",
+    )
+    what = command.add_argument_group("what if")
+    for name, text in (
+        ("truncate", "prompts were cut to K tokens"),
+        ("summarise", "prompts were summarised to K tokens first, the summary's own cost counted"),
+        ("cap", "replies were at most K tokens long"),
+        ("split", "replies came from several requests of at most K tokens, each with the whole prompt"),
+    ):
+        what.add_argument(f"--{name}", type=int, nargs="+", metavar="K", help=text)
+    what.add_argument("--batches", type=int, nargs="+", metavar="B", help="so many requests ran together")
+    what.add_argument(
+        "--summariser", metavar="MODEL", help="another model of the predictor makes the summaries, on a GPU of its own"
+    )
+    what.add_argument("--max-latency", type=float, metavar="S", help="exclude what takes longer than S seconds")
+    command.add_argument(
+        "--grid-g-per-kwh", type=float, metavar="G", help="g CO2e per kWh of your grid, to count carbon"
+    )
+    add_group(command)
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a workload outside of what was measured, with exit status 1"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from sweetspot.predict import advise, advise_text, predictor, workload
+
+    lengths = (options.input_tokens, options.output_tokens)
+    if (options.requests is None) == (lengths == (None, None)) or (options.requests is None and None in lengths):
+        raise SweetspotError("give --input-tokens and --output-tokens, or a file of --requests")
+    if options.map and options.requests is None:
+        raise SweetspotError("--map renames columns of a file: give --requests")
+    load = (
+        workload.of_pair(*lengths)
+        if options.requests is None
+        else workload.read(options.requests, renames(options.map))
+    )
+    wishes = advise.Wishes(
+        batch=options.batch,
+        rate_per_s=options.request_rate,
+        what_ifs={kind: getattr(options, kind) or [] for kind in advise.KINDS},
+        summariser=options.summariser,
+        max_latency_s=options.max_latency,
+        grid_g_per_kwh=options.grid_g_per_kwh,
+    )
+    choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
+    answer = advise.advise(predictor.load(options.predictor), options.model, load, wishes, **choice)
+    if options.strict and (reasons := advise_text.extrapolations(answer.now, load.is_mix)):
+        raise SweetspotError(f"{options.model}: {'; '.join(reasons)} (--strict)")
+    print(json.dumps(advise_text.as_dict(answer), indent=2) if options.json else advise_text.as_text(answer))

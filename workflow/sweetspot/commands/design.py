@@ -1,0 +1,65 @@
+"""The command line of `sweetspot design`."""
+
+import argparse
+from pathlib import Path
+
+from sweetspot.commands.arguments import read_configuration
+from sweetspot.errors import SweetspotError
+
+# What the command needs is imported when it runs: the other commands must answer at once.
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "design",
+        help="choose the cells to measure next",
+        description="Write the cells that tell most about the energy law for the GPU time they take to the list that "
+        "the configuration names in `cells`: those measured already and, for each model, more of the grid. The exit "
+        "status is 0 when every model has the wanted accuracy, else 3: measure and call it again.",
+        epilog="Example: until sweetspot design --configfile config/few.yaml --accuracy 3; do "
+        "snakemake --profile local --configfile config/few.yaml; done",
+    )
+    command.add_argument("--configfile", type=Path, required=True, metavar="FILE", help="configuration with `cells`")
+    command.add_argument(
+        "--accuracy",
+        type=float,
+        default=3.0,
+        metavar="PERCENT",
+        help="wanted mean half width of the 95 %% intervals over the grid (default: 3)",
+    )
+    command.add_argument("--add", type=int, default=12, metavar="N", help="cells a model gets at once (default: 12)")
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import polars as pl
+
+    from sweetspot.campaign import design
+    from sweetspot.campaign.campaign import Campaign
+    from sweetspot.files import write_atomically
+    from sweetspot.table import read as table
+
+    raw = read_configuration(options.configfile)
+    if not raw.get("cells"):
+        raise SweetspotError(f"{options.configfile}: name the list of cells to write, for example cells: few-cells.csv")
+    path = Path(raw.pop("cells"))
+    if not (options.add > 0 and options.accuracy > 0):
+        raise SweetspotError("--add and --accuracy must be above 0")
+    campaign = Campaign(raw, str(options.configfile))
+    measured = campaign.directory / "measurements.parquet"
+    rows = table.read([measured]) if measured.is_file() else None
+    designs = design.next_cells(campaign, rows, options.add, options.accuracy / 100)
+    for found in designs:
+        width = "not known yet" if found.half_width is None else f"±{100 * found.half_width:.2g} %"
+        more = found.cells["proposed"].sum()
+        print(
+            f"{found.model}: intervals {width} in the mean; "
+            + ("accuracy reached" if found.reached else f"{more} more cells, {found.seconds / 60:.0f} min of GPU time")
+            + f" and {found.joules / 1e3:.0f} kJ, of {found.grid_seconds / 60:.0f} min for the whole grid" * (more > 0)
+        )
+    cells = pl.concat(found.cells for found in designs).drop("proposed")
+    write_atomically(path, cells.write_csv())
+    print(f"wrote {cells.height} cells to {path}")
+    done = all(found.reached or not found.cells["proposed"].any() for found in designs)
+    return 0 if done else 3

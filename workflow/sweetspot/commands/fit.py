@@ -1,0 +1,75 @@
+"""The command line of `sweetspot fit`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sweetspot.commands.arguments import add_map, add_set, constants, renames
+from sweetspot.errors import SweetspotError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "fit",
+        help="fit energy laws to a table of measurements and validate them",
+        description="Fit every energy law to a table of measurements, one for each (model, gpu, engine, precision), "
+        "and validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
+        epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
+        "batch, board, gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured "
+        "or published), valid. Usual other names are understood, and said. Other columns pass through. Example: "
+        "sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
+    )
+    command.add_argument(
+        "tables",
+        nargs="+",
+        type=Path,
+        metavar="TABLE",
+        help="CSV (also with tabs, semicolons or bars), JSON, JSON lines or Parquet, also .gz; several are joined",
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory for the results; made if missing"
+    )
+    add_map(command, "table")
+    add_set(command)
+    command.add_argument(
+        "--architectures",
+        type=Path,
+        metavar="DIR",
+        help="directory with MODEL.json or MODEL/config.json of the table's models: fits the law across models too",
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from sweetspot.fit import across_models as shared
+    from sweetspot.fit import validation
+    from sweetspot.fit.fit import fit_table
+    from sweetspot.predict import predictor
+    from sweetspot.table import read as table
+
+    rename, values = renames(options.map), constants(options.set)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweetspotError(f"cannot make {options.out}: {error.strerror}; choose another --out") from None
+    rows = table.read(options.tables, rename, values)
+    for note in rows.notes:
+        print(f"note: {note}", file=sys.stderr)
+    models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
+    architectures, refused = (
+        shared.read_architectures(options.architectures, models) if options.architectures else ({}, [])
+    )
+    for note in refused:
+        print(f"warning: {note}", file=sys.stderr)
+    fitted = fit_table(rows, architectures)
+    errors, predictions = validation.validate(rows, architectures)
+    try:
+        predictor.write(fitted, options.out / "predictor.json")
+        validation.write(errors, predictions, options.out / "validation.csv", options.out / "predictions.parquet")
+    except OSError as error:
+        raise SweetspotError(f"cannot write to {options.out}: {error.strerror}; choose another --out") from None
+    print(validation.summary(fitted, errors))
+    if architectures:
+        print(shared.summary(fitted["shared"]))
+    print(f"wrote predictor.json, validation.csv and predictions.parquet to {options.out}")

@@ -1,0 +1,46 @@
+"""The command line of `sweetspot meter`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sweetspot.commands.arguments import add_board
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "meter",
+        help="measure the energy of any command on a GPU",
+        description="Run a command and print the joules that the GPU drew meanwhile (whole board, gross), whether they "
+        "can be believed, and how far. The result goes to standard error and the exit status is the command's.",
+        epilog="Example: sweetspot meter -- python generate.py --model llama",
+    )
+    add_board(command)
+    command.add_argument(
+        "--machine", type=Path, metavar="FILE", help="record of `sweetspot probe`, to judge by this board's own sensors"
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object to standard output; what the command prints goes to standard error",
+    )
+    command.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sweetspot.measure import command, probe
+    from sweetspot.measure.protocol import Protocol
+    from sweetspot.sensors import open_sensor
+    from sweetspot.sensors.clock import WallClock
+
+    sensor = open_sensor(uuid=options.gpu)
+    numbers = probe.numbers(options.machine, str(sensor.identity()["gpu"])) if options.machine else {}
+    result, status = command.measure(options.command, sensor, WallClock(), Protocol(**numbers), aside=options.json)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(command.as_text(result), file=sys.stderr)
+    return status

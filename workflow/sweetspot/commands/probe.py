@@ -1,0 +1,45 @@
+"""The command line of `sweetspot probe`."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from sweetspot.commands.arguments import add_board
+from sweetspot.errors import SweetspotError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "probe",
+        help="find out how the sensors of this GPU behave",
+        description="Find the periods and lags of this GPU's sensors, its idle power, and whether its energy counter "
+        "sees all of the time (needs PyTorch for a load). Writes a machine record, whose numbers a campaign uses "
+        "that names it as `machine`, and `sweetspot meter --machine`.",
+    )
+    add_board(command)
+    command.add_argument("--seconds", type=float, default=120.0, metavar="S", help="how long to probe (default: 120)")
+    command.add_argument(
+        "--out", type=Path, default=Path("machine.json"), metavar="FILE", help="record (default: machine.json)"
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from sweetspot.files import write_atomically
+    from sweetspot.measure import probe
+    from sweetspot.sensors import open_sensor
+    from sweetspot.sensors.clock import WallClock
+
+    if not options.seconds > 0:
+        raise SweetspotError(f"--seconds {options.seconds:g}: give a time above 0; 120 is usual")
+    sensor = open_sensor(uuid=options.gpu)
+    os.environ.update(sensor.environment())  # the load must run on the board that is probed
+    record = probe.probe(sensor, sensor.machine(), WallClock(), options.seconds, probe.torch_load())
+    try:
+        write_atomically(options.out, json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise SweetspotError(f"cannot write {options.out}: {error.strerror}; choose another --out") from None
+    print(probe.as_text(record))
+    print(f"wrote {options.out}")

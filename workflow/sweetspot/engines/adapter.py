@@ -1,0 +1,209 @@
+"""What the adapters of real engines share: the model's directory, its memory, random prompts, checks of what ran."""
+
+import gc
+import importlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweetspot import architecture, gpus
+from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.files import write_atomically
+from sweetspot.memory import Memory, split_in_waves
+
+PRECISIONS = ("bfloat16", "float16")
+PASS_TOKENS = 8192  # prompt tokens of one pass: TensorRT-LLM's default max_num_tokens, for every engine alike
+MODEL_DIRECTORY = "model"
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+# A prompt is a slice of this many random ids, from a place of its own: a fresh id for every token of a batch of 128
+# prompts of 4096 would keep the GPU waiting for tenths of a second of every run.
+_PLACES = 1 << 18
+# How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) say that memory is short.
+_SHORTAGES = (
+    "out of memory",
+    "outofmemory",
+    "cudaerrormemoryallocation",
+    "no available memory for the cache blocks",
+    "larger than the available kv cache memory",
+    "free memory on device",
+)
+
+
+def load_package(name: str, remedy: str) -> Any:
+    """Import an engine's package. Raises SweetspotError with `remedy` where it is missing or will not load."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SweetspotError(f"the package {name} cannot be imported ({detail}); {remedy}") from None
+
+
+def memory_plan(spec: EngineSpec) -> Memory:
+    """How the model lies in the board's memory.
+
+    Raises SweetspotError for an unknown GPU, or when weights and one request of the longest cell do not fit.
+    """
+    gpu, arch = gpus.find(spec.gpu), spec.architecture
+    if gpu is None:
+        raise SweetspotError(f"gpu {spec.gpu!r} is not known; known: {', '.join(gpus.names())}")
+    memory = Memory.of(arch, gpu, spec.precision, spec.kv_cache_fraction)
+    if memory.requests(spec.total_tokens, 0) < 1:
+        raise SweetspotError(
+            f"{arch.name}: weights and the KV cache of one request of {spec.total_tokens} tokens exceed the memory of "
+            f"{gpu.name}; choose shorter cells or a larger GPU"
+        )
+    return memory
+
+
+def prepare_model(spec: EngineSpec, directory: Path) -> Path:
+    """The directory an engine reads the model from: the checkpoint, or one in `directory` with config.json alone.
+
+    A position table too short for the longest cell is extended in that config.json, which only random weights allow.
+    Raises SweetspotError when there is no published config.json, or the checkpoint is not this model or has no weights.
+    """
+    if spec.weights == "checkpoint":
+        return _checkpoint(spec)
+    if "architectures" not in spec.model_config:
+        raise SweetspotError(
+            f"{spec.architecture.name}: key 'architectures' is missing in its config.json; "
+            "copy it from the publisher's config.json, so that the engine knows the model"
+        )
+    # auto_map names code to download; the engines have these models built in.
+    config = {key: value for key, value in spec.model_config.items() if key not in ("auto_map", "dtype")}
+    config["torch_dtype"] = spec.precision
+    if spec.total_tokens > spec.architecture.max_positions:
+        config["max_position_embeddings"] = spec.total_tokens
+    place = directory / MODEL_DIRECTORY
+    write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
+    return place
+
+
+def _check_weights(place: Path) -> None:
+    """Raises SweetspotError when a checkpoint has no weights, or not all that its index names."""
+    remedy = "download them, or set weights to dummy to measure on random ones"
+    if not any(path.name != "training_args.bin" for pattern in _WEIGHT_FILES for path in place.glob(pattern)):
+        raise SweetspotError(f"checkpoint {place}: no weights in it ({' or '.join(_WEIGHT_FILES)}); {remedy}")
+    indices = [json.loads(path.read_text()) for path in place.glob("*.index.json")]
+    missing = [{name for name in index["weight_map"].values() if not (place / name).is_file()} for index in indices]
+    if missing and all(missing):
+        raise SweetspotError(f"checkpoint {place}: {', '.join(sorted(missing[0]))} missing; {remedy}")
+
+
+def _checkpoint(spec: EngineSpec) -> Path:
+    place = Path(spec.checkpoint or "")
+    if spec.checkpoint is None or not (place / "config.json").is_file():
+        raise SweetspotError(f"checkpoint {spec.checkpoint}: no config.json in it; give a downloaded model's directory")
+    _check_weights(place)
+    found = architecture.load(place)
+    if replace(found, name=spec.architecture.name, source=spec.architecture.source) != spec.architecture:
+        raise SweetspotError(
+            f"checkpoint {place}: another model than {spec.architecture.name}; give the directory that the "
+            "architecture was read from, or name this directory as the architecture too"
+        )
+    if spec.total_tokens > spec.architecture.max_positions:
+        raise SweetspotError(
+            f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "
+            "set positions to skip, or measure on random weights"
+        )
+    return place
+
+
+class Prompts:
+    """Random token ids, other ones for every request and every run; the same sequence for the same seed."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Prompts of at most `spec.max_input_tokens` tokens of the model's vocabulary."""
+        self._random = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
+        self._ids = self._random.choices(range(spec.architecture.vocabulary), k=_PLACES + spec.max_input_tokens)
+
+    def take(self, requests: int, tokens: int) -> list[list[int]]:
+        """The prompts of one run: `requests` of `tokens` ids each."""
+        return [self._ids[start : start + tokens] for start in self._random.sample(range(_PLACES), requests)]
+
+
+def run_in_waves(
+    spec: EngineSpec,
+    fit: int,
+    prompts: Prompts,
+    input_tokens: int,
+    output_tokens: int,
+    generate: Callable[[list[list[int]]], Sequence[Any]],
+) -> BatchRun:
+    """Run the whole batch through `generate`, at most `fit` requests at once: all that the KV cache holds.
+
+    The engine is never given more, so none waits or is preempted, and the waves are those that the result tells of.
+    Raises OutOfMemory where not one fits, SweetspotError when a reply has another length.
+    """
+    if fit < 1:
+        raise OutOfMemory(
+            f"{spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the KV cache; "
+            "raise engine.kv_cache_fraction or choose shorter cells"
+        )
+    waves = split_in_waves(spec.batch, fit)
+    for requests in waves:
+        run_batch(spec, prompts.take(requests, input_tokens), output_tokens, generate)
+    return BatchRun(waves[0], len(waves))
+
+
+def run_batch(
+    spec: EngineSpec,
+    prompts: list[list[int]],
+    output_tokens: int,
+    generate: Callable[[list[list[int]]], Sequence[Any]],
+) -> None:
+    """Run these prompts at once, and wait for the GPU. Raises as `run_in_waves` does."""
+    with memory_watched(spec, f"{len(prompts[0])} + {output_tokens} tokens"):
+        results = generate(prompts)
+        synchronize()
+    _check_lengths(spec, results, len(prompts), output_tokens)
+
+
+def _check_lengths(spec: EngineSpec, results: Sequence[Any], requests: int, output_tokens: int) -> None:
+    """Raises SweetspotError unless every request gave exactly `output_tokens` tokens."""
+    lengths = [len(result.outputs[0].token_ids) for result in results]
+    if lengths != [output_tokens] * requests:
+        wrong = sorted(set(lengths) - {output_tokens})
+        raise SweetspotError(
+            f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} tokens "
+            f"where {requests} of {output_tokens} were asked for; this version of the engine cannot be measured"
+        )
+
+
+@contextmanager
+def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
+    """Raises OutOfMemory in place of the many exceptions that say so; others pass."""
+    try:
+        yield
+    except SweetspotError:
+        raise
+    except Exception as error:
+        links: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in links:
+            links.append(link)
+            link = link.__cause__ or link.__context__
+        said = [f"{type(link).__name__}: {link}" for link in links]
+        short = next((text for text in said if any(words in text.lower() for words in _SHORTAGES)), None)
+        if short is None:
+            raise
+        raise OutOfMemory(
+            f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short.splitlines()[0]}); "
+            "lower engine.kv_cache_fraction or the batch"
+        ) from error
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done everything asked of it."""
+    importlib.import_module("torch").cuda.synchronize()
+
+
+def release_memory() -> None:
+    """Give back the memory that PyTorch keeps for later."""
+    gc.collect()
+    importlib.import_module("torch").cuda.empty_cache()

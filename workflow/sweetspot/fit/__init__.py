@@ -1,0 +1,1 @@
+"""Fitting laws to cells, choosing one on held-out cells, calibrating its intervals."""

@@ -1,0 +1,383 @@
+"""Fitting the law across models: prices shared by the models of one GPU and engine, and how far a model departs.
+
+A mixed model on the relative error. The cells of model j are sums of its architecture terms (prices.TERMS) at prices
+p_k (1 + c_j) + u_k d_jk, with c_j ~ N(0, model²) what all prices of a model have in common (a board's sensor gain is in
+it), d_jk ~ N(0, price²) its departure in one price, u_k the size of that price, and an error N(0, cell²) of each cell.
+The three spreads are those of predictions of models that were left out, so they hold for a model never measured, and
+they say how far a few rows of a new model may draw the prices: with none the law is the shared one, with many its own.
+Energy and time are fitted alike and apart.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.optimize import minimize, nnls
+from scipy.stats import t as student
+
+from sweetspot import gpus
+from sweetspot.architecture import Architecture
+from sweetspot.errors import SweetspotError
+from sweetspot.memory import element_bytes
+from sweetspot.predict.across_models import TERMS, evaluate, features, read_architecture, waves
+from sweetspot.table.schema import CELL, GROUP, group_name
+
+Array = NDArray[np.float64]
+
+LAW, SCHEME = "shared", "leave-one-model-out"
+FEWEST_MODELS = 3
+_TARGETS = {"energy": "energy_j", "duration": "duration_s"}
+_SMALLEST_SPREAD = 1e-4  # keeps an exact table from dividing by zero
+_MOST_ODD = 10  # at most one cell in so many is set aside
+_RECORD_WAVES = ("simulated", "measured")  # sources of rows that say in how many waves a batch ran
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Relative standard deviations: of a model as a whole, of one price of a model, of a cell about its model's law."""
+
+    model: float
+    price: float
+    cell: float
+
+
+_START = Spread(0.05, 0.05, 0.02)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of one model: terms (cells × TERMS) and measured values (cells)."""
+
+    terms: Array
+    measured: Array
+
+    @property
+    def shares(self) -> Array:
+        """Terms over the measured value, so that shares @ prices is 1 where the law is exact."""
+        return self.terms / self.measured[:, None]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Prices from all models, and from all but each (rows); `sizes`: of each price, for its departures."""
+
+    prices: Array
+    without: Array
+    sizes: Array
+    spread: Spread
+    moments: list[Array]
+
+    def prior(self, prices: Array, spread: Spread) -> Array:
+        """Covariance of the prices of a model without rows."""
+        return spread.model**2 * np.outer(prices, prices) + spread.price**2 * np.diag(self.sizes**2)
+
+
+def fit_shared(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
+    """One entry of plain JSON per GPU, engine and bytes per element: prices, spreads, errors on models left out.
+
+    `cells` is what `cell_means` makes, `architectures` maps its model names. An entry whose `reason` is not empty has
+    no law, for that reason. Column `idle_w`, where there is one, bounds the power from below.
+    """
+    return fit_and_hold_out(cells, architectures)[0]
+
+
+def fit_and_hold_out(
+    cells: pl.DataFrame, architectures: Mapping[str, Architecture]
+) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+    """What `fit_shared` makes, and every cell as predicted without its model.
+
+    The frame has group, cell, energy_j, predicted_j, low_j and high_j (95 %), ape_percent, law, scheme, held_out; and
+    duration_s, predicted_s, low_s, high_s (null without).
+    """
+    # float16 and bfloat16 cost the same, fp8 and int8 do not.
+    kinds = {name: "16 bits" if name in ("float16", "bfloat16") else name for name in cells["precision"]}
+    keyed = cells.with_columns(_kind=pl.col("precision").replace_strict(kinds, return_dtype=pl.String))
+    entries, held_out = [], []
+    for group in keyed.partition_by("gpu", "engine", "source", "_kind", maintain_order=True):
+        entry, predictions = _entry(group.drop("_kind"), architectures)
+        entries.append(entry)
+        held_out += predictions
+    return entries, pl.concat(held_out) if held_out else pl.DataFrame()
+
+
+def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFrame) -> dict[str, Any]:
+    """Draw the shared prices of an entry towards rows of one model, for `predict_shared(..., own=)`.
+
+    `cells` are of that model alone, any number of them. Raises SweetspotError when they are of several models.
+    """
+    if cells["model"].n_unique() != 1:
+        raise SweetspotError(f"rows of one model are needed, not of {cells['model'].n_unique()}")
+    if entry["reason"]:
+        raise SweetspotError(f"no law across models: {entry['reason']}")
+    terms = terms_of(cells, {cells["model"][0]: architecture})
+    own: dict[str, Any] = {"cells": cells.height, "precision": cells["precision"][0], "odd_cells": []}
+    for target, column in _TARGETS.items():
+        law, known = entry[target], cells[column].is_not_null().to_numpy()
+        own[target] = None
+        if law and known.any():
+            prices, measured = np.array(list(law["prices"].values())), cells[column].drop_nulls().to_numpy()
+            miss = np.log(terms[known] @ prices / measured)
+            usual = ~_far(miss - np.median(miss))
+            own["odd_cells"] += [[column, *row] for row in cells.filter(known).filter(~usual).select(CELL).rows()]
+            rows = _Cells(terms[known][usual], measured[usual])
+            own[target] = _as_json(*_update(prices, np.array(law["covariance"]), law["relative_sd"]["cell"], rows))
+    return own
+
+
+def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:
+    """Architectures of those `models` that a directory has: MODEL.json or MODEL/config.json, with or without owner.
+
+    Reads a publisher's config.json and what a campaign resolved from one. The second part says which cannot be used,
+    and why. Raises SweetspotError for a directory that is not there.
+    """
+    if not directory.is_dir():
+        raise SweetspotError(f"{directory}: no such directory; give one with the config.json of each model")
+    found: dict[str, Architecture] = {}
+    refused = []
+    for model in models:
+        for name in dict.fromkeys((model, model.rpartition("/")[2])):
+            path = next(
+                (p for p in (directory / f"{name}.json", directory / name / "config.json") if p.is_file()), None
+            )
+            if path and model not in found:
+                try:
+                    found[model] = read_architecture(path)
+                except SweetspotError as error:
+                    refused.append(f"{error}: {model} takes no part in the law across models")
+    return found, refused
+
+
+def summary(entries: Sequence[Mapping[str, Any]]) -> str:
+    """For people: what each entry predicts of a model that it has not seen."""
+    lines = []
+    for entry in entries:
+        name = group_name([entry["gpu"], entry["engine"], "/".join(entry["precisions"])])
+        text = f"across models ({name}): {entry['reason']}" if name else f"across models: {entry['reason']}"
+        if not entry["reason"]:
+            known = [(target, entry[target]["leave_one_model_out"]) for target in _TARGETS if entry[target]]
+            errors = (
+                f"{target} of a model left out is off by {error['mape_percent']:.2f} %, of {error['worst_model']} by "
+                f"{error['worst_model_mape_percent']:.2f} %; 95 % intervals hold {error['coverage_percent']:.0f} %"
+                for target, error in known
+            )
+            text += f"{len(entry['models'])} models; " + "; ".join(errors)
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tuple[dict[str, Any], list[pl.DataFrame]]:
+    first = cells.row(0, named=True)
+    everyone = cells["model"].unique(maintain_order=True).to_list()
+    models = [model for model in everyone if model in architectures]
+    cells = cells.filter(pl.col("model").is_in(models))
+    board = gpus.find(first["gpu"])
+    entry: dict[str, Any] = {name: first[name] for name in ("gpu", "engine", "source")}
+    entry |= {
+        "precisions": cells["precision"].unique(maintain_order=True).to_list() or [first["precision"]],
+        "without_architecture": [model for model in everyone if model not in architectures],
+        "reason": _reason(models, everyone, cells.height),
+        "models": {},
+        "power_cap_w": board.tdp_w if board else None,
+        "idle_w": cells["idle_w"].min() if "idle_w" in cells.columns else None,
+    }
+    if entry["reason"]:
+        return entry, []
+    entry["measured_range"] = {name: [cells[name].min(), cells[name].max()] for name in CELL}
+    sizes = [architectures[model].parameters() for model in models]
+    entry["measured_range"]["parameters"] = [min(sizes), max(sizes)]
+    entry["models"] = {
+        model: {"cells": rows.height, "precision": rows["precision"][0], "odd_cells": []} | dict.fromkeys(_TARGETS)
+        for (model,), rows in cells.group_by("model", maintain_order=True)
+    }
+    frame = cells.with_columns(held_out=pl.lit("model ") + pl.col("model"), law=pl.lit(LAW), scheme=pl.lit(SCHEME))
+    terms = terms_of(cells, architectures)
+    for target, column in _TARGETS.items():
+        known = cells[column].is_not_null().to_numpy()
+        entry[target], predicted = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
+        unit = column.rpartition("_")[2]
+        columns = np.full((cells.height, 3), np.nan)
+        columns[known] = predicted
+        frame = frame.with_columns(
+            pl.Series(f"{name}_{unit}", columns[:, i]).fill_nan(None)
+            for i, name in enumerate(("predicted", "low", "high"))
+        )
+    error = 100 * (pl.col("predicted_j") / pl.col("energy_j") - 1).abs()
+    shown = ["energy_j", "predicted_j", "low_j", "high_j", "ape_percent"]
+    shown += ["duration_s", "predicted_s", "low_s", "high_s", "law", "scheme", "held_out"]
+    return entry, [frame.with_columns(ape_percent=error).select(*GROUP, "source", *CELL, *shown)]
+
+
+def _reason(models: Sequence[str], everyone: Sequence[str], cells: int) -> str:
+    if len(models) < FEWEST_MODELS:
+        unknown = [model for model in everyone if model not in models]
+        return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}" + (
+            f"; no architecture for {', '.join(unknown)}" if unknown else ""
+        )
+    if cells <= len(TERMS):
+        return f"needs more than {len(TERMS)} cells for its prices; has {cells}"
+    return ""
+
+
+def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
+    """cells × TERMS. Waves are as recorded; rows of others record none, and have what the KV cache implies."""
+    rows = []
+    for row in cells.iter_rows(named=True):
+        model, (batch, n, m) = architectures[row["model"]], (row[name] for name in CELL)
+        times = row.get("waves") or 1.0
+        if times == 1 and ("waves" not in row or row["source"] not in _RECORD_WAVES):
+            try:
+                times = waves(model, row["gpu"], row["precision"], n, m, batch)
+            except SweetspotError:
+                times = 1  # it ran, so it was on more memory than one such board has
+        rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times))
+    return np.array(rows)
+
+
+def _law(
+    terms: Array, cells: pl.DataFrame, column: str, models: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any] | None, Array]:
+    """A law, and each cell's prediction (value, low, high) without its model. Fills in what each model's rows teach."""
+    names = cells["model"].unique(maintain_order=True).to_list()
+    owner = np.array([names.index(name) for name in cells["model"]])
+    measured = cells[column].to_numpy()
+    if len(names) < FEWEST_MODELS or cells.height <= len(TERMS):
+        return None, np.full((cells.height, 3), np.nan)
+    odd = _odd(terms / measured[:, None], owner)
+    for row in cells.filter(pl.Series(odd)).iter_rows(named=True):
+        models[row["model"]]["odd_cells"].append([column, *(row[name] for name in CELL)])
+    groups = [_Cells(terms[mine & ~odd], measured[mine & ~odd]) for mine in (owner == j for j in range(len(names)))]
+    fit = _fit(groups)
+    predicted, errors = np.empty((len(measured), 3)), {}
+    target = next(target for target in _TARGETS if _TARGETS[target] == column)
+    for j, (name, group) in enumerate(zip(names, groups, strict=True)):
+        spread = _spread(fit.moments[:j] + fit.moments[j + 1 :], fit.spread)
+        prior = fit.prior(fit.without[j], spread)
+        folded = _law_json(fit.without[j], prior, spread, len(names) - 1)
+        mine = owner == j
+        predicted[mine] = [evaluate(folded, None, row.tolist()) for row in terms[mine]]
+        errors[name] = float(100 * np.mean(np.abs(predicted[mine, 0] / measured[mine] - 1)))
+        models[name][target] = _as_json(*_update(fit.without[j], prior, spread.cell, group))
+    error = 100 * np.abs(predicted[:, 0] / measured - 1)
+    inside = (predicted[:, 1] <= measured) & (measured <= predicted[:, 2])
+    worst = max(errors, key=lambda name: errors[name])
+    return _law_json(fit.prices, fit.prior(fit.prices, fit.spread), fit.spread, len(names)) | {
+        "in_sample_mape_percent": float(100 * np.mean(np.abs(terms @ fit.prices / measured - 1))),
+        "leave_one_model_out": {
+            "mape_percent": float(np.mean(list(errors.values()))),
+            "worst_model": worst,
+            "worst_model_mape_percent": errors[worst],
+            "worst_ape_percent": float(error.max()),
+            "coverage_percent": float(100 * inside.mean()),
+            "models": errors,
+        },
+    }, predicted
+
+
+def _law_json(prices: Array, covariance: Array, spread: Spread, models: int) -> dict[str, Any]:
+    relative = {"model": spread.model, "price": spread.price, "cell": spread.cell}
+    quantile = float(student.ppf(0.975, max(models - 1, 2)))
+    return _as_json(prices, covariance) | {"relative_sd": relative, "quantile": quantile}
+
+
+def _as_json(prices: Array, covariance: Array) -> dict[str, Any]:
+    return {"prices": dict(zip(TERMS, prices.tolist(), strict=True)), "covariance": covariance.tolist()}
+
+
+def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Cells that no law of this form explains, found one by one: no fit sees them, the errors count them."""
+    odd = np.zeros(len(shares), dtype=bool)
+    for _ in range(len(shares) // _MOST_ODD):
+        kept = shares[~odd]
+        miss = np.log(np.maximum(shares @ _bounded(kept.T @ kept, kept.sum(axis=0)), 1e-9))
+        for j in np.unique(owner):
+            if (~odd[owner == j]).any():
+                miss[owner == j] -= np.median(miss[(owner == j) & ~odd])
+        miss[odd] = 0
+        worst = np.abs(miss).argmax()
+        if not _far(miss)[worst]:
+            break
+        odd[worst] = True
+    return odd
+
+
+def _far(miss: Array) -> NDArray[np.bool_]:
+    """Logarithmic errors of more than a factor of two that are also far larger than usual."""
+    return np.asarray(np.abs(miss) > max(np.log(2), 10 * np.median(np.abs(miss))))
+
+
+def _fit(groups: Sequence[_Cells]) -> _Fit:
+    """Plain least squares first; with the spreads that it leaves, generalised least squares."""
+    rows = [group.shares for group in groups]
+    grams = [(share.T @ share, share.sum(axis=0)) for share in rows]
+    fit = _with_and_without(groups, grams)
+    grams = []
+    for share in rows:
+        departures = np.column_stack([fit.spread.model * share @ fit.prices, fit.spread.price * share * fit.sizes])
+        inner = np.eye(departures.shape[1]) * fit.spread.cell**2 + departures.T @ departures
+        right = np.column_stack([share, np.ones(len(share))])
+        weighted = (right - departures @ np.linalg.solve(inner, departures.T @ right)) / fit.spread.cell**2
+        grams.append((share.T @ weighted[:, :-1], share.T @ weighted[:, -1]))
+    return _with_and_without(groups, grams)
+
+
+def _with_and_without(groups: Sequence[_Cells], grams: Sequence[tuple[Array, Array]]) -> _Fit:
+    square, right = (np.sum(parts, axis=0) for parts in zip(*grams, strict=True))
+    prices = _bounded(square, right)
+    without = np.array([_bounded(square - gram, right - vector) for gram, vector in grams])
+    sizes = np.maximum(prices, without.max(axis=0))
+    moments = []
+    for group, others in zip(groups, without, strict=True):
+        expected = group.terms @ others
+        parts = np.column_stack([np.ones(len(expected)), group.terms * sizes / expected[:, None]])
+        both = np.column_stack([parts, group.measured / expected - 1])
+        moments.append(np.vstack([both.T @ both, np.full(both.shape[1], len(expected))]))
+    return _Fit(prices, without, sizes, _spread(moments), moments)
+
+
+def _bounded(square: Array, right: Array) -> Array:
+    """Non-negative prices of the normal equations square @ prices = right."""
+    scale = np.sqrt(np.diag(square))
+    scale[scale == 0] = 1
+    values, vectors = np.linalg.eigh(square / np.outer(scale, scale))
+    root = np.sqrt(np.maximum(values, 1e-12 * values[-1]))
+    return np.asarray(nnls((vectors * root).T, (vectors / root).T @ (right / scale))[0] / scale)
+
+
+def _spread(moments: Sequence[Array], start: Spread = _START) -> Spread:
+    """Maximum likelihood of the spreads, given each left-out model's residuals and their parts (second moments)."""
+    stacked = np.stack([moment[:-1] for moment in moments])
+    counts = np.array([moment[-1, 0] for moment in moments])
+    gram, cross, square = stacked[:, :-1, :-1], stacked[:, :-1, -1], stacked[:, -1, -1]
+    identity = np.eye(gram.shape[1])
+
+    def surprise(logarithms: Array) -> float:
+        model, price, cell = np.maximum(np.exp(logarithms), _SMALLEST_SPREAD)
+        variance = np.r_[model**2, np.full(gram.shape[1] - 1, price**2)] / cell**2
+        inner = identity + variance[:, None] * gram
+        solved = np.linalg.solve(inner, (variance * cross)[:, :, None])[:, :, 0]
+        fit = (square - (cross * solved).sum(axis=1)) / cell**2
+        return float(np.sum(2 * counts * np.log(cell) + np.linalg.slogdet(inner)[1] + fit))
+
+    origin = np.log(np.maximum([start.model, start.price, start.cell], 0.01))
+    simplex = np.vstack([origin, origin + 0.3 * np.eye(3)])
+    options = {"xatol": 0.02, "fatol": 0.01, "initial_simplex": simplex}
+    found = minimize(surprise, origin, method="Nelder-Mead", options=options)
+    return Spread(*(float(value) for value in np.maximum(np.exp(found.x), _SMALLEST_SPREAD)))
+
+
+def _update(prices: Array, covariance: Array, cell_sd: float, rows: _Cells) -> tuple[Array, Array]:
+    """Prices and their covariance after the rows of a model have been seen; prices stay non-negative."""
+    scale = np.sqrt(np.diag(covariance))
+    used = scale > 0
+    correlation = covariance[np.ix_(used, used)] / np.outer(scale[used], scale[used])
+    whiten = np.linalg.inv(np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation))))
+    system = np.vstack([rows.shares[:, used] * scale[used] / cell_sd, whiten])
+    target = np.r_[np.full(len(rows.measured), 1 / cell_sd), whiten @ (prices[used] / scale[used])]
+    updated, spread = np.zeros(len(prices)), np.zeros_like(covariance)
+    updated[used] = nnls(system, target)[0] * scale[used]
+    spread[np.ix_(used, used)] = np.linalg.inv(system.T @ system) * np.outer(scale[used], scale[used])
+    return updated, spread

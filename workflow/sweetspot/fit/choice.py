@@ -1,0 +1,144 @@
+"""Choosing the law to predict with, by the errors on held-out cells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sweetspot.fit.heldout import FEWEST_FOR_FOLDS, SCHEMES, HeldOut, hold_out
+from sweetspot.fit.solve import Array, Mask, Points
+from sweetspot.predict.laws import LAWS, Law
+
+# Two laws are equally good where their held-out errors differ by less than the standard error of the difference;
+# the second number (percentage points) is less than what any measurement repeats to.
+_STANDARD_ERRORS, _AS_GOOD_PERCENT = 1.0, 0.1
+
+
+Schemes = Mapping[str, list[HeldOut]]
+
+
+def hold_out_all(law: Law, points: Points) -> dict[str, list[HeldOut]]:
+    """The folds of every scheme that holds anything out."""
+    return {scheme: hold_out(law, points, scheme) for scheme in SCHEMES if scheme != "in-sample"}
+
+
+def choose(
+    laws: Mapping[str, list[dict[str, Any]]], held_out: Mapping[str, Schemes], points: Points
+) -> tuple[str | None, str]:
+    """Name of the law to predict with and one sentence why; None where no law could be fitted.
+
+    Of the laws that cover the most cells, and of which 5-fold judges as many as of any, one scheme after another drops
+    those that are worse than the best of them (paired errors of the cells that both predict, beyond the noise of their
+    difference). A scheme that cannot judge a law neither drops it nor lets it displace one it can judge. Of those left,
+    one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients, then
+    a law all of whose terms the cells can tell apart.
+    """
+    covered = {name: _covered(fits, points) for name, fits in laws.items()}
+    most = max(int(mask.sum()) for mask in covered.values())
+    if not most:
+        asked = [fits for name, fits in laws.items() if LAWS[name].terms and not LAWS[name].needs_experts]
+        reasons = {fit["skipped"] for fits in asked for fit in fits}
+        return None, "no law can be fitted: " + "; ".join(sorted(reasons))
+    candidates = [name for name, mask in covered.items() if mask.sum() == most]
+    size = {name: sum(len(fit.get("terms", ())) for fit in laws[name]) for name in candidates}
+    errors = {scheme: _errors(candidates, held_out, scheme, points) for scheme in SCHEMES if scheme != "in-sample"}
+    judged = [name for name in candidates if name in errors["5-fold"]]
+    if not judged:
+        name = min(candidates, key=lambda name: size[name])
+        return name, (
+            f"fewest coefficients ({size[name]}): too few cells to hold any out and compare, so its error is not known"
+        )
+    left = judged
+    for of in errors.values():
+        left = _as_good(left, of)
+    several = len(np.unique(points.batch)) > 1
+    fold_errors = {name: float(np.nanmean(error)) for name, error in errors["5-fold"].items()}
+
+    def preference(name: str) -> tuple[bool, int, bool, float]:
+        # Errors are rounded: on exact tables they are rounding noise, which differs from machine to machine.
+        merged = any(fit.get("merged") for fit in laws[name])
+        return several and not LAWS[name].has_batch_terms, size[name], merged, round(fold_errors[name], 6)
+
+    name = min(left, key=preference)
+    shown = ", ".join(
+        f"{_scheme_name(scheme, points)} {_shown(name, of, judged, several)}"
+        for scheme, of in errors.items()
+        if name in of
+    )
+    rivals = "laws for every batch" if several and LAWS[name].has_batch_terms else "laws"
+    return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the {rivals} that are as good"
+
+
+def _errors(names: Sequence[str], held_out: Mapping[str, Schemes], scheme: str, points: Points) -> dict[str, Array]:
+    """APE in percent of the held-out cells, in one order, by every law with a say under this scheme; NaN: not known."""
+    everything = {}
+    for name in names:
+        if name in held_out and (folds := held_out[name][scheme]):
+            everything[name] = np.concatenate(
+                [100 * np.abs(fold.predicted / points.target - 1)[fold.mask] for fold in folds]
+            )
+    having = {name: error for name, error in everything.items() if _known(error)}
+    if scheme == "5-fold":  # what cannot predict a part of the cells that others can does not compete
+        most = max(map(_known, having.values()), default=0)
+        having = {name: error for name, error in having.items() if _known(error) == most}
+    return having
+
+
+def _known(error: Array) -> int:
+    return int(np.isfinite(error).sum())
+
+
+def _as_good(names: Sequence[str], errors: Mapping[str, Array]) -> list[str]:
+    """Those of `names` that are as good as the best of them that this scheme judges, or that it does not judge."""
+    judged = sorted((name for name in names if name in errors), key=lambda name: -_known(errors[name]))
+    best = next(iter(judged), "")
+    for name in judged[1:]:
+        shared = _shared_difference(errors[name], errors[best])
+        best = name if len(shared) and shared.mean() < 0 else best
+    return [name for name in names if name not in errors or not _worse(errors[name], errors[best])]
+
+
+def _shared_difference(error: Array, other: Array) -> Array:
+    """By how much one law errs more than another, over the cells that both predict."""
+    difference = error - other
+    return difference[np.isfinite(difference)]
+
+
+def _worse(error: Array, best: Array) -> bool:
+    difference = _shared_difference(error, best)
+    if len(difference) < 2:
+        return False
+    noise = difference.std(ddof=1) / np.sqrt(len(difference))
+    return bool(difference.mean() > _STANDARD_ERRORS * noise + _AS_GOOD_PERCENT)
+
+
+def _shown(name: str, errors: Mapping[str, Array], judged: Sequence[str], several: bool) -> str:
+    """The error of a law under a scheme and the lowest, as validation has them, and over which cells if not all."""
+    most = max(_known(errors[law]) for law in judged if law in errors)
+
+    def said(law: str) -> str:
+        part = f" over {_known(errors[law])} of {most} cells" if _known(errors[law]) < most else ""
+        return f"{np.nanmean(errors[law]):.3g} %{part}"
+
+    best = min((law for law in judged if law in errors), key=lambda law: np.nanmean(errors[law]))
+    if best == name:
+        return f"{said(name)} (lowest)"
+    alone = ", fitted to each batch alone," if several and not LAWS[best].has_batch_terms else ""
+    both = np.isfinite(errors[name]) & np.isfinite(errors[best])
+    same = ""
+    if both.any() and both.sum() < max(_known(errors[name]), _known(errors[best])):
+        means = " and ".join(f"{errors[law][both].mean():.3g}" for law in (name, best))
+        same = f"; over the {both.sum()} that both predict {means} %"
+    return f"{said(name)} (lowest: {best}{alone} {said(best)}{same})"
+
+
+def _scheme_name(scheme: str, points: Points) -> str:
+    return "leave-one-cell-out" if scheme == "5-fold" and len(points) < FEWEST_FOR_FOLDS else scheme
+
+
+def _covered(fits: Sequence[dict[str, Any]], points: Points) -> Mask:
+    covered = np.zeros(len(points), dtype=bool)
+    for fit in fits:
+        if "skipped" not in fit:
+            covered |= np.ones(len(points), dtype=bool) if fit["batch"] is None else points.batch == fit["batch"]
+    return covered

@@ -1,0 +1,332 @@
+"""Comparing two sets of results: how much more or less energy B needs than A for the same requests, and where.
+
+Predictors are compared by their laws on a grid inside what both measured; tables by the cells that both hold. Regions
+of lengths and batches in which the ratio differs are told apart by splitting the cells where that explains most, at
+most twice in a row.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from scipy import stats
+
+from sweetspot.errors import SweetspotError
+from sweetspot.predict import predictor
+from sweetspot.table import read as table
+from sweetspot.table.cells import cell_means
+from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
+
+_SELECTORS = GROUP[1:]
+_FEWEST_CELLS = 3  # on each side of a split
+_LEAST_STEP = 0.02  # between regions, in logarithm: less is no region of its own
+_DEEPEST = 2
+Cell = tuple[int, int, int]  # batch, input_tokens, output_tokens
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of a cell, with half of its 95 % interval relative to it (None: not known).
+
+    `common` says whether neighbouring cells err alike (predictions of one law) or each by itself (measured cells).
+    """
+
+    energy_j: float
+    half: float | None
+    common: bool
+
+
+class Side(Protocol):
+    """One group of one file."""
+
+    @property
+    def group(self) -> Mapping[str, Any]:
+        """Its model, gpu, engine, precision and source."""
+
+    def cells(self, other: "Side") -> list[Cell]:
+        """The cells to compare it with `other` at."""
+
+    def energy(self, cell: Cell) -> Energy | None:
+        """What that cell costs; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A group of a predictor."""
+
+    group: Mapping[str, Any]
+
+    def cells(self, other: Side) -> list[Cell]:
+        """A grid of doubling lengths over what both predictors measured, at the batches of both."""
+        ranges = self.group["measured_range"], other.group["measured_range"]
+        n, m = (_doubling([r[name] for r in ranges]) for name in ("input_tokens", "output_tokens"))
+        batches = sorted({*self.group["batches"]} & {*other.group["batches"]})
+        return [(batch, i, o) for batch in batches for i in n for o in m]
+
+    def energy(self, cell: Cell) -> Energy | None:
+        """By its chosen law; None outside of what it measured."""
+        batch, n, m = cell
+        try:
+            answer = predictor.predict({"groups": [self.group]}, self.group["model"], n, m, batch)
+        except SweetspotError:
+            return None
+        if answer.extrapolates:
+            return None
+        width = answer.energy_per_request_high_j - answer.energy_per_request_low_j
+        return Energy(answer.energy_per_request_j, width / 2 / answer.energy_per_request_j, common=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A group of a table: its cells, as joules per request."""
+
+    group: Mapping[str, Any]
+    means: Mapping[Cell, Energy]
+
+    def cells(self, other: Side) -> list[Cell]:
+        """Its own."""
+        return list(self.means)
+
+    def energy(self, cell: Cell) -> Energy | None:
+        """The mean of its valid repetitions."""
+        return self.means.get(cell)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where B needs `ratio` times the energy of A, with a 95 % interval (None: not known)."""
+
+    where: dict[str, tuple[int, int]]
+    cells: int
+    ratio: float
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        percent = 100 * (self.ratio - 1)
+        if self.low is None or self.high is None:
+            return f"B uses {_signed(percent)} %: too few cells and repetitions for an interval"
+        ends = 100 * (self.low - 1), 100 * (self.high - 1)
+        if self.low <= 1 <= self.high:
+            return f"no difference shown (B uses {_signed(percent)} % [{_signed(ends[0])}, {_signed(ends[1])}])"
+        low, high = sorted(map(abs, ends))
+        return f"B uses {_plain(abs(percent))} % [{_plain(low)}, {_plain(high)}] {'less' if percent < 0 else 'more'}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A group of A against one of B."""
+
+    a: dict[str, str]
+    b: dict[str, str]
+    overall: Region
+    regions: list[Region]
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        parts = [asdict(region) | {"verdict": region.verdict} for region in (self.overall, *self.regions)]
+        return {"a": self.a, "b": self.b, "overall": parts[0], "regions": parts[1:], "notes": self.notes}
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = [f"{letter}: {_described(side)}" for letter, side in (("A", self.a), ("B", self.b))]
+        lines.append(f"  over {self.overall.cells} cells: {self.overall.verdict}")
+        if len(self.regions) > 1:
+            lines += [
+                f"  {_where(region, self.overall)}: {region.verdict} ({region.cells} cells)" for region in self.regions
+            ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
+    """The groups of a predictor (.json) or of a table whose names hold the `wanted` parts.
+
+    Raises SweetspotError for a file that is neither, or when no group is left.
+    """
+    sides: list[Side]
+    if path.suffix == ".json":
+        sides = [Predicted(group) for group in predictor.load(path)["groups"]]
+    else:
+        sides = _measured(table.read([path]))
+    found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
+    if not found:
+        there = "\n".join("  " + _described(s.group) for s in sides)
+        raise SweetspotError(f"{path}: nothing is {_listed(wanted)}; there is\n{there}")
+    return found
+
+
+def compare(a: Sequence[Side], b: Sequence[Side]) -> list[Comparison]:
+    """Every pair of groups that belong together: of one model, or the only group of each.
+
+    Raises SweetspotError when no groups belong together, when it is not clear which do, or when they share no cell.
+    """
+    pairs = _pairs(a, b)
+    return [_compared(one, other) for one, other in pairs]
+
+
+def _measured(read: table.Table) -> list[Side]:
+    sides: list[Side] = []
+    for frame in cell_means(read.frame).partition_by(GROUP, maintain_order=True):
+        means = {}
+        for row in frame.iter_rows(named=True):
+            count, half = row["repetitions"], None
+            if row["energy_sd_j"] is not None:
+                error = row["energy_sd_j"] / math.sqrt(count) / row["energy_j"]
+                half = float(stats.t.ppf(0.975, count - 1)) * error
+            cell = (row["batch"], row["input_tokens"], row["output_tokens"])
+            means[cell] = Energy(row["energy_j"] / row["batch"], half, common=False)
+        sides.append(Measured({name: frame[name][0] for name in (*GROUP, "source")}, means))
+    return sides
+
+
+def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
+    if len(a) == len(b) == 1:
+        return [(a[0], b[0])]
+    pairs = []
+    for model in dict.fromkeys(str(side.group["model"]) for side in a):
+        ours, theirs = ([s for s in sides if str(s.group["model"]).casefold() == model.casefold()] for sides in (a, b))
+        if not theirs:
+            continue
+        alike = [(s, t) for s in ours for t in theirs if all(s.group[k] == t.group[k] for k in _SELECTORS)]
+        if len(ours) == len(theirs) == 1:
+            alike = [(ours[0], theirs[0])]
+        if not alike:
+            both = [*(f"  A {_described(s.group)}" for s in ours), *(f"  B {_described(s.group)}" for s in theirs)]
+            choices = "\n".join(both)
+            raise SweetspotError(f"{model} is there in several ways; choose with --a and --b KEY=VALUE:\n{choices}")
+        pairs += alike
+    if not pairs:
+        names = [", ".join(sorted({str(s.group["model"]) for s in sides})) for sides in (a, b)]
+        raise SweetspotError(
+            f"no model in common: A has {names[0]}; B has {names[1]}; choose with --a and --b model=NAME"
+        )
+    return pairs
+
+
+def _compared(a: Side, b: Side) -> Comparison:
+    candidates = b.cells(a) if isinstance(b, Measured) else a.cells(b)
+    found = [(cell, a.energy(cell), b.energy(cell)) for cell in sorted(candidates)]
+    pairs = [(cell, one, other) for cell, one, other in found if one and other]
+    if not pairs:
+        raise SweetspotError(
+            f"{_described(a.group)} and {_described(b.group)}: no cell in common; both must have measured the same "
+            "batch, at lengths that overlap"
+        )
+    cells = [_Ratio(cell, math.log(other.energy_j / one.energy_j), one, other) for cell, one, other in pairs]
+    described = [{name: str(side.group[name]) for name in (*GROUP, "source")} for side in (a, b)]
+    return Comparison(described[0], described[1], _region(cells), list(_regions(cells)), _notes(a, b))
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    cell: Cell
+    log: float
+    a: Energy
+    b: Energy
+
+
+def _regions(cells: Sequence[_Ratio], deep: int = 0) -> Iterable[Region]:
+    """The region of these cells, or the regions that it falls into."""
+    best: tuple[float, list[_Ratio], list[_Ratio]] | None = None
+    for axis in range(len(CELL)):
+        for value in sorted({ratio.cell[axis] for ratio in cells})[1:]:
+            low = [ratio for ratio in cells if ratio.cell[axis] < value]
+            high = [ratio for ratio in cells if ratio.cell[axis] >= value]
+            left = sum(statistics.pvariance([r.log for r in part]) * len(part) for part in (low, high))
+            if min(len(low), len(high)) >= _FEWEST_CELLS and (best is None or left < best[0]):
+                best = left, low, high
+    if best is not None and deep < _DEEPEST:
+        means, halves = zip(*(_mean(part) for part in best[1:]), strict=True)
+        if abs(means[0] - means[1]) > max(_LEAST_STEP, *(half or 0.0 for half in halves)):
+            for part in best[1:]:
+                yield from _regions(part, deep + 1)
+            return
+    yield _region(cells)
+
+
+def _region(cells: Sequence[_Ratio]) -> Region:
+    mean, half = _mean(cells)
+    spans = {
+        name: (min(r.cell[axis] for r in cells), max(r.cell[axis] for r in cells)) for axis, name in enumerate(CELL)
+    }
+    ends = (None, None) if half is None else (math.exp(mean - half), math.exp(mean + half))
+    return Region(spans, len(cells), math.exp(mean), *ends)
+
+
+def _mean(cells: Sequence[_Ratio]) -> tuple[float, float | None]:
+    """Mean logarithm of the ratio and half of its 95 % interval.
+
+    What the cells of a law have in common does not average out over them; what measured cells err by themselves does,
+    and their scatter about the mean tells how much.
+    """
+    logs = [ratio.log for ratio in cells]
+    shared = statistics.fmean(
+        math.hypot(*(side.half or 0.0 for side in (ratio.a, ratio.b) if side.common)) for ratio in cells
+    )
+    alone = [side for ratio in cells for side in (ratio.a, ratio.b) if not side.common]
+    if not alone:
+        return statistics.fmean(logs), shared
+    if len(cells) > 1:
+        own = float(stats.t.ppf(0.975, len(cells) - 1)) * statistics.stdev(logs) / math.sqrt(len(cells))
+    elif all(side.half is not None for side in alone):
+        own = math.hypot(*(side.half or 0.0 for side in alone))
+    else:
+        return logs[0], None
+    return statistics.fmean(logs), math.hypot(shared, own)
+
+
+def _notes(a: Side, b: Side) -> list[str]:
+    notes = []
+    sources = {side.group["source"] for side in (a, b)}
+    if "simulated" in sources:
+        notes.append("SIMULATED: " + ("both sides" if len(sources) == 1 else "one side only, which proves nothing"))
+    if sources != {"simulated"}:
+        notes.append("the energy sensors of two boards may differ by up to 5 % each, which no interval here includes")
+    if isinstance(a, Predicted) or isinstance(b, Predicted):
+        notes.append("intervals of laws are those of single cells: cautious for a region")
+    return notes
+
+
+def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
+    """Powers of two within all of these ranges, and the ends of their overlap."""
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    return sorted({low, high, *(2**k for k in range(31) if low <= 2**k <= high)}) if low <= high else []
+
+
+def _described(group: Mapping[str, Any]) -> str:
+    rest = ", ".join(str(group[name]) for name in (*_SELECTORS, "source") if group[name] != UNSPECIFIED)
+    return f"{group['model']} ({rest})" if rest else str(group["model"])
+
+
+def _listed(wanted: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={text}" for name, text in wanted.items())
+
+
+def _where(region: Region, overall: Region) -> str:
+    """What sets a region apart from all cells: "batch 64, from 512 output tokens on"."""
+    words = []
+    for name, (low, high) in region.where.items():
+        least, most = overall.where[name]
+        if (low, high) == (least, most):
+            continue
+        span, end = (f"{low:,}" if low == high else f"{low:,} to {high:,}"), ""
+        if low < high == most:
+            span, end = f"from {low:,}", " on"
+        elif least == low < high:
+            span = f"up to {high:,}"
+        words.append(f"batch {span}{end}" if name == "batch" else f"{span} {name.replace('_', ' ')}{end}")
+    return ", ".join(words)
+
+
+def _plain(percent: float) -> str:
+    return f"{percent:.2g}" if percent < 10 else f"{percent:.0f}"
+
+
+def _signed(percent: float) -> str:
+    return f"{'−' if percent < 0 else '+'}{_plain(abs(percent))}"

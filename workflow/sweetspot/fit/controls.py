@@ -1,0 +1,76 @@
+"""Random weights against others: the same cells of the same model, measured with both.
+
+Input data changes the power of matrix products, so rows on random weights may be off. A model that is in the table of
+models twice, with other weights, is its own control.
+"""
+
+from itertools import combinations
+from math import exp, sqrt
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from sweetspot.table.schema import CELL
+
+_ALIKE = ["architecture", "gpu", "engine", "precision"]
+_ORDER = ["dummy", "gaussian", "checkpoint"]
+_CONFIDENCE = 0.95
+
+SCHEMA = {
+    "model": pl.String,
+    "weights": pl.String,
+    "reference_model": pl.String,
+    "reference_weights": pl.String,
+    "gpu": pl.String,
+    "engine": pl.String,
+    "precision": pl.String,
+    "cells": pl.Int64,
+    "ratio": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def weight_ratios(frame: pl.DataFrame) -> pl.DataFrame:
+    """The energy on some weights over that on others, one row for each pair that has cells in common; see SCHEMA.
+
+    `frame` is the table of measurements. `ratio` is the geometric mean over the `cells` that both were measured in,
+    `low` and `high` its 95 % interval: Student's t over the log ratios of the cells, or Welch's over the repetitions
+    where there is one cell; null where there are too few. A board's gain cancels as long as both ran on the same one.
+    No rows without columns `architecture` and `weights`, or without a pair.
+    """
+    rows = []
+    if {"architecture", "weights"} <= set(frame.columns):
+        valid = frame.filter(pl.col("valid") & pl.col("architecture").is_not_null())
+        for (_, *alike), part in valid.group_by(_ALIKE, maintain_order=True):
+            kinds = part.select("model", "weights").unique(maintain_order=True).rows()
+            kinds.sort(key=lambda kind: _ORDER.index(kind[1]) if kind[1] in _ORDER else len(_ORDER))
+            for one, other in combinations(kinds, 2):
+                if one[1] != other[1] and (found := _ratio(_of(part, *one), _of(part, *other))):
+                    rows.append([*one, *other, *alike, *found])
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _of(part: pl.DataFrame, model: str, weights: str) -> dict[tuple[int, ...], list[float]]:
+    """Log energies of the repetitions of each cell."""
+    own = part.filter(pl.col("model") == model, pl.col("weights") == weights)
+    cells = own.group_by(CELL).agg(pl.col("energy_j").log())
+    return {tuple(cell): energies for *cell, energies in cells.rows()}
+
+
+def _ratio(
+    one: dict[tuple[int, ...], list[float]], other: dict[tuple[int, ...], list[float]]
+) -> tuple[int, float, float | None, float | None] | None:
+    common = sorted(one.keys() & other.keys())
+    if not common:
+        return None
+    logs = [float(np.mean(one[cell]) - np.mean(other[cell])) for cell in common]
+    center, half = float(np.mean(logs)), None
+    if len(logs) > 1:
+        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * np.std(logs, ddof=1) / sqrt(len(logs)))
+    elif len(one[common[0]]) > 1 and len(other[common[0]]) > 1:
+        interval = stats.ttest_ind(one[common[0]], other[common[0]], equal_var=False).confidence_interval(_CONFIDENCE)
+        half = float(interval.high - interval.low) / 2
+    low, high = (None, None) if half is None else (exp(center - half), exp(center + half))
+    return len(common), exp(center), low, high

@@ -1,0 +1,186 @@
+"""From a table to a predictor: fit every law, choose one, calibrate its intervals, find the sweet spots."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sweetspot import __version__, gpus
+from sweetspot.architecture import Architecture
+from sweetspot.errors import SweetspotError
+from sweetspot.fit.across_models import fit_shared
+from sweetspot.fit.choice import Schemes, choose, hold_out_all
+from sweetspot.fit.heldout import Calibration, calibrate
+from sweetspot.fit.outliers import screen
+from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, solve, units
+from sweetspot.fit.sweet_spots import sweet_spots
+from sweetspot.predict.laws import LAWS, Law
+from sweetspot.table.read import Table
+from sweetspot.table.schema import CELL, GROUP, group_name
+
+SCHEMA_VERSION = 2
+
+
+def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
+    """Fit every law to every group of a table: the content of predictor.json (docs: its schema).
+
+    With `architectures` (of the models that have one, by name) also the law across models, for each GPU and engine.
+    Raises SweetspotError when no group has cells enough for any law, nor all together for one across models.
+    """
+    screened = screen(table.frame)
+    groups = [
+        fit_group(frame, _of_group(table.frame, frame), _of_group(screened.outliers, frame))
+        for frame in screened.cells.partition_by(GROUP, maintain_order=True)
+    ]
+    across = fit_shared(screened.cells, architectures or {})
+    if not any(group["law"] for group in groups) and all(entry["reason"] for entry in across):
+        reasons = [f"{group_name(group[name] for name in GROUP)}: {group['chosen_because']}" for group in groups]
+        raise SweetspotError("\n".join(reasons or ["no valid row: every row is marked invalid"]))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "sweetspot-predictor",
+        "created_by": f"sweetspot {__version__}",
+        "groups": groups,
+        "not_fitted": not_fitted(table.frame),
+        "shared": across,
+    }
+
+
+def _extremes(frame: pl.DataFrame, sign: int) -> list[list[int]]:
+    """The measured cells that no other exceeds in batch, input and output at once (sign -1: falls below)."""
+    cells = frame.select(CELL).unique(maintain_order=True).to_numpy()
+    least = sign * cells
+    exceeded = [bool(((least >= cell).all(axis=1) & (least > cell).any(axis=1)).any()) for cell in least]
+    return [[int(value) for value in cell] for cell, beaten in zip(cells, exceeded, strict=True) if not beaten]
+
+
+def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
+    """How many invalid rows of a table have which reasons ("": none given)."""
+    if "reasons" not in frame.columns:
+        return {"": count} if (count := frame.filter(~pl.col("valid")).height) else {}
+    invalid = frame.filter(~pl.col("valid")).with_columns(pl.col("reasons").fill_null(""))
+    return dict(invalid.group_by("reasons", maintain_order=True).len().iter_rows())
+
+
+def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -> dict[str, Any]:
+    """Fit every law to the cells of one group, choose one, and find the sweet spots.
+
+    `rows`: all rows of the group as measured; `outliers`: those that were set aside (see `outliers.screen`).
+    """
+    identity = frame.row(0, named=True)
+    points = Points.of(frame)
+    held_out = {name: hold_out_all(law, points) for name, law in LAWS.items() if law.terms}
+    laws = {name: _fits(law, points, frame, held_out.get(name)) for name, law in LAWS.items()}
+    chosen, because = choose(laws, held_out, points)
+    for_all = {name: fits for name, fits in laws.items() if LAWS[name].has_batch_terms}
+    capacity = _kv_capacity(frame)
+    any_batch, _ = choose(for_all, held_out, points)
+    if chosen and (tokens := frame["kv_tokens"].to_list()[0]):
+        because += (
+            ". The table names no waves, but its energies show that requests queue: the KV cache is taken to hold "
+            f"about {tokens[1]:,} tokens ({tokens[0]:,} to {tokens[2]:,}), estimated from all cells, held-out ones too"
+        )
+    valid = rows.filter(pl.col("valid"))
+    return {
+        **{name: identity[name] for name in (*GROUP, "source")},
+        "cells": frame.height,
+        "rows": valid.height,
+        "batches": [int(batch) for batch in np.unique(points.batch)],
+        "measured_range": {
+            "input_tokens": _range(points.n),
+            "output_tokens": _range(points.m),
+            "batch": _range(points.batch),
+            "total_tokens": _range(points.n + points.m),
+            "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
+            "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
+        },
+        "measured_corners": {"largest": _extremes(frame, 1), "smallest": _extremes(frame, -1)},
+        "kv_capacity": capacity,
+        "experts": _experts(identity),
+        "idle_w": frame["idle_w"].mean(),
+        "power_cap_w": board.tdp_w if (board := gpus.find(identity["gpu"])) else None,
+        "sensor_gain": valid["uncertainty_gain"].max(),
+        "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
+        "law": chosen,
+        "chosen_because": because,
+        "law_any_batch": any_batch,
+        "laws": laws,
+        "sweet_spots": sweet_spots(LAWS[chosen], points, laws[chosen], capacity) if chosen else [],
+    }
+
+
+def _fits(law: Law, points: Points, frame: pl.DataFrame, held_out: Schemes | None) -> list[dict[str, Any]]:
+    if held_out is None:
+        return [{"law": law.name, "batch": None, "skipped": law.no_terms}]
+    calibration = calibrate(points, held_out)
+    times = Points.of(frame, "duration_s")
+    return [
+        {"law": law.name, "batch": batch} | _fit(law, points.take(unit), times.take(unit), calibration)
+        for batch, unit in units(law, points)
+    ]
+
+
+def _fit(law: Law, points: Points, times: Points, calibration: Calibration) -> dict[str, Any]:
+    solution = solve(law, points)
+    if isinstance(solution, Skipped):
+        return {"skipped": solution.reason}
+    return as_json(solution, points, design(law, points)) | {
+        "interval_scale": calibration.scale,
+        "relative_error_per_octave": dict(calibration.per_octave),
+        "duration": _duration(law, times),
+    }
+
+
+def _duration(law: Law, times: Points) -> dict[str, Any] | None:
+    """The same law for the time of a batch run; None where the table has too few durations."""
+    timed = times.take(np.isfinite(times.target))
+    solution = solve(law, timed) if len(timed) else Skipped("no durations")
+    if isinstance(solution, Skipped):
+        return None
+    content = as_json(solution, timed, design(law, timed))
+    return {
+        "terms": {name: term["value"] for name, term in content["terms"].items()},
+        **{name: content[name] for name in ("relative_residual_sd", "t_quantile_95", "in_sample_mape_percent")},
+    }
+
+
+def _of_group(frame: pl.DataFrame, group: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.all_horizontal(pl.col(name) == group[name][0] for name in GROUP))
+
+
+def _range(values: Array) -> list[int]:
+    return [int(values.min()), int(values.max())]
+
+
+def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:
+    """E and k of a mixture of experts; None for a dense model."""
+    if cell["experts"] is None or cell["experts_per_token"] is None:
+        return None
+    return {"experts": cell["experts"], "per_token": cell["experts_per_token"]}
+
+
+def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """How many requests of n + m tokens ran at once where the KV cache was full, and what it then holds in tokens.
+
+    `tokens`: [least, likely, below which it is], from the table's cells of this length or, where the table says neither
+    waves nor requests in flight, as estimated from all cells. Empty where the cache never was full.
+    """
+    batch, waves = pl.col("batch"), pl.col("waves")
+    full = (
+        frame.filter(waves > 1)
+        .with_columns(
+            total_tokens=pl.col("input_tokens") + pl.col("output_tokens"),
+            requests=pl.col("in_flight").fill_null((batch / waves).ceil()).cast(pl.Int64),
+            too_many=(pl.col("in_flight") + 1).fill_null((batch / (waves - 1)).ceil().clip(upper_bound=batch)),
+        )
+        .group_by("total_tokens")
+        .agg(pl.col("requests").max(), pl.col("too_many").min().cast(pl.Int64))
+        .sort("total_tokens")
+    )
+    entries, estimated = [], frame["kv_tokens"].to_list()[0]
+    for total, least, too_many in full.iter_rows():
+        below = max(too_many, least + 1)
+        held = estimated or [least * total, (least + below) / 2 * total, below * total]
+        entries.append({"total_tokens": total, "requests": least, "tokens": held})
+    return entries

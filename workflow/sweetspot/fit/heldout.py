@@ -1,0 +1,207 @@
+"""Predicting cells that a fit has not seen: the schemes of holding out, and what their errors say of an interval."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweetspot.fit.solve import Array, Mask, Points, Skipped, Solution, design, solve, units
+from sweetspot.predict.laws import Law
+
+SCHEMES = {
+    "in-sample": "nothing",
+    "5-fold": "a part of the cells in turn",
+    "leave-one-length-out": "each input length and each output length in turn",
+    "leave-one-batch-out": "each batch in turn",
+    "leave-one-model-out": "each model in turn",
+}
+"""Names of the schemes and what each holds out."""
+
+_SEED = 0
+FOLDS = 5
+FEWEST_FOR_FOLDS = 10  # fewer cells than this are held out one by one
+_COVERED = 0.95
+_EXACT = 1e-9  # a relative half width below this is rounding: of exact tables, which have no scatter
+# Where no length (or batch) could be held out at the edge, nothing is known of the error beyond it: then an octave
+# (a factor of two) beyond the measured range may double or halve the energy.
+UNKNOWN_PER_OCTAVE = 1.0
+AXES = ("lengths", "batch")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One fold: what was held out, which cells that are, and what the law fitted to the others says of them.
+
+    `predicted`: per cell of the group, NaN outside of `mask` and where the others cannot determine it. `variance`:
+    relative, of scatter and coefficients. `quantile`: of the fit that predicted each cell. `octaves`: how far beyond
+    the fitted lengths or batches each cell lies, in factors of two, by axis.
+    """
+
+    name: str
+    mask: Mask
+    predicted: Array
+    variance: Array
+    quantile: Array
+    octaves: Mapping[str, Array]
+
+    @property
+    def known(self) -> Mask:
+        """The held-out cells that were predicted."""
+        return self.mask & np.isfinite(self.predicted)
+
+    def misses(self, points: Points) -> Array:
+        """|measured - predicted| in units of the half width of an uncalibrated 95 % interval, per cell."""
+        half = np.maximum(self.quantile * np.sqrt(self.variance), _EXACT) * np.abs(self.predicted)
+        return np.asarray(np.abs(points.target - self.predicted) / half)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What held-out cells teach about intervals.
+
+    `scale`: how many times wider than by the fit's own scatter an interval must be to hold 95 % of them, at least 1.
+    `per_octave`: relative error per factor of two beyond the measured range, by axis.
+    """
+
+    scale: float = 1.0
+    per_octave: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AXES, UNKNOWN_PER_OCTAVE))
+
+    def half_widths(self, fold: HeldOut) -> Array:
+        """Relative half width of the 95 % interval of each predicted cell."""
+        beyond = sum((self.per_octave[axis] * fold.octaves[axis]) ** 2 for axis in AXES)
+        return np.asarray(fold.quantile * np.sqrt(self.scale**2 * fold.variance + beyond))
+
+
+def folds(points: Points) -> NDArray[np.int64]:
+    """Fold of each cell: 5 shuffled folds balanced over batches, or one a cell where there are fewer than 10 cells."""
+    shuffled = np.random.default_rng(_SEED).permutation(len(points))
+    by_batch = shuffled[np.argsort(points.batch[shuffled], kind="stable")]
+    fold = np.empty(len(points), dtype=np.int64)
+    fold[by_batch] = np.arange(len(points)) % (FOLDS if len(points) >= FEWEST_FOR_FOLDS else len(points))
+    return fold
+
+
+def masks(scheme: str, points: Points) -> Iterator[tuple[str, Mask]]:
+    """What each fold of a scheme is called and which cells it holds out; none for in-sample."""
+    if scheme == "5-fold":
+        fold = folds(points)
+        for k in np.unique(fold):
+            yield f"fold {k + 1}", fold == k
+    elif scheme == "leave-one-length-out":
+        for name, values in (("input_tokens", points.n), ("output_tokens", points.m)):
+            for value in np.unique(values):
+                yield f"{name} {value:.0f}", values == value
+    elif scheme == "leave-one-batch-out":
+        for value in np.unique(points.batch):
+            yield f"batch {value:.0f}", points.batch == value
+
+
+def hold_out(law: Law, points: Points, scheme: str) -> list[HeldOut]:
+    """Every fold of `scheme`. A law without batch terms has none for leave-one-batch-out."""
+    if scheme == "leave-one-batch-out" and not law.has_batch_terms:
+        return []
+    features = design(law, points)
+    return [_fold(law, points, features, name, mask) for name, mask in masks(scheme, points)]
+
+
+def _fold(law: Law, points: Points, features: Array, name: str, test: Mask) -> HeldOut:
+    predicted, variance, quantile = (np.full(len(points), np.nan) for _ in range(3))
+    octaves = {axis: np.zeros(len(points)) for axis in AXES}
+    for _, unit in units(law, points):
+        train, test_here = unit & ~test, unit & test
+        if not test_here.any() or not train.any():
+            continue
+        solution = solve(law, points.take(train), features[train])
+        if isinstance(solution, Skipped):
+            continue
+        rows = features[test_here]
+        energy = rows @ solution.values
+        predicted[test_here] = np.where(solution.determines(rows) & (energy > 0), energy, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance[test_here] = solution.relative_variance(rows)
+        quantile[test_here] = solution.quantile
+        lengths = [_beyond(values, train)[test_here] for values in (points.n, points.m)]
+        octaves["lengths"][test_here] = np.maximum(*lengths)
+        octaves["batch"][test_here] = _beyond(points.in_wave, train)[test_here]
+    return HeldOut(name, test, predicted, variance, quantile, octaves)
+
+
+def fitted(law: Law, points: Points) -> tuple[HeldOut, list[str]]:
+    """The in-sample fold, and why some of the law's fits are missing."""
+    predicted, variance, quantile = (np.full(len(points), np.nan) for _ in range(3))
+    reasons = []
+    for batch, unit in units(law, points):
+        solution = solve(law, points.take(unit))
+        if isinstance(solution, Solution):
+            features = design(law, points.take(unit))
+            predicted[unit] = features @ solution.values
+            variance[unit] = solution.relative_variance(features)
+            quantile[unit] = solution.quantile
+        else:
+            reasons.append(solution.reason if batch is None else f"batch {batch}: {solution.reason}")
+    everything = np.ones(len(points), dtype=bool)
+    octaves = {axis: np.zeros(len(points)) for axis in AXES}
+    return HeldOut("nothing", everything, predicted, variance, quantile, octaves), reasons
+
+
+def calibrate(points: Points, schemes: Mapping[str, list[HeldOut]], without: HeldOut | None = None) -> Calibration:
+    """The calibration that the folds of all schemes teach; `without` leaves one out, to be judged by the others."""
+    inner = [fold for fold in schemes["5-fold"] if fold is not without]
+    misses = np.concatenate([fold.misses(points)[fold.known] for fold in inner] or [np.array([])])
+    rates = {
+        "lengths": _rate(points, [fold for fold in schemes["leave-one-length-out"] if fold is not without], "lengths"),
+        "batch": _rate(points, [fold for fold in schemes["leave-one-batch-out"] if fold is not without], "batch"),
+    }
+    return Calibration(max(1.0, _quantile(misses)), rates)
+
+
+def _quantile(misses: Array) -> float:
+    """The conformal 95 % quantile: of few misses the largest."""
+    if not len(misses):
+        return 1.0
+    rank = min(len(misses), int(np.ceil(_COVERED * (len(misses) + 1))))
+    return float(np.sort(misses)[rank - 1])
+
+
+def _rate(points: Points, edges: list[HeldOut], axis: str) -> float:
+    """Root mean square of the relative error per octave, over the cells held out beyond the others' range."""
+    errors = []
+    for fold in edges:
+        beyond = fold.known & (fold.octaves[axis] > 0)
+        relative = points.target[beyond] / fold.predicted[beyond] - 1
+        errors.append((relative / fold.octaves[axis][beyond]) ** 2)
+    everything = np.concatenate(errors) if errors else np.array([])
+    return float(np.sqrt(everything.mean())) if len(everything) else UNKNOWN_PER_OCTAVE
+
+
+def _beyond(values: Array, train: Mask) -> Array:
+    """How many factors of two each value lies outside of those in `train`; 0 inside."""
+    low, high = values[train].min(), values[train].max()
+    return np.asarray(np.maximum(0, np.maximum(np.log2(low / values), np.log2(values / high))))
+
+
+def trees_of(points: Points, scheme: str) -> list[HeldOut] | None:
+    """Every fold of `scheme` (in-sample: one) predicted by gradient-boosted trees; None without scikit-learn.
+
+    They give no interval: the variances are NaN.
+    """
+    try:
+        from sklearn import config_context
+        from sklearn.ensemble import GradientBoostingRegressor
+    except ImportError:
+        return None
+    logs = np.log(np.stack([points.n, points.m, points.in_wave, points.n + points.m], axis=1))
+    everything = np.ones(len(points), dtype=bool)
+    unknown = np.full(len(points), np.nan)
+    found = []
+    for name, test in masks(scheme, points) if scheme != "in-sample" else [("nothing", everything)]:
+        train = everything if scheme == "in-sample" else ~test
+        predicted = unknown.copy()
+        if train.sum() > 1:
+            trees = GradientBoostingRegressor(n_estimators=40, learning_rate=0.25, random_state=_SEED)
+            with config_context(assume_finite=True, skip_parameter_validation=True):  # they take a third of the time
+                trees.fit(logs[train], np.log(points.target[train]))
+                predicted[test] = np.exp(trees.predict(logs[test]))
+        found.append(HeldOut(name, test, predicted, unknown, unknown, {axis: 0 * points.n for axis in AXES}))
+    return found

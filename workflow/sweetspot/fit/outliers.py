@@ -1,0 +1,171 @@
+"""Rows that cannot be right: set aside before any fit, named with the reason, never dropped in silence.
+
+A repetition is judged by the others of its cell. A cell of one row, or of two that disagree, has nothing but its
+neighbours: a robust smooth surface through all cells points at it, and a law fitted to the other cells has to agree
+that it is off: by a factor of two, of 1.5 where it is right about the others, of three where many cells are suspected.
+Cells too few for a surface are judged by the one without which a law describes all others. Cells that no law describes
+are many, outliers are few: where more than a tenth of the cells look wrong, the law is what is wrong, and all stay.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import statsmodels.api as sm
+
+from sweetspot.fit.capacity import with_waves
+from sweetspot.fit.solve import Array, Mask, Points, Solution, design, solve, units
+from sweetspot.predict.laws import LAWS
+from sweetspot.table.cells import cell_means
+from sweetspot.table.schema import CELL, GROUP
+
+_REPETITIONS = 3  # fewer cannot outvote one of them
+_REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard deviations of all repetitions of the group
+_SURFACE_OFF, _CELL_SDS = 0.35, 6.0  # logarithms, and robust standard deviations
+_CELL_OFF, _LAW_ERRORS = (1.5, 2.0), 10.0  # factors; between them so many mean errors of the law on the other cells
+_DISAGREE = 0.3  # standard deviation of two repetitions, as a share of their mean: one is 1.5 times the other
+_MOST, _MOST_SUSPECTS = 0.1, 0.3  # of the cells: set aside, and judged by a law of the others
+_FEWEST_CELLS = 10  # of a surface
+_FAR = 3.0  # a factor: off where many are suspected, or where cells are too few for a surface
+_SPARE, _DESCRIBED = 3, 0.05  # of the law without the one cell: degrees of freedom, and scatter
+_MAD = 1.4826  # median absolute deviation to standard deviation, for normal errors
+
+
+@dataclass(frozen=True)
+class Screened:
+    """`cells`: those to fit, of the rows that stay, with their waves (see `capacity.with_waves`).
+
+    `outliers`: the rows set aside, with the reason in `outlier`.
+    """
+
+    cells: pl.DataFrame
+    outliers: pl.DataFrame
+
+
+def screen(frame: pl.DataFrame) -> Screened:
+    """Cells of the valid rows of a table without those that cannot be right. `frame`: as `table.Table.frame`."""
+    rows = frame.with_row_index("_row").filter(pl.col("valid"))
+    aside: dict[int, str] = {}
+    for group in rows.partition_by(GROUP, maintain_order=True):
+        aside |= _repetitions(group)
+        aside |= _cells(group.filter(~pl.col("_row").is_in(list(aside))))
+    reasons = pl.DataFrame(
+        {"_row": list(aside), "outlier": list(aside.values())}, {"_row": pl.UInt32, "outlier": pl.String}
+    )
+    outliers = rows.join(reasons, on="_row", maintain_order="left").drop("_row")
+    return Screened(with_waves(cell_means(rows.filter(~pl.col("_row").is_in(list(aside))).drop("_row"))), outliers)
+
+
+def _repetitions(group: pl.DataFrame) -> dict[int, str]:
+    """Row number and reason of each repetition that its cell's others contradict."""
+    median = pl.col("energy_j").median().over(CELL)
+    off = group.with_columns(median.alias("_median"), pl.len().over(CELL).alias("_count")).with_columns(
+        (pl.col("energy_j") / pl.col("_median")).log().abs().alias("_off")
+    )
+    judged = off.filter(pl.col("_count") >= _REPETITIONS)
+    if not judged.height:
+        return {}
+    usual = _MAD * float(judged["_off"].median())  # type: ignore[arg-type]
+    wrong = judged.filter(pl.col("_off") > max(np.log(_REPETITION_OFF), _REPETITION_SDS * usual))
+    return {
+        row["_row"]: f"{row['energy_j']:.4g} J, and the median of {row['_count']} repetitions is {row['_median']:.4g} J"
+        for row in wrong.iter_rows(named=True)
+    }
+
+
+def _cells(group: pl.DataFrame) -> dict[int, str]:
+    """Row number and reason of each row of a small cell that all other cells contradict."""
+    frame = cell_means(group.drop("_row"))
+    points, replaceable = Points.of(frame), (frame["repetitions"] < _REPETITIONS).to_numpy()
+    if frame.height < _FEWEST_CELLS:
+        off = _alone(points, replaceable)
+    else:
+        disagree = (pl.col("energy_sd_j") > _DISAGREE * pl.col("energy_j")).fill_null(False)
+        suspects = (_off_surface(points) | frame.select(disagree).to_series().to_numpy()) & replaceable
+        off = _contradicted(points, suspects) if 0 < suspects.sum() <= max(1, _MOST_SUSPECTS * len(points)) else {}
+    aside: dict[int, str] = {}
+    places = set()
+    for index, (expected, limit) in off.items():
+        joules = expected * points.batch[index] * points.m[index]
+        own = group.filter(pl.all_horizontal(pl.col(name) == frame[name][index] for name in CELL))
+        for row in own.iter_rows(named=True):
+            if abs(np.log(row["energy_j"] / joules)) > limit:
+                places.add(index)
+                aside[row["_row"]] = f"{row['energy_j']:.4g} J, and by all other cells about {joules:.4g} J"
+    return aside if len(places) <= _few(points) else {}
+
+
+def _few(points: Points) -> float:
+    return max(1, _MOST * len(points))
+
+
+def _contradicted(points: Points, suspects: Mask) -> dict[int, tuple[float, float]]:
+    """Index of each suspect, its E_tok by the law of the other cells, and how far a row may be from it (logarithm)."""
+    expected, usual = _by_law(points, suspects)
+    limit = float(np.clip(_LAW_ERRORS * usual, *np.log(_CELL_OFF)))
+    if suspects.sum() > _few(points):  # good corners among them, or waves that the table does not tell
+        limit = float(np.log(_FAR))
+    return {int(index): (float(expected[index]), limit) for index in np.flatnonzero(suspects)}
+
+
+def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
+    """As `_contradicted`, of the one cell without which a law holds that does not hold with it; or nothing."""
+    found, best = {}, _DESCRIBED
+    for law in LAWS.values():
+        if not law.terms or (len(np.unique(points.in_wave)) > 1) != law.has_batch_terms:
+            continue
+        features = design(law, points)
+        for index in range(len(points)):
+            others = np.arange(len(points)) != index
+            solution = solve(law, points.take(others), features[others])
+            if not isinstance(solution, Solution) or solution.freedom < _SPARE or solution.relative_sd >= best:
+                continue
+            best, expected = solution.relative_sd, float(features[index] @ solution.values)
+            known = replaceable[index] and solution.determines(features[[index]])[0] and expected > 0
+            far = known and abs(np.log(points.target[index] / expected)) > np.log(_FAR)
+            found = {index: (expected, float(np.log(_FAR)))} if far else {}
+    return found
+
+
+def _off_surface(points: Points) -> Mask:
+    """Cells far from a robust surface: log E_tok quadratic in the logs of what varies among lengths and batch."""
+    logs = [np.log(values) for values in (points.n, points.m, points.in_wave) if len(np.unique(values)) > 1]
+    columns = [np.ones(len(points)), *logs]
+    columns += [
+        a * b
+        for i, a in enumerate(logs)
+        for b in logs[i:]
+        if a is not b or len(np.unique(a)) > 2  # two values make no curve
+    ]
+    surface = np.stack(columns, axis=1)
+    if np.linalg.matrix_rank(surface) < surface.shape[1]:  # cells too few or in line: a plane must do
+        surface = surface[:, : 1 + len(logs)]
+    if len(points) <= surface.shape[1] + 2 or np.linalg.matrix_rank(surface) < surface.shape[1]:
+        return np.zeros(len(points), dtype=bool)
+    with np.errstate(all="ignore"):
+        found = sm.RLM(np.log(points.target), surface, M=sm.robust.norms.TukeyBiweight()).fit()
+    return np.asarray(np.abs(found.resid) > max(_SURFACE_OFF, _CELL_SDS * float(found.scale)))
+
+
+def _by_law(points: Points, suspects: Mask) -> tuple[Array, float]:
+    """E_tok of the suspects by the law that fits the other cells best, and its mean relative error on those.
+
+    NaN where it does not tell, and of all other cells.
+    """
+    best, expected = np.inf, np.full(len(points), np.nan)
+    for law in LAWS.values():
+        values = np.full(len(points), np.nan)
+        errors = []
+        for _, unit in units(law, points):
+            train, test = unit & ~suspects, unit & suspects
+            solution = solve(law, points.take(train)) if law.terms and train.any() else None
+            if not isinstance(solution, Solution):
+                break
+            features = design(law, points)
+            errors.append(features[train] @ solution.values / points.target[train] - 1)
+            energy = features[test] @ solution.values
+            values[test] = np.where(solution.determines(features[test]) & (energy > 0), energy, np.nan)
+        else:
+            if errors and (error := float(np.abs(np.concatenate(errors)).mean())) < best:
+                best, expected = error, values
+    return expected, best

@@ -1,0 +1,240 @@
+"""Fitting one law to the cells of one group.
+
+One machinery for every law: least squares on the RELATIVE error (each row divided by its energy), because energies span
+orders of magnitude and an error is judged in percent, with the bounds that physics gives. All laws are linear in their
+coefficients, so nothing iterates towards a local optimum.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.optimize import lsq_linear
+from scipy.stats import t as student
+
+from sweetspot.predict.laws import FORMS, Law
+from sweetspot.table.schema import CELL
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_DEPENDENT = 1e-8  # a column this near (relative to its length) to a combination of others is no column of its own
+
+
+@dataclass(frozen=True)
+class Points:
+    """Cells of one group as float arrays of one length: input and output tokens, batch, waves, and a target.
+
+    The target is what the laws give: of one request's output token, the energy in J, or the time in s (the duration of
+    the batch divided by batch × output tokens). `chosen`: the share of its experts that a token activates, k/E; NaN
+    where the model is no mixture of experts.
+    """
+
+    n: Array
+    m: Array
+    batch: Array
+    waves: Array
+    chosen: Array
+    target: Array
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, column: str = "energy_j") -> "Points":
+        """From the cells of one group (see `cell_means`)."""
+        batch, n, m = (frame[name].cast(pl.Float64).to_numpy() for name in CELL)
+        waves = frame["waves"].to_numpy()
+        experts, per_token = (frame[name].cast(pl.Float64).to_numpy() for name in ("experts", "experts_per_token"))
+        return cls(n, m, batch, waves, per_token / experts, frame[column].to_numpy() / (batch * m))
+
+    def take(self, mask: Mask) -> "Points":
+        """Those cells where `mask` is true."""
+        return Points(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    @property
+    def in_wave(self) -> Array:
+        """Requests that run together: the batch of the laws."""
+        return self.batch / self.waves
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A law that cannot be fitted here, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Coefficients of a law and how well they are known.
+
+    `values`: one per term, 0 for a dropped term. `kept`: indices of the terms that the cells can tell apart.
+    `dependences`: for each dropped term the combination of kept ones that equals it in these cells (weights per term).
+    `at_bound`: per term. `covariance`: terms × terms, zero for terms dropped or at their bound. `relative_sd`: scatter
+    of the cells about the law as a share of their energy, with `freedom` degrees of freedom.
+    """
+
+    law: Law
+    values: Array
+    kept: tuple[int, ...]
+    dependences: dict[int, Array]
+    at_bound: Mask
+    covariance: Array
+    relative_sd: float
+    freedom: int
+
+    @property
+    def quantile(self) -> float:
+        """How many standard deviations a two-sided 95 % interval reaches (Student's t)."""
+        return _quantile(self.freedom)
+
+    def determines(self, features: Array) -> Mask:
+        """Which rows of `features` (rows × terms) the fitted cells have a say on.
+
+        A row is undetermined when it would need coefficients apart that the cells only know together.
+        """
+        determined = np.ones(len(features), dtype=bool)
+        for dropped, weights in self.dependences.items():
+            parts = features * weights
+            size = np.abs(parts).sum(axis=1) + np.abs(features[:, dropped])
+            determined &= np.abs(features[:, dropped] - parts.sum(axis=1)) <= 1e-6 * size
+        return determined
+
+    def relative_variance(self, features: Array) -> Array:
+        """Variance of a new cell about its prediction, as a share of the prediction squared: scatter + coefficients."""
+        predicted = features @ self.values
+        coefficients = np.einsum("ij,jk,ik->i", features, self.covariance, features)
+        return np.asarray(self.relative_sd**2 + np.maximum(coefficients, 0) / predicted**2)
+
+
+_QUANTILES: dict[int, float] = {}
+
+
+def _quantile(freedom: int) -> float:
+    if freedom not in _QUANTILES:
+        _QUANTILES[freedom] = float(student.ppf(0.975, freedom))
+    return _QUANTILES[freedom]
+
+
+def design(law: Law, points: Points) -> Array:
+    """Features of a law: cells × terms, so that the target = design @ coefficients."""
+    columns = [term.value(points.n, points.m, points.in_wave, points.chosen) for term in law.terms]
+    return np.stack(columns, axis=1)
+
+
+def solve(law: Law, points: Points, features: Array | None = None) -> Solution | Skipped:
+    """Least squares on the relative error with the law's bounds. Skipped when the cells cannot carry the law.
+
+    `features` is `design(law, points)` where it is at hand.
+    """
+    if law.needs_experts and not np.isfinite(points.chosen).all():
+        return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
+    features = design(law, points) if features is None else features
+    if law.has_batch_terms and len(np.unique(points.in_wave)) < 2:
+        return Skipped("needs two batches or more; with one, its form for one batch is the same law")
+    kept, dependences = _independent(law, features)
+    freedom = len(points) - len(kept)
+    if freedom < 1:
+        return Skipped(f"needs more than {len(kept)} cells for its coefficients and their error; has {len(points)}")
+    lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
+    for dropped, weights in dependences.items():
+        # A kept coefficient now stands for the dropped one as well, whose sign may be free or count against it. Not so
+        # in a mixture's law: v and y, both of them bytes that a step reads, are nearly the same function of the batch,
+        # and without bounds one is played against the other.
+        free = np.isinf(lower[dropped]) and not law.needs_experts
+        lower[(weights < 0) | ((weights != 0) & free)] = -np.inf
+    lower = lower[list(kept)]
+    relative = features[:, kept] / points.target[:, None]
+    scale = np.linalg.norm(relative, axis=0)
+    relative /= scale
+    rotated, triangle = np.linalg.qr(relative)
+    right = rotated.sum(axis=0)
+    found = solve_triangular(triangle, right, check_finite=False)
+    bounded = np.zeros(len(kept), dtype=bool)
+    if (found < lower).any():
+        result = lsq_linear(triangle, right, (lower, np.inf), method="bvls", tol=1e-12, max_iter=1000)
+        found, bounded = result.x, (result.active_mask == -1) | (result.x <= lower)
+    free = np.flatnonzero(~bounded)
+    freedom = len(points) - len(free)
+    residual = relative @ found - 1
+    relative_sd = float(np.sqrt(residual @ residual / freedom))
+    inverse = np.linalg.pinv(triangle[:, free])
+    indices = np.array(kept)[free]
+    covariance = np.zeros((len(law.terms), len(law.terms)))
+    covariance[np.ix_(indices, indices)] = relative_sd**2 * inverse @ inverse.T / np.outer(scale[free], scale[free])
+    values, at_bound = np.zeros(len(law.terms)), np.zeros(len(law.terms), dtype=bool)
+    values[list(kept)] = found / scale
+    at_bound[list(kept)] = bounded
+    return Solution(law, values, kept, dependences, at_bound, covariance, relative_sd, freedom)
+
+
+def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, Array]]:
+    """Indices of the terms that these cells tell apart, and what each other term equals."""
+    scale = np.linalg.norm(features, axis=0)
+    unit = features / scale
+    everything = tuple(range(len(law.terms)))
+    spread = np.linalg.eigvalsh(unit.T @ unit)  # squares of the singular values: enough to see that all is well
+    if len(features) >= len(everything) and spread[0] > 1e-9:
+        return everything, {}
+    if np.linalg.matrix_rank(unit, tol=1e3 * _DEPENDENT) == len(everything):
+        return everything, {}
+    forms = list(FORMS)
+    order = sorted(everything, key=lambda i: (forms.index(law.terms[i].form), law.terms[i].per_batch, i))
+    kept: list[int] = []
+    dependences: dict[int, Array] = {}
+    for index in order:
+        weights = np.linalg.lstsq(unit[:, kept], unit[:, index])[0]
+        if np.linalg.norm(unit[:, index] - unit[:, kept] @ weights) > _DEPENDENT:
+            kept.append(index)
+            continue
+        weights[np.abs(weights) < _DEPENDENT] = 0
+        dependences[index] = np.zeros(len(everything))
+        dependences[index][kept] = weights * scale[index] / scale[kept]
+    return tuple(sorted(kept)), dependences
+
+
+def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
+    """What one set of coefficients covers: every cell for a law with batch terms, else each batch (and its number)."""
+    if law.has_batch_terms:
+        yield None, np.ones(len(points), dtype=bool)
+        return
+    for batch in np.unique(points.batch):
+        yield int(batch), points.batch == batch
+
+
+def named(law: Law, weights: Array) -> dict[str, float]:
+    """What is not zero among numbers per term, by the terms' names."""
+    return {term.name: float(weight) for term, weight in zip(law.terms, weights, strict=True) if weight != 0}
+
+
+def as_json(solution: Solution, points: Points, features: Array) -> dict[str, Any]:
+    """A solution as an entry of predictor.json (docs: its schema)."""
+    law, kept = solution.law, list(solution.kept)
+    errors = np.sqrt(np.diag(solution.covariance))
+    terms = {
+        law.terms[index].name: {
+            "value": float(solution.values[index]),
+            "standard_error": None if solution.at_bound[index] else float(errors[index]),
+            "at_bound": bool(solution.at_bound[index]),
+            **{name: getattr(law.terms[index], name) for name in ("form", "per_batch", "routing")},
+        }
+        for index in kept
+    }
+    merged = {law.terms[index].name: named(law, weights) for index, weights in solution.dependences.items()}
+    return {
+        "terms": terms,
+        "covariance": solution.covariance[np.ix_(kept, kept)].tolist(),
+        "relative_residual_sd": solution.relative_sd,
+        "degrees_of_freedom": solution.freedom,
+        "t_quantile_95": solution.quantile,
+        "in_sample_mape_percent": float(100 * np.mean(np.abs(features @ solution.values / points.target - 1))),
+        "merged": merged,
+        "note": "; ".join(f"{term} cannot be told from {' and '.join(into)}" for term, into in merged.items())
+        + (" in these cells: counted together" if merged else ""),
+    }

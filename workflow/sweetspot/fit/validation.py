@@ -1,0 +1,214 @@
+"""How well each law predicts: in-sample, and on cells, lengths and batches that its fit has not seen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sweetspot import gpus
+from sweetspot.architecture import Architecture
+from sweetspot.files import write_atomically
+from sweetspot.fit.across_models import LAW, SCHEME, fit_and_hold_out
+from sweetspot.fit.choice import Schemes, hold_out_all
+from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
+from sweetspot.fit.outliers import screen
+from sweetspot.fit.solve import Array, Mask, Points
+from sweetspot.fit.sweet_spots import plateau
+from sweetspot.predict.laws import LAWS, Law
+from sweetspot.table.files import write_parquet
+from sweetspot.table.read import Table
+from sweetspot.table.schema import CELL, GROUP, group_name
+
+_DOUBTFUL_PERCENT = 15.0  # the 5-fold error above which rows are as likely wrong as the law
+
+_IDENTITY = [*GROUP, "source"]
+_ERRORS = {
+    **dict.fromkeys((*_IDENTITY, "law", "scheme", "held_out"), pl.String),
+    **dict.fromkeys(("cells", "folds"), pl.Int64),
+    **dict.fromkeys(("mape_percent", "worst_fold_mape_percent", "worst_ape_percent", "coverage_percent"), pl.Float64),
+    "note": pl.String,
+}
+
+_Fold = tuple[str, Mask, Array, Array]
+"""What is held out, which cells, their predicted E_tok in J, and the relative half width of its 95 % interval."""
+
+
+def validate(
+    table: Table, architectures: Mapping[str, Architecture] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Errors of every group × law × scheme, and the predictions behind them.
+
+    `architectures` as in `fit_table`: without, the law across models is not there to be validated.
+
+    The first frame has one row per group, law and scheme (MAPE on cell means, in percent; null with a note where the
+    scheme does not apply; `cells` counts the predictions, so leave-one-length-out counts a cell once as part of its
+    input length and once as part of its output length; `coverage_percent` of the cells lie in their 95 % interval,
+    which the other folds have calibrated). The second has one row per prediction; `held_out` says with what the cell
+    was held out. tdp-time is not fitted, so no scheme holds anything out from it: it has the same predictions under
+    each, for comparison. Rows that were set aside (see `outliers.screen`) are not among the cells; a note counts them.
+    """
+    errors: list[dict[str, Any]] = []
+    predictions: list[pl.DataFrame] = []
+    screened = screen(table.frame)
+    _, unseen = fit_and_hold_out(screened.cells, architectures or {})
+    for frame in screened.cells.partition_by(GROUP, maintain_order=True):
+        points = Points.of(frame)
+        aside = screened.outliers.join(frame.select(GROUP).head(1), on=GROUP, how="semi").height
+        for law in LAWS.values():
+            held_out = hold_out_all(law, points) if law.terms else {}
+            own = unseen.join(frame.select(GROUP).head(1), on=GROUP, how="semi") if unseen.height else unseen
+            for scheme, what in SCHEMES.items():
+                if law.name == LAW:
+                    predicted, note = _across_models(scheme, own, points)
+                else:
+                    predicted, note = _predict(law, scheme, frame, points, held_out)
+                notes = [note] * bool(note) + [f"{aside} rows set aside as wrong"] * bool(aside)
+                row = dict(zip(_IDENTITY, frame.select(_IDENTITY).row(0), strict=True))
+                row |= {"law": law.name, "scheme": scheme, "held_out": what}
+                cells = _table(frame, points, predicted)
+                errors.append(row | _summary(cells) | {"note": "; ".join(notes)})
+                predictions.append(cells.with_columns(law=pl.lit(law.name), scheme=pl.lit(scheme)))
+    values = ["energy_j", "predicted_j", "low_j", "high_j", "ape_percent"]
+    columns = [*_IDENTITY, "law", "scheme", "held_out", *CELL, *values]
+    return pl.DataFrame(errors, schema=_ERRORS), pl.concat(predictions).select(columns)
+
+
+def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, predictions_path: Path) -> None:
+    """Write the frames of `validate` as CSV and as Parquet, each whole or not at all."""
+    write_atomically(errors_path, errors.write_csv())
+    write_parquet(predictions, predictions_path)
+
+
+def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
+    """For people: each group's law with its MAPE (percent) under each scheme, and the held-out MAPE of the baselines.
+
+    Under leave-one-model-out that of the law across models.
+
+    Below, for each group, why that law, which terms its cells cannot tell apart, and each row set aside. `predictor` is
+    what `fit_table` and `errors` what `validate` made of the same table.
+    """
+    mape = {tuple(row[:-1]): row[-1] for row in errors.select(*GROUP, "law", "scheme", "mape_percent").iter_rows()}
+    baselines = ("tdp-time", "linear", "wilkins", "paper-6")
+    header = ["group", "cells", "law", *SCHEMES, *(f"{name} 5-fold" for name in baselines)]
+    lines, notes = [header], []
+    for group in predictor["groups"]:
+        key = tuple(group[name] for name in GROUP)
+        name = group_name(key)
+        if group["source"] == "simulated" and "SIMULATED" not in name:
+            name += " (SIMULATED)"
+        wanted = [(LAW if scheme == SCHEME else group["law"], scheme) for scheme in SCHEMES]
+        wanted += [(law, "5-fold") for law in baselines]
+        found = [mape.get((*key, *pair)) for pair in wanted]
+        shown = ["-" if value is None else f"{value:.2f} %" for value in found]
+        lines.append([name, str(group["cells"]), group["law"] or "-", *shown])
+        notes.append(f"{name}: {group['chosen_because']}")
+        error = mape.get((*key, group["law"], "5-fold"))
+        if error is not None and error > _DOUBTFUL_PERCENT:
+            notes.append(
+                f"warning: {name}: held-out cells are missed by {error:.0f} % on average: no law here describes these "
+                "rows. Are all energies joules of the whole batch (not kJ, Wh or per token), all lengths exact, all "
+                "rows of one set-up?"
+            )
+        merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
+        notes += [f"{name}: {note}" for note in sorted(merged)]
+        inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
+        notes += [
+            f"{name}: at batch {spot['batch']}, after {spot['input_tokens']:,} input tokens, replies of "
+            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need least energy per token"
+            for spot in (*inside[:1], *inside[1:][-1:])
+        ]
+        notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(["MAPE of each group's law, and of the baselines", *text, *notes])
+
+
+def _cell_words(row: Mapping[str, Any]) -> str:
+    return f"batch {row['batch']}, {row['input_tokens']} -> {row['output_tokens']} tokens: {row['outlier']}"
+
+
+def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
+    """Predictions of a law under a scheme, and a note on what is missing or particular."""
+    if scheme == SCHEME and law.name != "tdp-time":
+        return [], "coefficients of one model: cannot predict another"
+    if law.name == "trees":
+        found = trees_of(points, scheme)
+        if found is None:
+            return [], "needs scikit-learn: pip install scikit-learn"
+        return [_with_interval(fold, Calibration()) for fold in found if fold.known.any()], ""
+    if not law.terms:
+        return _tdp_time(frame, points)
+    if scheme == "in-sample":
+        fold, reasons = fitted(law, points)
+        return [_with_interval(fold, calibrate(points, held_out))] if fold.known.any() else [], "; ".join(reasons)
+    if scheme == "leave-one-batch-out" and not law.has_batch_terms:
+        return [], "no batch term: cannot predict a batch it has not seen"
+    folds = held_out[scheme]
+    known = [_with_interval(fold, calibrate(points, held_out, without=fold)) for fold in folds if fold.known.any()]
+    asked, answered = sum(fold.mask.sum() for fold in folds), sum(fold[1].sum() for fold in known)
+    if answered == asked:
+        return known, ""
+    return known, f"{asked - answered} of {asked} held-out cells left out: the other cells cannot determine them"
+
+
+def _across_models(scheme: str, unseen: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
+    """The law across models, each model predicted by the others. `unseen`: this model's rows (see `fit_and_hold_out`),
+    in the order of its cells."""
+    if scheme != SCHEME:
+        return [], f"fitted to all models together: judged by {SCHEME}"
+    if not unseen.height:
+        return [], "needs three models of known architecture (config.json) of one GPU and engine"
+    energy = unseen["predicted_j"].to_numpy() / (points.batch * points.m)
+    half = (unseen["high_j"] / unseen["predicted_j"] - 1).to_numpy()
+    return [(unseen["held_out"][0], np.ones(len(points), dtype=bool), energy, half)], ""
+
+
+def _with_interval(fold: HeldOut, calibration: Calibration) -> _Fold:
+    return fold.name, fold.known, fold.predicted, calibration.half_widths(fold)
+
+
+def _tdp_time(frame: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
+    gpu = gpus.find(frame["gpu"][0])
+    if gpu is None:
+        return [], f"the TDP of gpu {frame['gpu'][0]!r} is not known"
+    timed = frame["duration_s"].is_not_null().to_numpy()
+    if not timed.any():
+        return [], "no duration_s in the table"
+    energy = gpu.tdp_w * frame["duration_s"].fill_null(0.0).to_numpy() / (points.batch * points.m)
+    note = "not fitted: TDP times the measured duration, the same under every scheme"
+    return [("nothing", timed, energy, np.full(len(points), np.nan))], note
+
+
+def _table(frame: pl.DataFrame, points: Points, folds: list[_Fold]) -> pl.DataFrame:
+    """A row for each predicted cell of each fold, the folds after each other."""
+    index = np.concatenate([np.flatnonzero(mask) for _, mask, _, _ in folds] or [np.array([], dtype=int)])
+    joules, half = (np.concatenate([fold[part][fold[1]] for fold in folds] or [np.array([])]) for part in (2, 3))
+    joules = joules * (points.batch * points.m)[index]
+    columns = {
+        "predicted_j": joules,
+        "low_j": np.maximum(joules * (1 - half), 0),
+        "high_j": joules * (1 + half),
+        "ape_percent": 100 * np.abs(joules / (points.target * points.batch * points.m)[index] - 1),
+    }
+    series = [pl.Series(name, values, pl.Float64, nan_to_null=True) for name, values in columns.items()]
+    names = [name for name, mask, _, _ in folds for _ in range(int(mask.sum()))]
+    return frame[index].with_columns(*series, pl.Series("held_out", names, pl.String))
+
+
+def _summary(cells: pl.DataFrame) -> dict[str, Any]:
+    if not cells.height:
+        nothing = ("mape_percent", "worst_fold_mape_percent", "worst_ape_percent", "coverage_percent")
+        return {"cells": 0, "folds": 0, **dict.fromkeys(nothing)}
+    errors = cells["ape_percent"]
+    by_fold = cells.group_by("held_out").agg(pl.col("ape_percent").mean())["ape_percent"]
+    inside = cells.select(pl.col("energy_j").is_between("low_j", "high_j")).to_series()
+    return {
+        "cells": len(errors),
+        "folds": len(by_fold),
+        "mape_percent": errors.mean(),
+        "worst_fold_mape_percent": by_fold.max(),
+        "worst_ape_percent": errors.max(),
+        "coverage_percent": None if inside.null_count() else 100 * float(inside.to_numpy().mean()),
+    }

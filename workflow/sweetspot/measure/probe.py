@@ -1,0 +1,247 @@
+"""Finding out how the sensors of a board really behave, for what its maker does not say: what `sweetspot probe` does.
+
+Without a load it finds the steps of the counter and of the power sensors, and idle power by three sources. With one it
+also finds how far the sensors lag, and whether the counter sees all of the time: a square wave whose period is that of
+the sensors stands still before them, so a counter that looked for a part of each period only would depend on the phase.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from typing import Any, Protocol
+
+from sweetspot import __version__
+from sweetspot.errors import SweetspotError
+from sweetspot.measure.protocol import Protocol as Numbers
+from sweetspot.measure.protocol import open_meter
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import STEP_POLL_S, Meter, Sensor
+
+SCHEMA_VERSION = 1
+
+_WAVES_S = (0.01, 0.03, 0.07, 0.13)  # beside and around the sensors' 0.1 s: none divides another or 0.1
+_PHASES = 4
+_SEES_ALL = 0.1  # of the mean power: below this spread over phases the counter sees all of the time
+_NO_LOAD = "no load: PyTorch with CUDA is not installed here"
+
+
+class Load(Protocol):
+    """Something that heats the board."""
+
+    def burn(self, duration_s: float) -> None:
+        """Keep the board busy for so long, and return when it is idle again."""
+
+
+def probe(
+    sensor: Sensor, machine: Mapping[str, Any], clock: Clock, seconds: float, load: Callable[[], Load] | None
+) -> dict[str, Any]:
+    """Probe for about `seconds`; the machine record: `machine`, sensors, idle powers (W), load, suggested protocol.
+
+    `load` starts a load, after the idle board without it was measured. Raises SensorError when the sensor fails.
+    """
+    meter = open_meter(sensor, clock, Numbers())
+    sources: dict[str, Callable[[], float | None]] = {
+        "counter": sensor.energy_mj,
+        "instant": sensor.power_instant_w,
+        "average": sensor.power_average_w,
+    }
+    part_s = seconds / (22 if load else 5)
+    steps = {name: _steps(read, clock, part_s) for name, read in sources.items()}
+    idle = {"bare": _powers(meter, lambda: clock.sleep(2 * part_s))}
+    loaded = None
+    if load is not None:
+        running = load()
+        clock.sleep(part_s)
+        idle["with_context"] = _powers(meter, lambda: clock.sleep(2 * part_s))
+        loaded = _loaded(meter, running, part_s, (steps["counter"] or {}).get("period_s", Numbers().counter_step_s))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweetspot_version": __version__,
+        "probed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": dict(machine),
+        "sensors": steps,
+        "idle": idle,
+        "load": loaded,
+        "note": "" if load else _NO_LOAD,
+        "protocol": _suggested(steps, loaded),
+    }
+
+
+def numbers(path: Path, gpu: str | None = None) -> dict[str, Any]:
+    """The protocol's numbers in a machine record, which has to be of a board called `gpu` where that is given.
+
+    Raises SweetspotError where it is no such record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        found, name = dict(record["protocol"]), record["machine"]["gpu"]
+        Numbers(**found)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise SweetspotError(f"{path}: no machine record; make it with `sweetspot probe --out {path}`") from None
+    if gpu not in (None, name):
+        raise SweetspotError(f"{path}: the record of a {name}, and the GPU is {gpu!r}; probe a board of that name")
+    return found
+
+
+def torch_load() -> Callable[[], Load] | None:
+    """What starts large matrix products on the board, or None where PyTorch has no GPU to run them on."""
+    try:
+        import torch  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    return _TorchLoad if torch.cuda.is_available() else None
+
+
+def as_text(record: Mapping[str, Any]) -> str:
+    """The record for people: a few lines."""
+    lines = [f"{record['machine']['gpu']}, driver {record['machine']['driver_version']}"]
+    for name, found in record["sensors"].items():
+        lines += [f"{name}: " + (f"a new value every {1000 * found['period_s']:.0f} ms" if found else "no new value")]
+    for name, powers in record["idle"].items():
+        told = ", ".join(f"{source} {power:.1f} W" for source, power in powers.items() if isinstance(power, float))
+        lines += [f"idle, {name.replace('_', ' ')}: {told}" + (f" ({powers['reasons']})" if powers["reasons"] else "")]
+    if record["load"]:
+        seen = {True: "sees all of the time", False: "does NOT see all of the time", None: "cannot be told"}
+        lines += [f"under load the counter {seen[record['load']['counter_sees_all']]}"]
+        lines += [f"lag of {name}: {lag_s:.2f} s" for name, lag_s in record["load"]["lag_s"].items() if lag_s]
+    lines += [record["note"]] * bool(record["note"])
+    numbers = "".join(f"\n  {name}: {value:g}" for name, value in record["protocol"].items())
+    return (
+        "\n".join(lines) + "\nprotocol numbers, used where `machine` of the configuration names the record:" + numbers
+    )
+
+
+def _steps(read: Callable[[], float | None], clock: Clock, seconds: float) -> dict[str, Any] | None:
+    """How often a reading changes: median and 10th to 90th percentile in s; None where it hardly does."""
+    moments: list[float] = []
+    last, end_s, polls = read(), clock.now() + seconds, 0
+    while clock.now() < end_s:
+        clock.sleep(STEP_POLL_S / 2)
+        value, polls = read(), polls + 1
+        if value != last:
+            moments.append(clock.now())
+            last = value
+    gaps = [after - before for before, after in pairwise(moments)]
+    if len(gaps) < 3:
+        return None
+    tenths = quantiles(gaps, n=10)
+    return {"period_s": median(gaps), "p10_s": tenths[0], "p90_s": tenths[-1], "changes": len(gaps), "polls": polls}
+
+
+def _powers(meter: Meter, work: Callable[[], None]) -> dict[str, Any]:
+    """Mean power over `work` in W by each source, and the reasons not to believe it."""
+    window = meter.window(work)
+    energies = {"counter": window.energy_j, "instant": window.energy_instant_j, "average": window.energy_average_j}
+    powers = {name: None if joules is None else joules / window.duration_s for name, joules in energies.items()}
+    return {**powers, "reasons": ";".join(window.reasons)}
+
+
+def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str, Any]:
+    """Powers under a steady load and under square waves, and the lag of the power sensors."""
+    load.burn(part_s)  # clocks and the first launches settle
+    steady = _powers(meter, lambda: load.burn(2 * part_s))
+    meter.clock.sleep(part_s)  # the one-second average falls again
+    lag_s = _lag(meter, load, part_s)
+    clock = meter.clock
+    waves = [
+        {"period_s": period_s, **_powers(meter, partial(_wave, clock, load, period_s, part_s, 0.0))}
+        for period_s in _WAVES_S
+    ]
+    delays_s = [step_s * phase / _PHASES for phase in range(_PHASES)]
+    locked = [_powers(meter, partial(_wave, clock, load, step_s, part_s, delay_s)) for delay_s in delays_s]
+    spread = {name: _spread([powers[name] for powers in locked]) for name in ("counter", "instant", "average")}
+    counter, instant = spread["counter"], spread["instant"]
+    sees_all = None
+    if counter is not None and (counter > _SEES_ALL or (instant or 0.0) > 2 * _SEES_ALL):
+        # Where the instant sensor does not depend on the phase either, the wave did not stand still: no verdict.
+        sees_all = counter <= _SEES_ALL
+    return {
+        "steady": steady,
+        "waves": waves,
+        "locked": locked,
+        "spread": spread,
+        "lag_s": lag_s,
+        "counter_sees_all": sees_all,
+    }
+
+
+def _wave(clock: Clock, load: Load, period_s: float, seconds: float, delay_s: float) -> None:
+    """Load for 30 % of each period. Every period begins on the clock's multiple of it, `delay_s` later."""
+    end_s = clock.now() + seconds
+    while (now_s := clock.now()) < end_s:
+        due_s = period_s - (now_s - delay_s) % period_s
+        clock.sleep(due_s)
+        load.burn(0.3 * period_s)
+
+
+def _lag(meter: Meter, load: Load, seconds: float) -> dict[str, float | None]:
+    """Time in s from the start of a load until a sensor shows half of its rise; None where it never does."""
+    with meter.polling() as samples:
+        meter.clock.sleep(seconds / 2)
+        start_s = meter.clock.now()
+        load.burn(seconds)
+        end_s = meter.clock.now()
+    lags: dict[str, float | None] = {}
+    for name in ("instant_w", "average_w"):
+        points = [(s.at_s, getattr(s, name)) for s in samples if getattr(s, name) is not None and s.at_s <= end_s]
+        before = [power_w for at_s, power_w in points if at_s <= start_s]
+        after = [power_w for at_s, power_w in points if at_s > start_s]
+        half_w = (fmean(before) + max(after)) / 2 if before and after else None
+        rise = [at_s - start_s for at_s, power_w in points if at_s > start_s and half_w and power_w >= half_w]
+        lags[name.removesuffix("_w")] = rise[0] if rise else None
+    return lags
+
+
+def _spread(powers: list[float | None]) -> float | None:
+    known = [power for power in powers if power is not None]
+    return (max(known) - min(known)) / fmean(known) if len(known) == len(powers) else None
+
+
+def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> dict[str, float]:
+    """The protocol's numbers that the board decides, each as the default where the probe found nothing."""
+    default = Numbers()
+    numbers = {
+        "counter_step_s": default.counter_step_s,
+        "counter_timeout_s": default.counter_timeout_s,
+        "window_s": default.window_s,
+        "poll_s": default.poll_s,
+        "sensor_s": default.sensor_s,
+    }
+    if steps["counter"]:
+        step_s = round(steps["counter"]["period_s"], 3)
+        # 20 missing steps are no accident; a step is 1 % of a window.
+        numbers |= {"counter_step_s": step_s, "counter_timeout_s": max(2.0, 20 * step_s)}
+        numbers["window_s"] = max(default.window_s, round(100 * step_s, 1))
+    if steps["instant"]:
+        numbers["poll_s"] = round(steps["instant"]["period_s"] / 2, 3)
+    lag_s = loaded and loaded["lag_s"]["average"]
+    if lag_s:
+        numbers["sensor_s"] = max(0.1, round(2 * lag_s, 1))  # a mean over the last T shows half of a rise after T / 2
+    return numbers
+
+
+class _TorchLoad:
+    """Matrix products of 8192 by 8192 random numbers: they take an H100 to its power limit."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        self._right = torch.randn_like(self._left)
+        self._small = self._left[:2048, :2048].contiguous()
+        self._torch.cuda.synchronize()
+
+    def burn(self, duration_s: float) -> None:
+        """Multiply until the time is over; short loads with small matrices, of some 30 microseconds each."""
+        end_s = time.perf_counter() + duration_s
+        left, right, times = (self._left, self._right, 4) if duration_s > 0.1 else (self._small, self._small, 8)
+        while time.perf_counter() < end_s:
+            for _ in range(times):
+                left @ right
+            self._torch.cuda.synchronize()

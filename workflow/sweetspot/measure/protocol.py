@@ -1,0 +1,110 @@
+"""The numbers of the measurement procedure, each with its reason, and what follows from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from sweetspot.sensors.meter import Limits, Meter
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
+
+
+def _number(default: float, description: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The numbers of the procedure, with their reasons. A change of any of them measures again."""
+
+    version: int = _number(1, "Version of the procedure; raise it by hand when the procedure changes meaning.", ge=1)
+    # The counter steps every 100 ms: 10 s keep what a step can cost under 1 % even without alignment.
+    window_s: float = _number(10.0, "Shortest window of one repetition, in s.", gt=0)
+    # Short batches jitter one by one; 32 of them average it out. Above window_max_s fewer do.
+    window_runs: int = _number(32, "Batch runs of a window, while it is shorter than `window_max_s`.", ge=1)
+    window_max_s: float = _number(20.0, "A window of this length, in s, needs no further batch runs.", gt=0)
+    # Clocks and temperature settle over seconds; energy drifts with them.
+    warmup_s: float = _number(10.0, "Shortest warm-up at the cell's shape, in s; discarded.", ge=0)
+    warmup_runs: int = _number(3, "Fewest batch runs of the warm-up.", ge=1)
+    warmup_drift: float = _number(0.01, "Relative change of power and SM clock below which the GPU is steady.", gt=0)
+    warmup_max_s: float = _number(60.0, "The warm-up ends here, in s, also when the GPU is not steady (flagged).", gt=0)
+    repetitions: int = _number(5, "Most valid repetitions of a cell, over all visits.", ge=1)
+    min_repetitions: int = _number(3, "Fewest valid repetitions of a cell, over all visits.", ge=1)
+    stop_interval: float = _number(
+        0.01, "Stop repeating when the 95 % t-interval of the mean is within this relative half-width.", ge=0
+    )
+    # What a cell costs depends on when it is measured: heat, clocks, what ran before. One visit cannot show that.
+    visits: int = _number(
+        2,
+        "Visits of a cell, each with its own warm-up and at least one repetition. Every cell of a block is visited "
+        "once before any is again, in another order; one loaded engine may serve all visits.",
+        ge=1,
+    )
+    # A stalled host or a passing process spoils one window; what spoils three in a row is there to stay.
+    retries: int = _number(
+        2,
+        "How often invalid repetitions of a visit are measured again. A visit without a valid one is also tried again "
+        "by this many later runs of its job.",
+        ge=0,
+    )
+    anchor_every: int = _number(
+        10, "One cell of a block, the anchor, is measured again after this many visits; 0: never.", ge=0
+    )
+    anchor_drift: float = _number(
+        0.02, "Relative change of the anchor that flags the rows measured meanwhile as `drifted`.", gt=0
+    )
+    # Twice per update of the instant sensor (100 ms; Yang et al., SC24, arXiv 2312.02741).
+    poll_s: float = _number(0.05, "Period of polling the power sensors, in s.", gt=0)
+    # Five updates of the instant sensor unseen: a busy interpreter delays a poll by less, a host that stalls by more.
+    poll_gap_s: float = _number(0.5, "Polls further apart than this, in s, invalidate a row.", gt=0)
+    # Good practice reaches 4.9 % (Yang et al.); two sources further apart than that contradict each other.
+    energy_tolerance: float = _number(
+        0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0
+    )
+    # Both as Yang et al. found them on an H100; `sweetspot probe` finds those of a board.
+    counter_step_s: float = _number(0.1, "Period of the energy counter, in s.", gt=0)
+    sensor_s: float = _number(
+        1.0, "Time that the slowest power sensor averages over, in s; a shorter window is invalid.", gt=0
+    )
+    # What Yang et al. found as the largest systematic error of a board, and NVIDIA states.
+    sensor_gain: float = _number(0.05, "Relative systematic error of a board's sensors, for the error budget.", ge=0)
+    counter_timeout_s: float = _number(2.0, "A counter that does not step for so long, in s, is stuck.", gt=0)
+    idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
+
+
+def limits(protocol: Protocol) -> Limits:
+    """The protocol's numbers that a window is judged by."""
+    return Limits(protocol.energy_tolerance, protocol.poll_gap_s, protocol.counter_timeout_s, protocol.sensor_s)
+
+
+def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
+    """A meter with the protocol's numbers."""
+    return Meter(sensor, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
+
+
+def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[str, ...]]:
+    """Power in W with context and weights resident and no work, and the reasons why it is not known.
+
+    Measured again, at most `retries` times, while the window is not to be believed; then the power is None.
+    """
+    for _ in range(1 + protocol.retries):
+        window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
+        if window.energy_j is not None and not window.reasons:
+            return window.energy_j / window.duration_s, ()
+    return None, window.reasons
+
+
+def relative_interval(energies: Sequence[float]) -> float | None:
+    """Half-width of the 95 % t-interval of the mean, relative to it; None with fewer than two."""
+    count = len(energies)
+    if count < 2:
+        return None
+    return _T[min(count - 1, len(_T)) - 1] * stdev(energies) / sqrt(count) / fmean(energies)
+
+
+def planned_repetitions(visit: int, protocol: Protocol) -> int:
+    """The fewest valid repetitions of a cell when its visit number `visit` (from 0) ends."""
+    return max(visit + 1, -(-protocol.min_repetitions * (visit + 1) // protocol.visits))

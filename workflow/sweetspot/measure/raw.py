@@ -1,0 +1,133 @@
+"""Raw samples beside the rows: one compressed file for each visit of a cell, from which its rows can be judged again.
+
+A file is JSON lines under gzip. Each window is one line that says whose it is and where it begins and ends, followed by
+one line a sample: s since the window began, counter in mJ since it opened, instant and average power in W, temperature
+in degrees Celsius, SM clock in MHz, bits of the event reasons.
+"""
+
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweetspot.errors import SweetspotError
+from sweetspot.files import write_atomically
+from sweetspot.measure.protocol import Protocol, limits
+from sweetspot.measure.visit import Repetition
+from sweetspot.sensors.meter import Edges, Limits, Sample, Verdict, Window, judge
+
+SCHEMA_VERSION = 1
+
+_ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j")  # of the row per run, of the verdict per window
+_ROUNDING = 1e-4  # of times to microseconds and powers to milliwatts; far below what a sensor can tell
+
+
+def write(path: Path, repetitions: Sequence[Repetition], protocol: Protocol) -> None:
+    """Write the windows of a visit, whole or not at all. Raises OSError when the disk refuses."""
+    lines = [line for row, window in repetitions for line in _lines(row, window, protocol)]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    write_atomically(path, gzip.compress(text.encode(), mtime=0))
+
+
+def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
+    """The windows of a file: what each says of itself, its edges, its samples.
+
+    Raises SweetspotError where the file is missing, cut short or damaged.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            windows: list[tuple[dict[str, Any], Edges, list[Sample]]] = []
+            for line in map(json.loads, file):
+                if isinstance(line, dict):
+                    edges = line.pop("edges")
+                    windows.append((line, Edges(**{**edges, "seen": tuple(edges["seen"])}), []))
+                else:
+                    windows[-1][2].append(Sample(*line))
+        if not windows or any(len(samples) != about["samples"] for about, _, samples in windows):
+            raise ValueError
+    except FileNotFoundError:
+        raise SweetspotError(f"{path}: raw samples are missing; the rows made of them stay as they are") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError):
+        raise SweetspotError(
+            f"{path}: raw samples are cut short or damaged; copy the file again. The rows made of them stay as they are"
+        ) from None
+    return windows
+
+
+def judged_again(path: Path, within: Limits | None = None) -> dict[int, Verdict]:
+    """Verdict on each window of a file, by repetition, `within` these limits or those it was measured under.
+
+    Energies are those of the whole window: batch_runs times those of a row. Raises as `read` does.
+    """
+    return {
+        about["repetition"]: judge(edges, samples, within or Limits(**about["limits"]))
+        for about, edges, samples in read(path)
+    }
+
+
+def check(directory: Path) -> int:
+    """Judge every row of the campaign in `directory` again and print what differs; the number of such messages.
+
+    A damaged file is one message. Nothing is changed.
+    """
+    count = wrong = 0
+    for path in sorted(directory.glob("measurements/*/*/*.jsonl")):
+        rows = [row for row in map(json.loads, path.read_text().splitlines()) if row.get("raw")]
+        for name in dict.fromkeys(row["raw"] for row in rows):
+            of_file = [row for row in rows if row["raw"] == name]
+            count += len(of_file)
+            try:
+                messages = list(_differences(directory / name, of_file))
+            except SweetspotError as error:
+                messages = [str(error)]
+            wrong += len(messages)
+            for message in messages:
+                print(f"error: {message}", file=sys.stderr)
+    print(f"{directory}: {count} rows judged again from their raw samples, {wrong} differences or damaged files")
+    return wrong
+
+
+def _differences(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    verdicts = judged_again(path)
+    for row in rows:
+        verdict = verdicts.get(row["repetition"])
+        place = f"{path}, repetition {row['repetition']}"
+        if verdict is None:
+            yield f"{place}: the row has no raw samples in it"
+            continue
+        if row["reasons"] != ";".join(verdict.reasons):
+            yield f"{place}: reasons {row['reasons'] or 'none'}, judged again {';'.join(verdict.reasons) or 'none'}"
+        for name in _ENERGIES:
+            before, joules = row[name], getattr(verdict, name)
+            after = None if joules is None else joules / row["batch_runs"]
+            if (before is None) != (after is None) or (
+                before is not None and after is not None and abs(before - after) > _ROUNDING * abs(before)
+            ):
+                yield f"{place}: {name} is {before}, judged again {after}"
+
+
+def _lines(row: Mapping[str, Any], window: Window, protocol: Protocol) -> Iterator[Any]:
+    start_s, zero_mj = window.edges.start_s, window.edges.opened_mj or 0
+    edges = asdict(window.edges)
+    for name in ("start_s", "end_s", "closed_s", "later_s"):
+        edges[name] = round(edges[name] - start_s, 6)
+    for name in ("opened_mj", "closed_mj", "later_mj"):
+        edges[name] = None if edges[name] is None else edges[name] - zero_mj
+    about = ("model", "batch", "input_tokens", "output_tokens", "repetition", "batch_runs")
+    yield {
+        "schema_version": SCHEMA_VERSION,
+        **{name: row[name] for name in about},
+        "start_s": window.edges.start_s,
+        "opened_mj": window.edges.opened_mj,
+        "edges": edges,
+        "limits": vars(limits(protocol)),
+        "samples": len(window.samples),
+    }
+    for s in window.samples:
+        watts = [None if power_w is None else round(power_w, 3) for power_w in (s.instant_w, s.average_w)]
+        at_s, counter_mj = round(s.at_s - start_s, 6), s.energy_mj - zero_mj
+        yield [at_s, counter_mj, *watts, s.temperature_c, s.sm_clock_mhz, s.event_reasons]

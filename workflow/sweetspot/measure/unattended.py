@@ -1,0 +1,216 @@
+"""A whole campaign on one machine with a GPU and nothing else: no scheduler, no Snakemake, no network.
+
+`sweetspot unattended --plan PLAN --directory DIR --seconds S` does the jobs of a plan one after another. Each is a
+process of its own, so that what an engine does to its process ends with it. Everything lands in DIR as Snakemake
+would have left it, so the analysis goes on from there elsewhere. Standard library only, beside the engine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweetspot import __version__
+from sweetspot.errors import SweetspotError
+from sweetspot.measure import journal, pace, probe
+from sweetspot.measure.journal import Cell, Place
+from sweetspot.measure.rows import place
+from sweetspot.measure.session import Block, Visit
+
+if TYPE_CHECKING:
+    pass
+
+SCHEMA_VERSION = 1
+INCOMPLETE = 3  # exit status: the time was over before everything was measured
+
+_GRACE_S = 60.0  # beyond its time a job is ended: it hangs
+_FAR = 0.2  # relative; sensors' periods are found within a few percent
+_TRIES = 3  # failures of a block that end it for this run
+
+
+def run(plan_file: Path, directory: Path, seconds: float) -> int:
+    """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1.
+
+    1 is for nothing measured, and for a GPU that was lost, with which everything ends.
+    A block that fails is left for its reason and the others go on. Rows of all blocks are written at the end, with an
+    invalid one for each cell that has none. Raises SweetspotError when the plan cannot be used.
+    """
+    watch, work = pace.Stopwatch(seconds), _Plan(plan_file, directory)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
+    failures = dict.fromkeys(unmeasured, 0)
+    before, lost = len(work.left(unmeasured)), False
+    _compare(directory / "machine.json", work.blocks[0]["measure"]["protocol"])
+    try:
+        for number, step in enumerate(work.steps):
+            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not lost:
+                block = work.blocks[step["block"]]
+                _say(
+                    f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
+                    f"visits to make, {watch.left_s():.0f} s left"
+                )
+                result = _in_a_process(plan_file, directory, number, watch.left_s(), unmeasured[step["block"]])
+                watch.skip(result["ahead_s"])
+                reasons = unmeasured[step["block"]]
+                reasons.update({(n, m): reason for n, m, reason in result["unmeasured"]})
+                if not result["failure"]:
+                    break
+                failures[step["block"]] += 1
+                _say(f"warning: {block['model']} batch {block['batch']}: {result['failure']}")
+                lost = result["reason"] == "gpu_lost"
+                if lost:
+                    break
+                # A cell that breaks the engine is left out; what breaks it before any cell, or again and again, is not.
+                one = result["visiting"] if failures[step["block"]] < _TRIES else None
+                reasons.update(
+                    {(n, m): result["reason"] for n, m in ([one] if one else [place(cell) for _, cell in pending])}
+                )
+    finally:
+        for index in unmeasured:
+            block_of = work.block(index)
+            block_of.unmeasured |= unmeasured[index]
+            block_of.write_rows()
+    left = len(work.left(unmeasured))
+    made = before - len(work.left({}))
+    failed = sum(map(len, unmeasured.values()))
+    _say(f"{made} visits made in {watch.passed_s():.0f} s, {left} left to make; {failed} cells failed")
+    failed_only = made <= 0 and not left and failed
+    status = 1 if lost or failed_only else INCOMPLETE if left else 0
+    about = {"started": started, "command": sys.orig_argv, "seconds": seconds, "visits": made, "left": left}
+    versions = {"sweetspot_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    journal.append(directory / "runs.jsonl", {**about, **versions, "exit_status": status})
+    return status
+
+
+def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
+    """Do one step in this process, without the cells that `failed`, each for its reason.
+
+    Returns {failure, reason, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
+    """
+    start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
+    work = _Plan(plan_file, directory)
+    index, failure, reason = work.steps[number]["block"], "", "engine_failed"
+    block = work.block(index, watch)
+    block.unmeasured.update(failed)
+    try:
+        block.run(work.pending(work.steps[number], {index: failed}))
+    except SweetspotError as error:
+        failure, reason = str(error), getattr(error, "reason", reason)
+    except Exception as error:
+        traceback.print_exc()
+        failure = f"{type(error).__name__}: {error}"
+    return {
+        "failure": failure,
+        "reason": reason,
+        "visiting": block.visiting,
+        "unmeasured": [[*where, reason] for where, reason in block.unmeasured.items()],
+        "ahead_s": max(0.0, watch.passed_s() - (time.monotonic() - start_s)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do one step of a plan, in the process that `run` starts for it; the result goes to standard output as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m sweetspot.measure.unattended", description="One step of a plan.")
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--step", type=int, required=True)
+    parser.add_argument("--failed", type=json.loads, required=True)
+    options = parser.parse_args(arguments)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # engines print what they like
+    failed = {(n, m): reason for n, m, reason in options.failed}
+    try:
+        result = step(options.plan, options.directory, options.step, options.seconds, failed)
+    except SweetspotError as error:
+        _say(f"error: {error}")
+        return 1
+    os.write(answer, json.dumps(result).encode())
+    return 0
+
+
+class _Plan:
+    """A plan as read, and what the directory holds of it."""
+
+    def __init__(self, path: Path, directory: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            self._architectures, self.blocks, self.steps = (content[k] for k in ("architectures", "blocks", "steps"))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SweetspotError(f"{path}: no plan; write it with `snakemake offline_plan` and copy it whole") from None
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise SweetspotError(f"{path}: a plan of another version of sweetspot; write it again with this one")
+        self._directory = directory
+
+    def block(self, index: int, watch: pace.Stopwatch | None = None) -> Block:
+        """A block with what its journals hold now."""
+        entry = self.blocks[index]
+        where = Place(self._directory, entry["model"], entry["batch"], entry["block"])
+        return Block(entry["measure"], self._architectures[entry["model"]], where, watch, entry["build"])
+
+    def pending(self, step: Mapping[str, Any], unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+        """The visits of a step that are still to be made, but for those of cells that failed."""
+        failed = unmeasured.get(step["block"], {})
+        visits = self.block(step["block"]).pending([(n, m) for n, m in step["cells"]], step["visits"])
+        return [(visit, cell) for visit, cell in visits if place(cell) not in failed]
+
+    def left(self, unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+        """All visits that are still to be made, but for those of cells that failed."""
+        return [visit for index in range(len(self.blocks)) for visit in self._left(index, unmeasured.get(index, {}))]
+
+    def _left(self, index: int, failed: Mapping[Cell, str]) -> Iterator[Visit]:
+        for visit, cell in self.block(index).pending():
+            if place(cell) not in failed:
+                yield visit, cell
+
+
+def _in_a_process(
+    plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]
+) -> dict[str, Any]:
+    options = {
+        "plan": plan_file,
+        "directory": directory,
+        "seconds": seconds,
+        "step": number,
+        "failed": json.dumps([[*cell, reason] for cell, reason in failed.items()]),
+    }
+    command = [sys.executable, "-m", "sweetspot.measure.unattended"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    nothing: dict[str, Any] = {"reason": "engine_failed", "visiting": None, "unmeasured": [], "ahead_s": 0.0}
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
+    except subprocess.TimeoutExpired:
+        return {**nothing, "failure": "hung beyond its time and was ended"}
+    try:
+        result: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        return {**nothing, "failure": f"ended with status {done.returncode}; see the messages above"}
+    return result
+
+
+def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:
+    """Warn where the board's own record asks for numbers that are far from those of the plan."""
+    try:
+        found = probe.numbers(machine) if machine.is_file() else {}
+    except SweetspotError as error:
+        _say(f"warning: {error}")
+        return
+    far = {name: value for name, value in found.items() if abs(value - protocol[name]) > _FAR * protocol[name]}
+    if other := [f"{name} {protocol[name]:g}, probed {value:g}" for name, value in far.items()]:
+        _say(f"warning: the plan has {'; '.join(other)}: plan again with `machine: {machine}` before you measure much")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

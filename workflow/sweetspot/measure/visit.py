@@ -1,0 +1,192 @@
+"""The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from sweetspot import engines
+from sweetspot.engines import BatchRun, Engine, EngineSpec
+from sweetspot.files import key
+from sweetspot.measure.protocol import Protocol, planned_repetitions, relative_interval
+from sweetspot.sensors.meter import Meter, Sample, Window, regime, uncertainty
+
+SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
+
+_RECOMMENDED_WINDOW_S = 10.0
+
+
+class Repetition(NamedTuple):
+    """A row, and the window it was made from."""
+
+    row: dict[str, Any]
+    window: Window
+
+
+def visit_cell(
+    engine: Engine,
+    meter: Meter,
+    spec: EngineSpec,
+    cell: Mapping[str, Any],
+    protocol: Protocol,
+    idle_w: float | None,
+    visit: int | None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[Repetition]:
+    """Warm up, then repeat the measurement as often as this visit of the cell needs; None is a visit as the anchor.
+
+    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). `earlier` are all rows of the cell so
+    far. Energies and durations of a row are those of one run of the whole batch. An invalid repetition stays, with its
+    reasons. Each is given as it ends, so that a SensorError, or what the engine raises, costs the one it happened in.
+    """
+    n, m = cell["input_tokens"], cell["output_tokens"]
+    steady, ran = _warm_up(engine, meter, n, m, protocol)
+    flags = _flags(spec, cell)
+    flags += ["kv_limited"] * (ran.in_flight < spec.batch and "kv_limited" not in flags)
+    flags += ["not_steady"] * (not steady)
+    common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}
+    numbers = {"visit": visit, "anchor": visit is None}
+    done: list[Repetition] = []
+    while not _enough([*earlier, *(repetition.row for repetition in done)], len(earlier), visit, protocol):
+        runs = 0
+
+        def work() -> None:
+            nonlocal runs
+            start_s = meter.clock.now()
+            while not _long_enough(runs, meter.clock.now() - start_s, protocol):
+                engine.run(n, m)
+                runs += 1
+
+        window = meter.window(work)
+        row = {**common, **numbers, "repetition": len(earlier) + len(done), **_row(window, runs, flags, protocol)}
+        done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
+        yield done[-1]
+        if "power_limit_changed" in window.reasons:
+            return  # so it will be said of every window of this session
+
+
+def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """The one row of a cell that could not be measured: invalid for `reason`, without energies."""
+    nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
+    return {
+        **_common(spec, cell, BatchRun(0, 0), ""),
+        **nothing,
+        "gpu": spec.gpu,
+        "repetition": 0,
+        "visit": None,
+        "anchor": False,
+        "batch_runs": 0,
+        "valid": False,
+        "reasons": reason,
+        "flags": ";".join(_flags(spec, cell)),
+    }
+
+
+def _dimensions(spec: EngineSpec) -> str:
+    """Digest of what a model computes, whatever it is called: models of one digest differ in their weights alone."""
+    dimensions = {name: value for name, value in asdict(spec.architecture).items() if name not in ("name", "source")}
+    return key(dimensions)
+
+
+def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": spec.architecture.name,
+        "batch": spec.batch,
+        "input_tokens": cell["input_tokens"],
+        "output_tokens": cell["output_tokens"],
+        "in_flight": ran.in_flight,
+        "waves": ran.waves,
+        "engine": spec.name,
+        "engine_version": engine_version,
+        "precision": spec.precision,
+        "weights": spec.weights,
+        "architecture": _dimensions(spec),
+        "source": "simulated" if engines.is_simulated(spec.name) else "measured",
+    }
+
+
+def _flags(spec: EngineSpec, cell: Mapping[str, Any]) -> list[str]:
+    flags = [flag for flag in cell["flags"].split(";") if flag]
+    flags += ["random_weights"] * (spec.weights in ("dummy", "gaussian"))
+    return flags + ["no_cuda_graphs"] * (not spec.cuda_graphs) + ["static_batches"] * (not spec.in_flight_batching)
+
+
+def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -> tuple[bool, BatchRun]:
+    """Run until power and SM clock stay within the drift from one block of runs to the next; (steady, last run)."""
+    start_s, runs = meter.clock.now(), 0
+    means: list[tuple[float, float]] = []
+    block_s = protocol.warmup_s / 2
+    while True:
+        with meter.polling() as samples:
+            block_start_s = meter.clock.now()
+            while True:
+                ran = engine.run(n, m)
+                runs += 1
+                if meter.clock.now() - block_start_s >= block_s:
+                    break
+        means.append(_means(samples))
+        elapsed_s = meter.clock.now() - start_s
+        if runs >= protocol.warmup_runs and elapsed_s >= protocol.warmup_s and len(means) > 1:
+            steady = all(
+                abs(new - old) <= protocol.warmup_drift * old for old, new in zip(means[-2], means[-1], strict=True)
+            )
+            if steady or elapsed_s >= protocol.warmup_max_s:
+                return steady, ran
+
+
+def _means(samples: list[Sample]) -> tuple[float, float]:
+    """Mean power in W and mean SM clock in MHz of a block of whole batch runs.
+
+    By the one-second average, which leaves no time unseen; the instant sensor only stands in for it. Not by the
+    counter: two of its 100 ms steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
+    """
+    powers_w = [s.instant_w if s.average_w is None else s.average_w for s in samples]
+    known_w = [power_w for power_w in powers_w if power_w is not None]
+    return fmean(known_w or [0.0]), fmean(s.sm_clock_mhz for s in samples)
+
+
+def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
+    if runs == 0 or elapsed_s < protocol.window_s:
+        return False
+    return runs >= protocol.window_runs or elapsed_s >= protocol.window_max_s
+
+
+def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dict[str, Any]:
+    def per_run(energy_j: float | None) -> float | None:
+        return None if energy_j is None else energy_j / runs
+
+    parts = uncertainty(window, protocol.sensor_gain)
+    regimes = regime(window.event_reasons) + ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
+    return {
+        "energy_j": per_run(window.energy_j),
+        "energy_instant_j": per_run(window.energy_instant_j),
+        "energy_average_j": per_run(window.energy_average_j),
+        "duration_s": window.duration_s / runs,
+        "batch_runs": runs,
+        "window_s": window.duration_s,
+        **{f"uncertainty_{cause}": parts.get(cause) for cause in ("gain", "counter_step", "tail")},
+        "power_w": None if window.energy_j is None else window.energy_j / window.duration_s,
+        "temperature_c": window.temperature_c,
+        "sm_clock_mhz": window.sm_clock_mhz,
+        "event_reasons": window.event_reasons,
+        "valid": not window.reasons,
+        "reasons": ";".join(window.reasons),
+        "flags": ";".join([*flags, *regimes]),
+    }
+
+
+def _enough(rows: Sequence[Mapping[str, Any]], earlier: int, visit: int | None, protocol: Protocol) -> bool:
+    """Whether a visit may end. `rows` are those of the cell, the first `earlier` of them from before this visit."""
+    new = [row["valid"] for row in rows[earlier:]]
+    if not all(new) and new.count(False) > protocol.retries:
+        return True
+    if not any(new) or visit is None:
+        return any(new)
+    energies = [row["energy_j"] for row in rows if row["valid"] and not row["anchor"]]
+    if visit < protocol.visits - 1:
+        return len(energies) >= planned_repetitions(visit, protocol)
+    if len(energies) >= protocol.repetitions:
+        return True
+    interval = relative_interval(energies)
+    return interval is not None and len(energies) >= protocol.min_repetitions and interval <= protocol.stop_interval

@@ -1,0 +1,387 @@
+"""What a workload costs in joules, and what other prompts, replies and batches would save. Standard library only."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweetspot.errors import SweetspotError
+from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
+from sweetspot.predict.laws import why_not_identified
+from sweetspot.predict.predictor import Prediction
+from sweetspot.predict.workload import Workload
+
+KINDS = ("truncate", "summarise", "cap", "split", "batches")
+_PROBES = 33  # lengths tried for a break-even before it is narrowed down
+_PLATEAU = 0.01  # energies per token this near to the least are called the same
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for; everything that is None or empty is chosen or left out.
+
+    `what_ifs` maps kinds (of KINDS) to numbers: tokens of a prompt (truncate, summarise) or of a reply (cap, split),
+    or batches. If none is named: half and a quarter of the mean prompt, the sweet spot's reply, every measured batch.
+    """
+
+    batch: int | None = None
+    rate_per_s: float | None = None
+    what_ifs: Mapping[str, Sequence[int]] | None = None
+    summariser: str | None = None
+    max_latency_s: float | None = None
+    grid_g_per_kwh: float | None = None
+
+
+@dataclass(frozen=True)
+class SweetSpot:
+    """Reply length of least energy per output token at `input_tokens`; None where there is none, and `status` why."""
+
+    input_tokens: int
+    output_tokens: int | None
+    energy_per_output_token_j: float | None
+    plateau: tuple[int, int] | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One what-if: cost and saving (None where nothing can be predicted), and why it is excluded, if it is."""
+
+    kind: str
+    number: int
+    cost: Cost | None
+    saving: Saving | None
+    excluded: str | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return {
+            "truncate": f"truncate prompts to {self.number:,}",
+            "summarise": f"summarise prompts to {self.number:,}",
+            "cap": f"cap replies at {self.number:,}",
+            "split": f"split replies into at most {self.number:,}",
+            "batches": f"batch {self.number:,}",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Where a what-if begins or ceases to pay along `axis`, tried over `span`.
+
+    `where` is from, until, always or never; or says why there is no such place, and `value` is None.
+    """
+
+    kind: str
+    number: int
+    axis: str
+    where: str
+    value: int | None
+    in_flight: float | None
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a workload costs now, the what-ifs, the break-even points and every reservation."""
+
+    costs: Costs
+    workload: Workload
+    max_latency_s: float | None
+    grid_g_per_kwh: float | None
+    now: Cost
+    spot: SweetSpot
+    options: Sequence[Option]
+    break_evens: Sequence[BreakEven]
+    notes: Sequence[str]
+
+    @property
+    def first(self) -> Prediction:
+        """One prediction of the model, to tell its names."""
+        return next(part for (ask, _), (_, part) in self.now.parts.items() if not ask.summary)
+
+    @property
+    def ranked(self) -> list[Option]:
+        """What may be done, the largest saving first."""
+        kept = [(option.saving.energy_j.value, option) for option in self.options if option.saving]
+        return [option for _, option in sorted(kept, key=lambda pair: -pair[0]) if not option.excluded]
+
+    @property
+    def excluded(self) -> list[Option]:
+        """What cannot be predicted or takes too long."""
+        return [option for option in self.options if option.excluded]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Every warning of a prediction, once each, and what else should be known."""
+        costs = [self.now, *(option.cost for option in self.options if option.cost is not None)]
+        said = (warning for cost in costs for _, part in cost.parts.values() for warning in part.warnings)
+        return [*once(said), *self.notes]
+
+    @property
+    def per_token_j(self) -> float:
+        """Joules per output token now."""
+        return self.now.energy_j.value / self.now.reply_tokens
+
+    @property
+    def times_above(self) -> float | None:
+        """Joules per output token now over those at the sweet spot."""
+        least = self.spot.energy_per_output_token_j
+        return None if least is None else self.per_token_j / least
+
+
+def advise(
+    predictor: Mapping[str, Any], model: str, workload: Workload, wishes: Wishes, **choice: str | None
+) -> Advice:
+    """Cost of a workload and of its alternatives.
+
+    `choice` is gpu, engine, precision, as for `predictor.predict`. Raises SweetspotError for what the predictor cannot
+    answer, impossible wishes, a request rate that the GPU cannot keep up with, and a latency that nothing keeps.
+    """
+    _check(wishes, workload)
+    place = Ask(workload.input_tokens, workload.output_tokens)
+    costs = Costs(predictor, model, place, wishes.batch, wishes.rate_per_s, wishes.summariser, **choice)
+    plan: Plan = [(count / workload.requests, (Ask(n, m),)) for n, m, count in workload.lengths]
+    now = costs.cost(plan)
+    if wishes.max_latency_s is not None and now.latency_s is None:
+        raise SweetspotError(
+            f"{model}: the predictor knows no durations, so --max-latency cannot be kept; fit a table with duration_s"
+        )
+    spot = _sweet_spot(costs, now, place)
+    what_ifs = {kind: list(numbers) for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
+    notes = list(workload.notes)
+    if not what_ifs:
+        what_ifs = _usual(costs, workload, now, spot)
+        if "cap" not in what_ifs and spot.output_tokens is not None:
+            notes.append("no reply is longer than the sweet spot, so that capping or splitting is not listed")
+    options = [
+        _option(kind, number, plan, costs, now, wishes)
+        for kind, numbers in what_ifs.items()
+        for number in dict.fromkeys(numbers)
+    ]
+    _check_latency(now, options, wishes.max_latency_s)
+    even: list[BreakEven] = []
+    for tokens in dict.fromkeys(what_ifs.get("summarise", ())):
+        even += _even_summary(costs, workload, plan, tokens, now)
+    if "split" in what_ifs:
+        even.append(_even_split(costs, workload, now))
+    if wishes.max_latency_s is not None and wishes.rate_per_s is None:
+        even.append(_even_latency(costs, plan, wishes.max_latency_s))
+    if wishes.rate_per_s is not None and now.in_flight < 1:
+        notes.append(
+            f"at {wishes.rate_per_s:g} requests/s the GPU works {100 * now.in_flight:.0f} % of the time; what it draws "
+            "while idle is not in these joules"
+        )
+    return Advice(costs, workload, wishes.max_latency_s, wishes.grid_g_per_kwh, now, spot, options, even, notes)
+
+
+def plan_for(kind: str, tokens: int, plan: Plan) -> Plan:
+    """The plan after a change of its prompts or replies; requests that it does not concern stay as they are."""
+
+    def changed(ask: Ask) -> tuple[Ask, ...]:
+        n, m = ask.input_tokens, ask.output_tokens
+        if kind == "truncate":
+            return (Ask(min(n, tokens), m),)
+        if kind == "summarise" and n > tokens:
+            return Ask(n, tokens, summary=True), Ask(tokens, m)
+        if kind == "cap":
+            return (Ask(n, min(m, tokens)),)
+        if kind == "split" and m > tokens:
+            return tuple(Ask(n, part) for part in _shares(m, math.ceil(m / tokens)))
+        return (ask,)
+
+    return [(share, tuple(new for ask in asks for new in changed(ask))) for share, asks in plan]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (number < total % parts) for number in range(parts)]
+
+
+def _check(wishes: Wishes, workload: Workload) -> None:
+    if (wishes.batch is None) == (wishes.rate_per_s is None):
+        raise SweetspotError("say how many requests run together: --batch B, or --request-rate R in requests/s")
+    for name, value in (
+        ("--request-rate", wishes.rate_per_s),
+        ("--max-latency", wishes.max_latency_s),
+        ("--grid-g-per-kwh", wishes.grid_g_per_kwh),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise SweetspotError(f"{name} {value:g}: give a number above 0")
+    longest = {
+        "truncate": ("prompt", max(n for n, _, _ in workload.lengths)),
+        "summarise": ("prompt", max(n for n, _, _ in workload.lengths)),
+        "cap": ("reply", max(m for _, m, _ in workload.lengths)),
+        "split": ("reply", max(m for _, m, _ in workload.lengths)),
+    }
+    for kind, numbers in (wishes.what_ifs or {}).items():
+        for number in numbers:
+            if number < 1:
+                raise SweetspotError(f"--{kind} {number}: give a whole number of at least 1")
+            if kind in longest and number >= longest[kind][1]:
+                what, most = longest[kind]
+                what = f"longest {what}" if workload.is_mix else what
+                raise SweetspotError(f"--{kind} {number}: the {what} has {most} tokens; give fewer")
+
+
+def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict[str, list[int]]:
+    """The what-ifs when none is named."""
+    shortest = costs.group["measured_range"]["input_tokens"][0]
+    prompts = [k for k in (workload.input_tokens // 2, workload.input_tokens // 4) if k >= shortest]
+    usual = {"truncate": prompts, "summarise": prompts}
+    if spot.output_tokens is not None and spot.output_tokens < max(m for _, m, _ in workload.lengths):
+        usual |= {"cap": [spot.output_tokens], "split": [spot.output_tokens]}
+    return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.in_flight]}
+
+
+def _option(kind: str, number: int, plan: Plan, costs: Costs, now: Cost, wishes: Wishes) -> Option:
+    try:
+        cost = costs.cost(plan, batch=number) if kind == "batches" else costs.cost(plan_for(kind, number, plan))
+    except SweetspotError as error:
+        return Option(kind, number, None, None, str(error))
+    excluded = None
+    if wishes.max_latency_s is not None:
+        if cost.latency_s is None:
+            excluded = "its latency is not known"
+        elif cost.latency_s > wishes.max_latency_s:
+            excluded = f"takes {cost.latency_s:.3g} s, more than {wishes.max_latency_s:g} s"
+    return Option(kind, number, cost, saving(now, cost), excluded)
+
+
+def _check_latency(now: Cost, options: Sequence[Option], most_s: float | None) -> None:
+    if most_s is None or now.latency_s is None or now.latency_s <= most_s:
+        return
+    if all(option.excluded for option in options):
+        known = [(o.cost.latency_s, o.name) for o in options if o.cost is not None and o.cost.latency_s is not None]
+        fastest, name = min([*known, (now.latency_s, "as it is now")])
+        raise SweetspotError(
+            f"--max-latency {most_s:g}: nothing keeps it; the fastest, {name}, takes {fastest:.3g} s; allow more, or "
+            "name other what-ifs (a smaller --batches, a shorter --cap)"
+        )
+
+
+def _sweet_spot(costs: Costs, now: Cost, place: Ask) -> SweetSpot:
+    """Reply length of least energy per output token at the mean prompt and the batch of now, if the range has one."""
+    n = place.input_tokens
+    low, high = costs.group["measured_range"]["output_tokens"]
+    entries = costs.group.get("sweet_spots", [])
+    if entries:
+        batch = max(1.0, now.in_flight)
+        near = min(entries, key=lambda e: (abs(math.log(e["batch"] / batch)), abs(math.log(e["input_tokens"] / n))))
+        if near["status"] == "not identified":
+            return SweetSpot(n, None, None, None, "not identified: " + why_not_identified(costs.group["law"]))
+
+    def per_token(m: int) -> float:
+        return costs.energy_j([Ask(n, m)], now.running) / m
+
+    try:
+        probed = _spread(low, high)
+        best = min(probed, key=per_token)
+        index = probed.index(best)
+        left, right = probed[max(index - 1, 0)], probed[min(index + 1, len(probed) - 1)]
+        while right - left > 2:  # between neighbours of the least probe the energy per token has one minimum
+            third = (right - left) // 3
+            one, two = left + third, right - third
+            left, right = (left, two) if per_token(one) <= per_token(two) else (one, right)
+        best = min(range(left, right + 1), key=per_token)
+    except SweetspotError as error:
+        return SweetSpot(n, None, None, None, f"not known: {error}")
+    least = per_token(best)
+    if best in (low, high):
+        why = "it falls" if best == high else "it rises"
+        return SweetSpot(n, None, None, None, f"none inside the measured {low}-{high} output tokens: {why} throughout")
+    flat = [m for m in (*probed, best) if per_token(m) <= (1 + _PLATEAU) * least]
+    return SweetSpot(n, best, least, (min(flat), max(flat)), "interior")
+
+
+def _spread(low: int, high: int) -> list[int]:
+    """Whole numbers from `low` to `high`, evenly spread over the octaves."""
+    steps = range(_PROBES)
+    return sorted({round(low * (high / low) ** (step / (_PROBES - 1))) for step in steps} | {low, high})
+
+
+def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, int | None]:
+    """Where a gain turns positive on [low, high]: from or until a number, always, never; or not at one place."""
+    try:
+        if low > high:
+            return "not defined, nothing was measured there", None
+        probed = _spread(low, high)
+        pays = [gain(number) > 0 for number in probed]
+        turns = [index for index in range(1, len(probed)) if pays[index] != pays[index - 1]]
+        if not turns:
+            return ("always" if pays[0] else "never"), None
+        if len(turns) > 1:
+            return "not at one place", None
+        left, right = probed[turns[0] - 1], probed[turns[0]]
+        while right - left > 1:
+            middle = (left + right) // 2
+            left, right = (middle, right) if (gain(middle) > 0) == pays[0] else (left, middle)
+        return ("from", right) if pays[-1] else ("until", left)
+    except SweetspotError as error:
+        return f"not defined, {error}", None
+
+
+def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now: Cost) -> list[BreakEven]:
+    """From how many uses of a summary, and for one use from which reply, prompt and batch on, summarising pays."""
+    measured = costs.group["measured_range"]
+
+    def gain(n: int, m: int, at: Running) -> float:
+        asks = [Ask(n, tokens, summary=True), Ask(tokens, m)]
+        return costs.energy_j([Ask(n, m)], at) - costs.energy_j(asks, at)
+
+    summary_j = saved_j = 0.0
+    for (share, (ask,)), (_, asks) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
+        if len(asks) > 1:
+            summary_j += share * costs.energy_j(asks[:1], now.running)
+            saved_j += share * (costs.energy_j([ask], now.running) - costs.energy_j(asks[1:], now.running))
+    least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
+    found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
+    if workload.is_mix:
+        reason = "not defined, the requests have different lengths"
+        return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, now.in_flight, None)]
+    n, m = workload.input_tokens, workload.output_tokens
+    axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
+        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.running)),
+        ("input_tokens", tokens + 1, max(measured["input_tokens"][1], n), lambda prompt: gain(prompt, m, now.running)),
+        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, ((other, 1.0),))),
+    )
+    for axis, low, high, of in axes:
+        found.append(BreakEven("summarise", tokens, axis, *_crossing(of, low, high), now.in_flight, (low, high)))
+    return found
+
+
+def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
+    low, high = costs.group["measured_range"]["output_tokens"]
+    span = (max(2, low), high)
+    if workload.is_mix:
+        reason = "not defined, the requests have different lengths"
+        return BreakEven("split", 2, "output_tokens", reason, None, now.in_flight, span)
+    n = workload.input_tokens
+
+    def gain(m: int) -> float:
+        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(
+            [Ask(n, part) for part in _shares(m, 2)], now.running
+        )
+
+    return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), now.in_flight, span)
+
+
+def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
+    span = (1, max(costs.group["batches"]))
+
+    def spare(batch: int) -> float:
+        latency_s = costs.cost(plan, batch=batch).latency_s
+        return -1.0 if latency_s is None else most_s - latency_s
+
+    return BreakEven("latency", 0, "batch", *_crossing(spare, *span), None, span)
+
+
+def once(texts: Iterable[str]) -> list[str]:
+    """Each text once; of those that differ only in numbers the first, with how many more there are."""
+    alike: dict[str, dict[str, None]] = {}
+    for text in texts:
+        alike.setdefault(re.sub(r"\d+", "#", text), {})[text] = None
+    return [
+        next(iter(group)) + (f" (and {len(group) - 1} more of this kind)" if len(group) > 1 else "")
+        for group in alike.values()
+    ]

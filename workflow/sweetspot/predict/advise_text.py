@@ -1,0 +1,349 @@
+"""Advice for people and as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sweetspot.predict.advise import Advice, BreakEven, Option, once
+from sweetspot.predict.costs import Cost, Interval
+
+_J_PER_KWH = 3.6e6
+_SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
+_ASSUMED = (
+    "gross energy of the GPU board, idle power included; not the server's, nor the cooling's",
+    "every request is taken to run in a batch of equal ones; latency is that of the whole run, and has no interval",
+    "intervals: errors add within a sum and are independent between the two sides of a saving; the sensors' common "
+    "gain cancels in percent",
+    "only joules are counted: whether a cut prompt, a summary or a shorter reply is good enough is for you to check",
+)
+
+
+def as_dict(advice: Advice) -> dict[str, Any]:
+    """For JSON; units are in the names. Options come best first, excluded ones last."""
+    first = advice.first
+    return {
+        **{name: getattr(first, name) for name in ("model", "gpu", "engine", "precision", "source", "law")},
+        "summariser": advice.costs.summariser,
+        "workload": {
+            "requests": advice.workload.requests,
+            "length_pairs": len(advice.workload.lengths),
+            "mean_input_tokens": advice.workload.input_tokens,
+            "mean_output_tokens": advice.workload.output_tokens,
+            "request_rate_per_s": advice.costs.rate_per_s,
+            "max_latency_s": advice.max_latency_s,
+            "grid_g_per_kwh": advice.grid_g_per_kwh,
+        },
+        "now": _cost_dict(advice, advice.now),
+        "sweet_spot": {
+            "input_tokens": advice.spot.input_tokens,
+            "requests_in_flight": advice.now.in_flight,
+            "output_tokens": advice.spot.output_tokens,
+            "plateau_output_tokens": advice.spot.plateau,
+            "energy_per_output_token_j": advice.spot.energy_per_output_token_j,
+            "times_above": advice.times_above,
+            "status": advice.spot.status,
+        },
+        "what_ifs": [_option_dict(advice, option) for option in (*advice.ranked, *advice.excluded)],
+        "break_evens": [
+            {
+                "what_if": even.kind,
+                "tokens": even.number or None,
+                "axis": even.axis,
+                "where": even.where,
+                "value": even.value,
+                "requests_in_flight": even.in_flight,
+                "tried_from_to": even.span,
+            }
+            for even in advice.break_evens
+        ],
+        "warnings": advice.warnings,
+        "assumptions": _ASSUMED,
+    }
+
+
+def as_text(advice: Advice) -> str:
+    """For people: now, the what-ifs as a table, then sentences, break-even points and reservations."""
+    first = advice.first
+    where = ", ".join(part for part in (first.gpu, first.engine, first.precision) if part != "unspecified")
+    simulated = first.source == "simulated"
+    others = [warning for warning in advice.warnings if not (simulated and warning.startswith("SIMULATED"))]
+    lines = [_SIMULATED] * simulated + [first.model + (f" ({where})" if where else ""), *_now_lines(advice)]
+    lines += ["", *_verdict(advice), "", *_table(advice)]
+    lines += ["", *(f"- {_sentence(advice, option)}" for option in advice.ranked)] if advice.ranked else []
+    if advice.excluded:
+        lines += ["", "Excluded"]
+        lines += [f"- {option.name}: {option.excluded}" for option in advice.excluded]
+    if advice.break_evens:
+        lines += ["", "Break-even points, by the best estimates"]
+        lines += [f"- {sentence}." for sentence in _even_sentences(advice.break_evens)]
+    marked = [advice.now, *(option.cost for option in advice.ranked if option.cost is not None)]
+    every = dict.fromkeys(reason for cost in marked for reason in extrapolations(cost, advice.workload.is_mix))
+    reasons = once(every) if advice.workload.is_mix else list(every)
+    lines += ["", *(f"* extrapolates: {reason}" for reason in reasons)] if reasons else [""]
+    if extrapolations(advice.now, advice.workload.is_mix):
+        lines.append("* extrapolates already as it is now: every saving rests on that")
+    return "\n".join([*lines, *(f"note: {text}" for text in (*others, *_ASSUMED))])
+
+
+def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
+    per_kilo = 1000 / _J_PER_KWH
+    energy = cost.energy_j
+    numbers: dict[str, Any] = {
+        **_interval("energy_per_request{}_j", energy),
+        **_interval("energy_per_1000_requests{}_kwh", _scaled(energy, per_kilo)),
+        "energy_per_output_token_j": energy.value / cost.reply_tokens,
+    }
+    if advice.grid_g_per_kwh is not None:
+        grams = _scaled(energy, per_kilo * advice.grid_g_per_kwh)
+        numbers |= _interval("carbon_per_1000_requests{}_g_co2e", grams)
+    return numbers | {
+        "latency_s": cost.latency_s,
+        "requests_in_flight": cost.in_flight,
+        "summaries_in_flight": cost.summary_in_flight if advice.costs.apart else None,
+        "gpu_idle_per_request_s": cost.idle_s,
+        "extrapolates": extrapolations(cost, advice.workload.is_mix),
+    }
+
+
+def _option_dict(advice: Advice, option: Option) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"what_if": option.kind, "name": option.name, "excluded": option.excluded}
+    numbers["batch" if option.kind == "batches" else "tokens"] = option.number
+    if option.cost is not None and option.saving is not None:
+        saved = option.saving.energy_j
+        numbers |= _cost_dict(advice, option.cost)
+        numbers |= _interval("saving_per_request{}_j", saved)
+        numbers |= _interval("saving{}_percent", option.saving.percent)
+        numbers |= _interval("saving_per_1000_requests{}_kwh", _scaled(saved, 1000 / _J_PER_KWH))
+        if advice.grid_g_per_kwh is not None:
+            grams = _scaled(saved, 1000 / _J_PER_KWH * advice.grid_g_per_kwh)
+            numbers |= _interval("saving_per_1000_requests{}_g_co2e", grams)
+        numbers["idle_power_that_uses_the_saving_up_w"] = _break_even_idle_w(advice, option)
+        numbers["advice"] = _sentence(advice, option)
+    return numbers
+
+
+def _now_lines(advice: Advice) -> list[str]:
+    now, load = advice.now, advice.workload
+    if load.is_mix:
+        asked = (
+            f"{load.requests:,} requests of {len(load.lengths):,} length pairs, on average {load.input_tokens:,} "
+            f"input and {load.output_tokens:,} output tokens"
+        )
+    else:
+        asked = f"{load.input_tokens:,} input and {load.output_tokens:,} output tokens"
+    rate = advice.costs.rate_per_s
+    running = _running(now.in_flight) if rate is None else f"{rate:g} requests/s keep {_running(now.in_flight)}"
+    mark = " *" if extrapolations(now, load.is_mix) else ""
+    kilo = _scaled(now.energy_j, 1000 / _J_PER_KWH)
+    lines = [
+        f"Now: {asked}; {running}{mark}",
+        "  {} J per request (95 %: {}), gross energy of the GPU board".format(*_shown(now.energy_j)),
+        "  {} kWh per 1,000 requests (95 %: {})".format(*_shown(kilo)),
+    ]
+    if advice.grid_g_per_kwh is not None:
+        grams = _scaled(kilo, advice.grid_g_per_kwh)
+        lines.append(
+            "  {} g CO2e per 1,000 requests (95 %: {}), ".format(*_shown(grams))
+            + f"at your {advice.grid_g_per_kwh:g} g/kWh"
+        )
+    if now.latency_s is not None:
+        late = advice.max_latency_s is not None and now.latency_s > advice.max_latency_s
+        lines.append(
+            f"  {_figures(now.latency_s, 3)} s from start to end of a request"
+            + (" (19 in 20 are faster)" if load.is_mix else "")
+            + (f", more than the allowed {advice.max_latency_s:g} s" if late else "")
+        )
+    if advice.costs.apart and any(option.kind == "summarise" for option in advice.options):
+        lines.append(f"  summaries below are by {advice.costs.summariser}, on a GPU of its own")
+    return [*lines, *_spot_lines(advice)]
+
+
+def _spot_lines(advice: Advice) -> list[str]:
+    spot, above = advice.spot, advice.times_above
+    prompt = f"{'the mean' if advice.workload.is_mix else 'this'} prompt of {spot.input_tokens:,} tokens"
+    if spot.energy_per_output_token_j is None or above is None or spot.plateau is None:
+        return [f"  {_figures(advice.per_token_j)} J per output token; sweet spot at {prompt}: {spot.status}"]
+    return [
+        f"  {_figures(advice.per_token_j)} J per output token, {_figures(above, 3)} times that of the sweet spot",
+        f"  sweet spot at {prompt}: {spot.output_tokens:,} output tokens, "
+        f"{_figures(spot.energy_per_output_token_j)} J each (within 1 % from {spot.plateau[0]:,} to "
+        f"{spot.plateau[1]:,})",
+    ]
+
+
+def _verdict(advice: Advice) -> list[str]:
+    """The best option, and the best that leaves prompts and replies as they are."""
+    good = [option for option in advice.ranked if option.saving and option.saving.energy_j.low > 0]
+    if not good:
+        return ["Nothing listed here clearly saves energy" + (" within the latency." if advice.max_latency_s else ".")]
+    same = [option for option in good if option.kind == "batches"]
+    shown = {"Best": good[0]} | (
+        {"With prompts and replies as they are": same[0]} if same[:1] != good[:1] and same else {}
+    )
+    return [
+        f"{label}: {option.name}, {_saves(option)}"
+        + (", idle draw not counted (see below)." if _break_even_idle_w(advice, option) is not None else ".")
+        for label, option in shown.items()
+    ]
+
+
+def _break_even_idle_w(advice: Advice, option: Option) -> float | None:
+    """Idle power in watts that uses a saving up, where the GPU idles more than now. None: it does not, or no saving."""
+    assert option.cost is not None
+    assert option.saving is not None
+    if option.cost.idle_s is None or advice.now.idle_s is None:
+        return None
+    more_s, saved_j = option.cost.idle_s - advice.now.idle_s, option.saving.energy_j.value
+    return saved_j / more_s if more_s > 0 and saved_j > 0 else None
+
+
+def _saves(option: Option) -> str:
+    assert option.saving is not None
+    percent, saved = option.saving.percent, option.saving.energy_j.value
+    kilo = f"{_figures(abs(saved) * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
+    if option.saving.energy_j.low <= 0 <= option.saving.energy_j.high:
+        return "no clear difference: {} % (95 %: {})".format(*_shown(percent, 3))
+    if saved > 0:
+        return f"saves {_figures(percent.value, 3)} %, {kilo}"
+    return f"costs {_figures(-percent.value, 3)} % more, {kilo}"
+
+
+def _table(advice: Advice) -> list[str]:
+    timed = advice.now.latency_s is not None
+    by_rate = advice.costs.rate_per_s is not None
+    header = ["what if", "J/request", "saves J", "(95 %)", "saves", "(95 %)"]
+    rows = [header + ["latency"] * timed + ["in flight"] * by_rate]
+    for option in advice.ranked:
+        cost, saved = option.cost, option.saving
+        assert cost is not None
+        assert saved is not None
+        mark = " *" if extrapolations(cost, advice.workload.is_mix) else ""
+        percent, percents = _shown(saved.percent, 3)
+        row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
+        row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
+        rows.append(row + [_figures(cost.in_flight, 3)] * by_rate)
+    if len(rows) == 1:
+        return ["No what-if is left to list."]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _sentence(advice: Advice, option: Option) -> str:
+    """What to make of an option, in one sentence or two."""
+    assert option.cost is not None
+    idle, watts = "", _break_even_idle_w(advice, option)
+    if watts is not None and option.cost.idle_s is not None and advice.costs.rate_per_s is not None:
+        share = 100 * option.cost.idle_s * advice.costs.rate_per_s
+        idle = (
+            f"; the GPU then idles {share:.0f} % of the time, which is not counted: a draw of {watts:.0f} W meanwhile "
+            "would use the saving up"
+        )
+    return f"{option.name[0].upper()}{option.name[1:]}: {_saves(option)}{_reason(advice, option, option.cost)}{idle}."
+
+
+def _reason(advice: Advice, option: Option, cost: Cost) -> str:
+    if option.kind == "summarise":
+        rest = advice.now.energy_j.value - (cost.energy_j.value - cost.summary_j)
+        effect = f"saves {_figures(rest)} J" if rest >= 0 else f"costs {_figures(-rest)} J more"
+        return f"; the summary itself takes {_figures(cost.summary_j)} J, and the request after it {effect}"
+    if option.kind == "cap":
+        per_token = cost.energy_j.value / cost.reply_tokens
+        return f"; J per output token go from {_figures(advice.per_token_j)} to {_figures(per_token)}"
+    if option.kind == "split":
+        return "; each part reads the whole prompt again, not the parts before it"
+    if option.kind == "batches" and cost.latency_s is not None and advice.now.latency_s is not None:
+        waits = " (with the wait until so many have come)" if advice.costs.rate_per_s is not None else ""
+        then, now = _figures(cost.latency_s, 3), _figures(advice.now.latency_s, 3)
+        return f"; a request takes {then} s{waits} instead of {now} s"
+    return ""
+
+
+def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
+    """One sentence for each what-if with break-even points."""
+    together: dict[tuple[str, int], list[BreakEven]] = {}
+    for even in evens:
+        together.setdefault((even.kind, even.number), []).append(even)
+    sentences = []
+    for (kind, number), group in together.items():
+        places = [_place(even) for even in group if even.axis != "uses"]
+        known = ", ".join(place for place, defined in places if defined)
+        unknown = "".join(f"; {place}" for place, defined in places if not defined)
+        if kind == "summarise":
+            uses = group[0]
+            often = f"when one summary serves {uses.value or 0:,} uses or more"
+            pays = {None: "never pays", 1: "pays at its first use"}.get(uses.value, f"pays {often}")
+            once_ = f"; used once, it pays {known}" if known and uses.value != 1 else ""
+            sentences.append(f"Summarising to {number:,} tokens ({_running(uses.in_flight)}) {pays}{once_}{unknown}")
+        elif kind == "split":
+            pays = f" pays {known}" if known else ""
+            sentences.append(f"Splitting a reply in two ({_running(group[0].in_flight)}){pays}{unknown}")
+        else:
+            sentences.append(f"The latency is kept {known}{unknown}")
+    return sentences
+
+
+def _running(in_flight: float | None) -> str:
+    assert in_flight is not None
+    return f"batch {in_flight:,.0f}" if in_flight == int(in_flight) else f"{_figures(in_flight, 3)} in flight"
+
+
+def _place(even: BreakEven) -> tuple[str, bool]:
+    """Where it pays, and whether that is defined."""
+    many, one, unit = {
+        "output_tokens": ("replies", "replies", " tokens"),
+        "input_tokens": ("prompts", "prompts", " tokens"),
+        "batch": ("batches", "a batch", ""),
+    }[even.axis]
+    tried = f"{many} of {even.span[0]:,} to {even.span[1]:,}{unit}" if even.span else many
+    at = "" if even.value is None else f"{one} of {even.value:,}{unit}"
+    known = {
+        "from": f"from {at} on",
+        "until": f"up to {at}",
+        "always": f"at all {tried}",
+        "never": f"at no {tried}",
+    }
+    return known.get(even.where, f"its break-even in {many} is {even.where}"), even.where in known
+
+
+def extrapolations(cost: Cost, is_mix: bool) -> list[str]:
+    """Why a cost extrapolates, once each; for a mix of lengths the share of requests and an example."""
+    outside = [(weight, ask, part) for (ask, _), (weight, part) in cost.parts.items() if part.extrapolates]
+    if not is_mix or not outside:
+        return list(dict.fromkeys(reason for _, _, part in outside for reason in part.extrapolates))
+    share = sum(weight for weight, _, _ in outside) / sum(weight for weight, _ in cost.parts.values())
+    _, ask, part = max(outside, key=lambda item: item[0])
+    return [
+        f"{100 * share:.2g} % of the predicted requests lie outside of what was measured, for example "
+        f"{ask.input_tokens:,} input and {ask.output_tokens:,} output tokens: {'; '.join(part.extrapolates)}"
+    ]
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(interval.value * factor, interval.low * factor, interval.high * factor)
+
+
+def _interval(name: str, interval: Interval) -> dict[str, float]:
+    return {
+        name.format(""): interval.value,
+        name.format("_low"): interval.low,
+        name.format("_high"): interval.high,
+    }
+
+
+def _shown(interval: Interval, digits: int = 4) -> tuple[str, str]:
+    """The number and its range, to the same decimal place."""
+    places = _places(max(abs(interval.value), abs(interval.low), abs(interval.high)), digits)
+    value, low, high = (_rounded(number, places) for number in (interval.value, interval.low, interval.high))
+    return value, f"{low} to {high}"
+
+
+def _figures(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, never with an exponent."""
+    return _rounded(value, _places(value, digits))
+
+
+def _places(value: float, digits: int) -> int:
+    return digits - 1 - int(f"{value:e}".split("e")[1])
+
+
+def _rounded(value: float, places: int) -> str:
+    return f"{round(value, places) + 0.0:,.{max(places, 0)}f}"  # + 0.0: no minus before a zero

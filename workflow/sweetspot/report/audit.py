@@ -1,0 +1,152 @@
+"""The tables of the report about rows that were not measured, failed a check, or stand apart."""
+
+import re
+from collections import Counter
+
+import polars as pl
+
+from sweetspot.fit import controls
+from sweetspot.report.results import listed, number, percent
+from sweetspot.report.tables import Table
+from sweetspot.sensors import meter
+from sweetspot.table.schema import CELL, GROUP
+
+_MOST_ROWS = 60  # of invalid repetitions; more are counted
+REASONS = {
+    **meter.REASONS,
+    "out_of_memory": "the GPU's memory did not suffice for the cell",
+    "engine_failed": "the engine could not be built, loaded or run",
+    "not_measured_yet": "the time was over before the cell's turn came",
+}
+FLAGS = {
+    "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
+    "power_capped": "the GPU ran into its power limit: energy shows up as time",
+    "throttled": "the GPU slowed down for heat or hardware protection",
+    "extended_positions": "longer than the model's positions: its position table was extended",
+    "short_window": "the window was shorter than the protocol asks for",
+    "random_weights": "random weights: times hold, power may be off by a few percent",
+    "no_cuda_graphs": "decode passes ran without CUDA graphs (`engine.cuda_graphs`)",
+    "static_batches": "a batch began and ended as one (`engine.in_flight_batching`)",
+    "not_steady": "power or clock still drifted when the warm-up ended",
+    "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
+    "machine_changed": "driver, VBIOS, ECC or power limit was not that of the campaign's first session",
+    "other_board": "measured on another board than the campaign's first session; boards differ by up to 5 %",
+}
+_BUDGET = {
+    "uncertainty_gain": "common gain of the board's sensors: a bound that no repetition shows",
+    "uncertainty_counter_step": "one step of the energy counter over the window",
+    "uncertainty_tail": "what was taken off for the idle tail",
+    "uncertainty_replicates": "half-width of the 95 % interval of the cell's mean",
+    "uncertainty_drift": "how far the anchor cell moved around the row",
+    "uncertainty_total": "root of the sum of the squares",
+}
+
+
+def skipped(plan: pl.DataFrame | None) -> Table | None:
+    """Cells of the grid that were not run, by model and reason."""
+    found: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for row in (plan if plan is not None else pl.DataFrame()).iter_rows(named=True):
+        if row["status"] == "skipped":
+            n, m = row["input_tokens"], row["output_tokens"]
+            reason = re.sub(rf"\b{n} \+ {m} tokens", "input + output tokens", row["reason"] or "no reason given")
+            found.setdefault((row["model"], reason), {}).setdefault(f"{n}→{m}", []).append(row["batch"])
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for (model, reason), places in found.items():
+        for batches in sorted({tuple(sorted(batches)) for batches in places.values()}):
+            lengths = [place for place, those in places.items() if tuple(sorted(those)) == batches]
+            key = (reason, ", ".join(lengths), listed(batches))
+            alike.setdefault(key, []).append(model)
+            counts[key] += len(lengths) * len(batches)
+    rows = [[", ".join(models), *key, str(counts[key])] for key, models in alike.items()]
+    head = ["models", "reason", "input→output tokens", "batches", "cells"]
+    return Table("Cells of the grid that were not run", head, rows, text=4) if rows else None
+
+
+def weights_control(rows: pl.DataFrame) -> Table | None:
+    """Energy on some weights over that on others, measured in the same cells, with its 95 % interval."""
+    found = controls.weight_ratios(rows)
+    lines = [
+        [
+            f"{row['model']} ({row['weights']})",
+            f"{row['reference_model']} ({row['reference_weights']})",
+            f"{number(row['ratio'])} [{number(row['low'])}, {number(row['high'])}]",
+            str(row["cells"]),
+        ]
+        for row in found.iter_rows(named=True)
+    ]
+    head = ["model (weights)", "against", "ratio of energies [95 % interval]", "cells"]
+    return Table("Control: the same cells on other weights", head, lines, text=2) if lines else None
+
+
+def error_budget(rows: pl.DataFrame) -> Table | None:
+    """What the error of a valid row is made of, in percent of its energy."""
+    parts = {name: words for name, words in _BUDGET.items() if name in rows.columns}
+    valid = rows.filter("valid")
+    lines = []
+    for name, words in parts.items():
+        values = 100 * valid[name].cast(pl.Float64).drop_nulls()
+        if len(values):
+            shown = (values.quantile(0.5), values.quantile(0.95), values.cast(pl.Float64).to_numpy().max())
+            lines.append(
+                [name.removeprefix("uncertainty_").replace("_", " "), words, *map(percent, shown), str(len(values))]
+            )
+    head = ["part", "what it is", "median", "95th percentile", "largest", "rows"]
+    return Table("Error budget of the valid rows, relative to their energy", head, lines, text=2) if lines else None
+
+
+def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
+    """Repetitions that failed a check, counted by reason; one with two reasons counts under both."""
+    counted = _codes(rows.filter(~pl.col("valid")), "reasons", "no reason given")
+    lines = [[code, REASONS.get(code, ""), str(part.height), str(_cells(part))] for code, part in counted]
+    head = ["reason", "meaning", "rows", "cells"]
+    return Table("Invalid rows: kept, and used for nothing above", head, lines, text=2) if lines else None
+
+
+def invalid_rows(rows: pl.DataFrame) -> Table | None:
+    """The invalid repetitions themselves, no more than 60."""
+    bad = rows.filter(~pl.col("valid"))
+    repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
+    raw = "raw" in bad.columns
+    lines = [
+        [
+            row["model"] or "–",
+            (row["reasons"] or "–").replace(";", ", "),
+            *([row["raw"] or "–"] if raw else []),
+            *("–" if row[key] is None else f"{row[key]:,}" for key in CELL),
+            "–" if row["_repetition"] is None else str(row["_repetition"]),
+            number(row["energy_j"]),
+        ]
+        for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
+    ]
+    head = ["model", "reasons", *(["raw samples"] if raw else []), "batch", "input tokens", "output tokens"]
+    head += ["repetition", "energy, J per batch run"]
+    rest = f"; {bad.height - _MOST_ROWS} more are in the table of measurements" if bad.height > _MOST_ROWS else ""
+    return Table(f"The invalid rows{rest}", head, lines, text=2 + bool(raw)) if lines else None
+
+
+def flags(rows: pl.DataFrame) -> Table | None:
+    """Regimes that rows were measured in, with the models and batches concerned."""
+    lines = [
+        [
+            code,
+            FLAGS.get(code, ""),
+            listed(sorted(set(part["model"]))),
+            listed(sorted(set(part["batch"]))),
+            str(part.height),
+            str(_cells(part)),
+        ]
+        for code, part in _codes(rows, "flags", "")
+    ]
+    head = ["flag", "meaning", "models", "batches", "rows", "cells"]
+    return Table("Flagged rows: valid, in a regime worth knowing", head, lines, text=4) if lines else None
+
+
+def _codes(rows: pl.DataFrame, column: str, empty: str) -> list[tuple[str, pl.DataFrame]]:
+    parts = rows.with_columns(_code=pl.col(column).str.split(";")).explode("_code")
+    parts = parts.with_columns(pl.col("_code").replace("", empty)).filter(pl.col("_code") != "")
+    return [(str(code), part) for (code,), part in parts.group_by("_code", maintain_order=True)]
+
+
+def _cells(rows: pl.DataFrame) -> int:
+    return rows.select(*GROUP, *CELL).unique().height

@@ -1,0 +1,258 @@
+"""The figures for the sceptic: residuals, coverage, the sensors against each other, GQA against MHA."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import seaborn as sns
+
+from sweetspot.predict.laws import LAWS
+from sweetspot.report import results as summary
+from sweetspot.report import style
+from sweetspot.report.charts import RASTER_ABOVE, Chart, model_legend, style_words
+from sweetspot.report.results import Group, number
+from sweetspot.table.schema import CELL, GROUP
+
+_WIDTH = 7.6
+_AXES = {
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "batch": "batch",
+    "temperature_c": "GPU temperature, °C",
+    "time_s": "time in the session, s",
+}
+_PLACE = ("repetition", "session", "raw")  # what leads from a point to its row and its raw samples
+_SENSORS = {"energy_instant_j": "instant power, integrated", "energy_average_j": "one-second average, integrated"}
+_ATTENTION = {"MHA": "#d55e00", "GQA": "#0072b2", "MQA": "#009e73"}
+
+
+def overall(
+    rows: pl.DataFrame,
+    groups: Sequence[Group],
+    names: Sequence[str],
+    validation: pl.DataFrame,
+    held_out: pl.DataFrame,
+    campaign: Mapping[str, Any] | None,
+) -> Iterator[Chart]:
+    """The diagnostics that the results allow.
+
+    `rows` is `summary.complete(...)`, `held_out` the 5-fold predictions of each group's chosen law.
+    """
+    label = summary.source_label(rows["source"])
+    residuals = _residual_rows(rows, held_out)
+    if residuals.height:
+        yield _residuals(residuals, groups, names, label)
+    covered = summary.coverage(summary.of_chosen_law(validation, groups))
+    if covered.height:
+        yield _coverage(covered, names, label)
+    compared = _compared(rows)
+    if compared.height:
+        yield _sensors(compared, campaign, label)
+    slopes = _context_prices(groups, names, campaign)
+    if slopes.height and slopes["attention"].n_unique() > 1:
+        yield _attention(slopes, label)
+
+
+def _residual_rows(rows: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
+    """One row per valid repetition whose cell was predicted without it, with `residual_percent`."""
+    there = [name for name in _AXES if name in rows.columns and rows[name].null_count() < rows.height]
+    predicted = held_out.select(*GROUP, *CELL, "predicted_j")
+    joined = rows.filter("valid").join(predicted, on=[*GROUP, *CELL], how="inner", maintain_order="left")
+    return joined.select(
+        *GROUP,
+        *there,
+        *(name for name in _PLACE if name in rows.columns),
+        "energy_j",
+        "predicted_j",
+        residual_percent=100 * (pl.col("predicted_j") / pl.col("energy_j") - 1),
+    )
+
+
+def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
+    axes_there = [name for name in _AXES if name in table.columns]
+    title = "Residuals: where the chosen law errs"
+    sizes = np.abs(table["residual_percent"].to_numpy())
+    band = style.band(sizes)
+    edge = 3 * band  # a few rows far off must not flatten the pattern of the others
+    caption = (
+        f"{table.height} valid repetitions, each against the prediction of its cell by its model's chosen law fitted "
+        f"without it (held-out, 5-fold): predicted / measured − 1, %. Line: median. Band: ±{band:g} %, which holds "
+        f"{100 * np.mean(sizes <= band):.3g} %."
+        + (f" What is beyond ±{edge:g} % is drawn at the edge." if sizes.max() > edge else "")
+        + style_words(names)
+    )
+    columns = min(3, len(axes_there))
+    lines = -(-len(axes_there) // columns)
+    fig = style.figure(_WIDTH, 2.3 * lines, title, caption, label)
+    axes = fig.subplots(lines, columns, squeeze=False, sharey=True)
+    raster = table.height > RASTER_ABOVE / 3  # each point is drawn in every panel
+    present = [index for index, group in enumerate(groups) if summary.of(table, group).height]
+    for ax, name in zip(axes.flat, axes_there, strict=False):
+        for index in present:
+            part, look = summary.of(table, groups[index]), style.model_style(groups[index]["model"])
+            ax.scatter(
+                part[name],
+                part["residual_percent"].clip(-edge, edge),
+                color=look.colour,
+                marker=look.marker,
+                s=9,
+                alpha=0.35 if raster else 0.6,
+                linewidths=0,
+                rasterized=raster,
+            )
+        _median_line(ax, table.drop_nulls(name), name)
+        ax.axhspan(-band, band, color=style.GRID, alpha=0.4, linewidth=0, zorder=0)
+        ax.axhline(0, color=style.INK, linewidth=0.8)
+        ax.set_xlabel(_AXES[name])
+        if name in CELL:
+            ax.set_xscale("log")
+            style.length_axis(ax.xaxis, table[name], gap=0.2)
+    for ax in axes.flat[len(axes_there) :]:
+        ax.remove()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("predicted / measured − 1, %")
+    model_legend(fig, groups, names, present)
+    sns.despine(fig)
+    return "residuals", title, caption, fig, table
+
+
+def _median_line(ax: Any, table: pl.DataFrame, name: str) -> None:
+    """The median residual at each value, or in ten equally full bins of a quantity that is not set but happens."""
+    if not table.height:
+        return
+    if name in CELL:
+        binned = table.with_columns(_bin=pl.col(name).cast(pl.Float64))
+    else:
+        binned = table.with_columns(_bin=(pl.col(name).rank("ordinal") * 10 / (table.height + 1)).floor())
+    line = binned.group_by("_bin").agg(pl.col(name).median(), pl.col("residual_percent").median()).sort("_bin")
+    ax.plot(line[name], line["residual_percent"], color=style.INK, marker="o", markersize=2.5, linewidth=1)
+
+
+def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
+    schemes = list(dict.fromkeys(table["scheme"]))
+    title = "Coverage: how often the 95 % interval holds the measured cell"
+    caption = (
+        f"One dot for each of {table['model'].n_unique()} models, by the chosen law under each scheme; bar and number: "
+        "their mean. Dashed: the nominal 95 %." + style_words(names)
+    )
+    fig = style.figure(_WIDTH, 0.8 + 0.34 * len(schemes), title, caption, label)
+    ax = fig.subplots()
+    for row, scheme in enumerate(schemes):
+        part = table.filter(pl.col("scheme") == scheme)
+        for model, value in part.select("model", "coverage_percent").iter_rows():
+            look = style.model_style(model)
+            ax.plot(value, row, marker=look.marker, color=look.colour, markersize=4, alpha=0.75, linestyle="")
+        mean = part["coverage_percent"].to_numpy().mean()
+        ax.plot(mean, row, marker="|", markersize=13, markeredgewidth=2.2, color=style.INK)
+        ax.text(1.01, row, f"{number(mean)} %", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+    ax.axvline(95, color=style.INK, linestyle="--", linewidth=0.9)
+    words = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
+    ax.set_yticks(range(len(schemes)), words)
+    ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel="cells inside their 95 % interval, %")
+    ax.set_xlim(min(80.0, ax.get_xlim()[0]), 101)
+    sns.despine(fig, left=True)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    return "coverage", title, caption, fig, table
+
+
+def _compared(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per repetition: by how much the secondary sensors deviate from the counter, in percent, at what power."""
+    there = [name for name in _SENSORS if name in rows.columns and rows[name].null_count() < rows.height]
+    known = rows.drop_nulls(["energy_j", "duration_s"]).filter(pl.any_horizontal(pl.col(there).is_not_null()))
+    return known.select(
+        *GROUP,
+        *CELL,
+        *(name for name in _PLACE if name in rows.columns),
+        "valid",
+        "reasons",
+        power_w=pl.col("energy_j") / pl.col("duration_s"),
+        **{name.replace("_j", "_percent"): 100 * (pl.col(name) / pl.col("energy_j") - 1) for name in there},
+    )
+
+
+def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str) -> Chart:
+    tolerance = 100 * float((campaign or {}).get("config", {}).get("protocol", {}).get("energy_tolerance", 0.05))
+    sensors = {name.replace("_j", "_percent"): words for name, words in _SENSORS.items()}
+    sensors = {name: words for name, words in sensors.items() if name in table.columns}
+    edge = 4 * tolerance
+    title = "Energy counter against integrated power"
+    caption = (
+        f"{table.height} repetitions: integrated power over counter, %. Band: the ±{tolerance:g} % beyond which a row "
+        f"is invalid. Crosses: the {table.height - int(table['valid'].sum())} invalid rows; what is beyond "
+        f"±{edge:g} % is drawn at the edge."
+    )
+    fig = style.figure(_WIDTH, 2.7, title, caption, label)
+    axes = fig.subplots(1, len(sensors), squeeze=False, sharey=True)
+    for ax, (name, words) in zip(axes.flat, sensors.items(), strict=True):
+        ax.axhspan(-tolerance, tolerance, color=style.GRID, alpha=0.5, linewidth=0)
+        ax.axhline(0, color=style.INK, linewidth=0.8)
+        dots = {"s": 8, "alpha": 0.5, "color": "#0072b2", "linewidths": 0, "rasterized": table.height > RASTER_ABOVE}
+        crosses = {"s": 26, "color": style.ALARM, "marker": "x", "linewidths": 1.2}
+        for part, look in ((table.filter("valid"), dots), (table.filter(~pl.col("valid")), crosses)):
+            ax.scatter(part["power_w"], part[name].clip(-edge, edge), **look)
+        ax.set(xlabel="mean power of the row, W", title=words)
+    farthest = max(float(table[name].abs().to_numpy().max()) for name in sensors)
+    reach = 1.08 * min(max(1.4 * tolerance, farthest), edge)
+    axes[0, 0].set(ylabel="integrated / counter − 1, %", ylim=(-reach, reach))
+    sns.despine(fig)
+    return "sensors", title, caption, fig, table
+
+
+def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Mapping[str, Any] | None) -> pl.DataFrame:
+    """What a token of context adds to an output token, J, by the chosen law, for models whose attention is known."""
+    models = {model["name"]: model for model in (campaign or {}).get("models", [])}
+    found = []
+    for group, name in zip(groups, names, strict=True):
+        model, fits = models.get(group["model"], {}), summary.chosen_fits(group)
+        if not fits or not model.get("attention") or not model.get("parameters"):
+            continue
+        fit = max(fits, key=lambda fit: fit["batch"] or 0)
+        for term in LAWS[fit["law"]].terms:
+            if term.form in ("n", "n + m/2") and not term.per_batch and term.name in fit["terms"]:
+                value = fit["terms"][term.name]
+                found.append(
+                    {
+                        "model": name,
+                        "attention": model["attention"],
+                        "parameters": model["parameters"],
+                        "law": fit["law"],
+                        "batch": fit["batch"],
+                        "j_per_1000_context_tokens": 1000 * value["value"],
+                        "standard_error": 1000 * (value["standard_error"] or 0.0),
+                    }
+                )
+    return pl.DataFrame(found)
+
+
+def _attention(table: pl.DataFrame, label: str) -> Chart:
+    table = table.sort("parameters", "model")
+    title = "GQA against MHA: what context costs"
+    caption = (
+        f"{table.height} models, the smallest at the bottom: what 1,000 tokens of context add to each output token, by "
+        "the term of the chosen law that grows with the prompt; bars: 95 % interval of the coefficient. Laws without "
+        "batch terms: that of the largest batch. Beside the names: parameters in 10⁹."
+    )
+    fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
+    ax = fig.subplots()
+    table = table.with_row_index("row")
+    for kind, part in sorted((key[0], frame) for key, frame in table.group_by("attention")):
+        look: dict[str, Any] = {
+            "fmt": "o",
+            "markersize": 5,
+            "capsize": 2,
+            "color": _ATTENTION.get(kind, style.OTHER_FAMILIES[0]),
+        }
+        error = 1.96 * part["standard_error"]
+        ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, label=kind, **look)
+    models = table.select("model", "parameters").rows()
+    sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]
+    ax.set_yticks(range(table.height), sizes)
+    ax.set(xlabel="J per output token, per 1,000 tokens of context")
+    ax.set_ylim(-0.6, table.height - 0.4)
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    ax.grid(visible=False, axis="y")
+    fig.legend(title="attention", loc="outside right center", handlelength=0.9)
+    sns.despine(fig)
+    return "attention", title, caption, fig, table.drop("row")

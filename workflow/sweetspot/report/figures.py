@@ -1,0 +1,311 @@
+"""The figures of a campaign: each as SVG for the page, PNG and a page of figures.pdf for papers, CSV for checking."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import seaborn as sns
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from sweetspot.files import write_atomically
+from sweetspot.report import charts, diagnostics, style
+from sweetspot.report import results as summary
+from sweetspot.report.results import Group
+from sweetspot.table.schema import CELL
+
+_WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
+_HERO_WIDTH = 6.0  # stands beside the accuracy table
+_DIGITS = 6  # of numbers in the CSV beside a figure: more than any sensor has
+_PER_TOKEN = "J per output token"
+_SHOWN = ["model", *CELL, "repetitions", "j_per_token", "sd"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and what it is: `kind` names the plot, `group` the index of its group in the predictor (None: all)."""
+
+    name: str
+    kind: str
+    group: int | None
+    title: str
+    caption: str
+
+
+def draw_all(
+    measurements: pl.DataFrame,
+    predictor: Mapping[str, Any],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    campaign: Mapping[str, Any] | None,
+    directory: Path,
+) -> list[Path]:
+    """Draw every figure that these results allow into `directory`; returns the files written.
+
+    `measurements` has one row per repetition (energy_j in J of a whole batch run); `predictor`, `validation` and
+    `predictions` are what a fit wrote; `plan` lists the cells of the grid and `campaign` is its record (None: no
+    campaign). Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself, and
+    has what it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn: list[Drawn] = []
+    files: list[Path] = []
+    pdf = directory / "figures.pdf"
+    with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
+        for item, fig, shown in _figures(measurements, predictor, validation, predictions, plan, campaign):
+            drawn.append(item)
+            files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
+            write_atomically(files[-1], shown.with_columns(cs.float().round_sig_figs(_DIGITS)).write_csv())
+    index = directory / "figures.json"
+    write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
+    return [*files, pdf, index]
+
+
+def _figures(
+    measurements: pl.DataFrame,
+    predictor: Mapping[str, Any],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    campaign: Mapping[str, Any] | None,
+) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
+    rows = summary.complete(measurements)
+    means = summary.cells(rows)
+    top = summary.headline(means)
+    if top is None:
+        return
+    groups = predictor["groups"]
+    names = summary.group_names(groups)
+    hues = style.ramp(means["input_tokens"])
+    for index, (group, name, slug) in enumerate(zip(groups, names, summary.slugs(names), strict=True)):
+        own = summary.of(means, group)
+        if not own.height:
+            continue
+        label = summary.source_label(own["source"])
+        batches = summary.representative(own["batch"])
+        if summary.is_of(top, group):
+            yield *_heat_map(group, name, "hero", index, own, plan, [top["batch"]], label), own.select(_SHOWN)
+        yield *_curves(group, name, slug, index, own, hues, label), own.select(_SHOWN)
+        yield *_heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label), own.select(_SHOWN)
+        if own["batch"].n_unique() > 1:
+            yield *_against_batch(group, name, slug, index, own, hues, label), own.select(_SHOWN)
+    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    for kind, title, caption, fig, shown in itertools.chain(
+        charts.overall(means, groups, names, validation, held_out),
+        diagnostics.overall(rows, groups, names, validation, held_out, campaign),
+    ):
+        yield Drawn(kind, kind, None, title, caption), fig, shown
+
+
+def _curves(
+    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
+) -> tuple[Drawn, Figure]:
+    batches = summary.representative(own["batch"])
+    title = f"{name}: energy against reply length"
+    caption = (
+        f"{own.filter(pl.col('batch').is_in(batches)).height} cells. Points: mean of the valid repetitions, "
+        f"bars ±1 SD. {_fit_words(group)} {_batch_words(own, batches)} Each panel has its own vertical scale."
+    )
+    columns = style.columns(len(batches))
+    rows = -(-len(batches) // columns)
+    fig = style.figure(_WIDTH, 2.5 * rows if columns > 1 else 3.3, title, caption, label)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True)
+    for ax, batch in zip(axes.flat, batches, strict=False):
+        part = own.filter(pl.col("batch") == batch)
+        for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
+            line = line.sort("output_tokens")
+            _points(ax, line["output_tokens"], line, hues[n], str(n))
+            reply = np.geomspace(line["output_tokens"][0], line["output_tokens"][-1], 60)
+            values = [summary.fitted(group, batch, n, m) for m in reply]
+            if None not in values:
+                ax.plot(reply, values, color=hues[n], linewidth=1.2)
+        ax.set(xscale="log", yscale="log", title=f"batch {batch}")
+        style.length_axis(ax.xaxis, own["output_tokens"])
+        style.value_axis(ax.yaxis)
+    for ax in axes.flat[len(batches) :]:
+        ax.remove()
+    _outer_labels(axes, len(batches), "output tokens", _PER_TOKEN)
+    _legend(fig, axes[0, 0], "input\ntokens")
+    sns.despine(fig)
+    return Drawn(f"curves-{slug}", "curves", index, title, caption), fig
+
+
+def _against_batch(
+    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
+) -> tuple[Drawn, Figure]:
+    replies = summary.representative(own["output_tokens"], 3)
+    title = f"{name}: energy against batch"
+    caption = (
+        f"{own.filter(pl.col('output_tokens').is_in(replies)).height} cells, {own['batch'].n_unique()} batches. "
+        f"Points: mean of the valid repetitions, bars ±1 SD. {_fit_words(group)}"
+        + (f" Panels: {len(replies)} of {own['output_tokens'].n_unique()} reply lengths." if len(replies) > 2 else "")
+    )
+    fig = style.figure(_WIDTH, 2.7, title, caption, label)
+    axes = fig.subplots(1, len(replies), squeeze=False, sharey=True)
+    everywhere = any(fit["batch"] is None for fit in summary.chosen_fits(group))
+    for ax, m in zip(axes.flat, replies, strict=True):
+        part = own.filter(pl.col("output_tokens") == m)
+        for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
+            line = line.sort("batch")
+            _points(ax, line["batch"], line, hues[n], str(n))
+            measured = line["batch"].to_list()
+            batches = np.geomspace(measured[0], measured[-1], 40) if everywhere else measured
+            values = [summary.fitted(group, batch, n, m) for batch in batches]
+            if None not in values:
+                ax.plot(batches, values, color=hues[n], linewidth=1.2)
+        ax.set(xscale="log", yscale="log", title=f"{m} output tokens")
+        style.length_axis(ax.xaxis, own["batch"])
+    style.value_axis(axes[0, 0].yaxis)
+    _outer_labels(axes, len(replies), "batch (requests in flight)", _PER_TOKEN)
+    _legend(fig, axes[0, 0], "input\ntokens")
+    sns.despine(fig)
+    return Drawn(f"batch-{slug}", "batch", index, title, caption), fig
+
+
+def _heat_map(
+    group: Group,
+    name: str,
+    file: str,
+    index: int,
+    own: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    batches: list[int],
+    label: str,
+) -> tuple[Drawn, Figure]:
+    grid = own.select(CELL)
+    if plan is not None:
+        planned = plan.filter(pl.col("model") == group["model"]).select(CELL)
+        grid = pl.concat([grid, planned.cast(pl.Int64)]).unique()
+    inputs, outputs = sorted(set(grid["input_tokens"])), sorted(set(grid["output_tokens"]))
+    shown = own.filter(pl.col("batch").is_in(batches))
+    missing = len(inputs) * len(outputs) * len(batches) - shown.height
+    spots = [spot for spot in group.get("sweet_spots", []) if spot["batch"] in batches]
+    inside = any(spot["status"] == "interior" for spot in spots)
+    title = f"{name}: {_PER_TOKEN}" + (f", batch {batches[0]}" if len(batches) == 1 else "")
+    caption = (
+        f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of that batch (log scale). "
+        + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
+        + ("" if inside or not spots else "No sweet spot is identified inside the measured range. ")
+        + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
+        + (_batch_words(own, batches) if file != "hero" else "")
+    )
+    width = _HERO_WIDTH if file == "hero" else _WIDTH
+    columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
+    rows = -(-len(batches) // columns)
+    cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
+    longest = max(len(style.shown(value)) for value in shown["j_per_token"])
+    size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
+    tallest = 0.42 if columns == 1 else 0.36
+    if file == "hero":
+        tallest = min(0.5, 2.6 / len(inputs))  # as high as the sentences and the table beside it
+    height = min(max(cell, 0.2), tallest) * len(inputs) + 0.55
+    fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
+    axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
+    norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))
+    for ax, batch in zip(axes.flat, batches, strict=False):
+        _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, size)
+        ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
+        _ridge(ax, ridge, inputs, outputs)
+        ax.set_title(f"batch {batch}" if len(batches) > 1 else "")
+    for ax in axes.flat[len(batches) :]:
+        ax.remove()
+    _outer_labels(axes, len(batches), "output tokens", "input tokens")
+    bar = fig.colorbar(
+        axes[0, 0].collections[0], ax=list(axes.flat[: len(batches)]), aspect=25 * rows, pad=0.02, fraction=0.05
+    )
+    bar.set_label("× best cell of the batch")
+    bar.outline.set_visible(False)
+    style.value_axis(bar.ax.yaxis)
+    return Drawn(file, file.split("-")[0], index, title, caption.strip()), fig
+
+
+def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, size: float) -> None:
+    values = np.full((len(inputs), len(outputs)), np.nan)
+    for n, m, value in part.select("input_tokens", "output_tokens", "j_per_token").iter_rows():
+        values[inputs.index(n), outputs.index(m)] = value
+    numbers = np.array([[style.shown(value) if np.isfinite(value) else "" for value in row] for row in values])
+    sns.heatmap(
+        values / np.nanmin(values),
+        norm=norm,
+        cmap=style.HEAT,
+        annot=numbers if size >= 4.5 else False,
+        fmt="",
+        annot_kws={"fontsize": size, "va": "bottom"},
+        linewidths=0.5,
+        linecolor="white",
+        cbar=False,
+        ax=ax,
+        xticklabels=outputs,
+        yticklabels=inputs,
+    )
+    for text in ax.texts:
+        column, row = (int(place) for place in text.get_position())
+        text.set_color(style.readable_on(style.HEAT(norm(values[row, column] / np.nanmin(values)))))
+    for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
+        ax.add_patch(Rectangle((column, row), 1, 1, hatch="////", facecolor="none", edgecolor=style.MUTED, linewidth=0))
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set_ylim(0, len(inputs))  # short prompts at the bottom
+
+
+def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: list[int]) -> None:
+    """The line m*(n) over the cells of a heat map, placed between cell centres by the logarithm of the length."""
+    if not spots or len(outputs) < 2:
+        return
+    spots = sorted(spots, key=lambda spot: int(spot["input_tokens"]))
+    centres = np.arange(len(outputs)) + 0.5
+    x = np.interp(np.log([spot["output_tokens"] for spot in spots]), np.log(outputs), centres)
+    y = [inputs.index(spot["input_tokens"]) + 0.25 for spot in spots]  # below the numbers
+    ax.plot(x, y, color="#0b6bcb", linewidth=1, alpha=0.5)
+    ax.plot(x, y, color="#0b6bcb", linestyle="", marker="D", markersize=5, markeredgecolor="white")
+
+
+def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:
+    ax.errorbar(
+        x,
+        line["j_per_token"],
+        yerr=line["sd"].fill_null(0.0),
+        color=colour,
+        label=label,
+        fmt="o",
+        markersize=3.2,
+        elinewidth=0.9,
+        capsize=1.8,
+        capthick=0.9,
+    )
+
+
+def _outer_labels(axes: Any, panels: int, x: str, y: str) -> None:
+    columns = axes.shape[1]
+    for position, ax in enumerate(axes.flat[:panels]):
+        if position % columns == 0:
+            ax.set_ylabel(y)
+        if position + columns >= panels:
+            ax.set_xlabel(x)
+            ax.tick_params(labelbottom=True)
+
+
+def _legend(fig: Figure, ax: Any, title: str) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    handles = [Patch(color=handle.lines[0].get_color()) for handle in handles]
+    fig.legend(handles[::-1], labels[::-1], title=title, loc="outside right center", handlelength=0.9, handleheight=0.9)
+
+
+def _fit_words(group: Group) -> str:
+    return f"Lines: law {group['law']}, fitted to these cells (in-sample)." if summary.chosen_fits(group) else "No fit."
+
+
+def _batch_words(own: pl.DataFrame, batches: list[int]) -> str:
+    every = sorted(set(own["batch"]))
+    return f"Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else ""

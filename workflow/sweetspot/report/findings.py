@@ -1,0 +1,150 @@
+"""The three sentences that open the report: what lengths decide, where the sweet spot lies, how well a law predicts.
+
+Intervals are 95 % and say in themselves what they are about: repetitions, coefficients of the fit, or cells.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from sweetspot.fit.sweet_spots import plateau
+from sweetspot.predict.laws import why_not_identified
+from sweetspot.report import results as summary
+from sweetspot.report.results import Group, number, percent, tokens
+from sweetspot.table.schema import CELL, GROUP
+
+_NORMAL_95 = 1.96
+Span = tuple[float, float]
+
+
+def sentences(
+    means: pl.DataFrame,
+    groups: Sequence[Group],
+    names: Sequence[str],
+    validation: pl.DataFrame,
+    held_out: pl.DataFrame,
+) -> list[str]:
+    """Three sentences, or none without a valid row. `held_out` are the 5-fold predictions of the chosen laws."""
+    top = summary.headline(means)
+    if top is None:
+        return []
+    name, group = next(
+        ((name, group) for name, group in zip(names, groups, strict=True) if summary.is_of(top, group)),
+        (top["model"], {}),
+    )
+    best, worst = (_cell(means, top, which) for which in ("best", "worst"))
+    return [
+        f"{name} at batch {top['batch']} needs {_with(best['j_per_token'], _mean_interval(best))} J per output token "
+        f"at best ({_lengths(best)}) and {_with(worst['j_per_token'], _mean_interval(worst))} J at worst "
+        f"({_lengths(worst)}): the lengths alone make a factor of "
+        f"{_with(top['ratio'], _ratio_interval(best, worst))}"
+        + (f", the largest of {len(groups)} models." if len(groups) > 1 else "."),
+        _spot_sentence(group, top["batch"], groups),
+        _accuracy_sentence(groups, validation, held_out),
+    ]
+
+
+def _cell(means: pl.DataFrame, top: Mapping[str, Any], which: str) -> dict[str, Any]:
+    wanted = {**{name: top[name] for name in (*GROUP, "batch")}}
+    wanted |= {name: top[f"{which}_{name}"] for name in ("input_tokens", "output_tokens")}
+    return means.row(by_predicate=pl.all_horizontal(pl.col(n) == v for n, v in wanted.items()), named=True)
+
+
+def _lengths(cell: Mapping[str, Any]) -> str:
+    return f"{cell['input_tokens']:,} tokens in, {cell['output_tokens']:,} out"
+
+
+def _relative_error(cell: Mapping[str, Any]) -> float | None:
+    """Relative standard error of a cell's mean; None for a single repetition."""
+    if not cell["sd"] or cell["repetitions"] < 2:
+        return None
+    return float(cell["sd"] / math.sqrt(cell["repetitions"]) / cell["j_per_token"])
+
+
+def _mean_interval(cell: Mapping[str, Any]) -> Span | None:
+    error = _relative_error(cell)
+    if error is None:
+        return None
+    half = float(stats.t.ppf(0.975, cell["repetitions"] - 1)) * error
+    return cell["j_per_token"] * (1 - half), cell["j_per_token"] * (1 + half)
+
+
+def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span | None:
+    errors = [_relative_error(best), _relative_error(worst)]
+    if errors[0] is None or errors[1] is None:
+        return None
+    fewest = min(best["repetitions"], worst["repetitions"])
+    half = float(stats.t.ppf(0.975, fewest - 1)) * math.hypot(errors[0], errors[1])
+    ratio = worst["j_per_token"] / best["j_per_token"]
+    return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def spot_interval(spot: Mapping[str, Any]) -> Span:
+    """The 95 % confidence set of a sweet spot; an end that is not known is 0 or inf."""
+    low, high = spot["output_tokens_low"], spot["output_tokens_high"]
+    return 0.0 if low is None else low, math.inf if high is None else high
+
+
+def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
+    inside = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior"]
+    here = sorted((s for s in inside if s["batch"] == batch), key=lambda spot: spot["input_tokens"])
+    everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
+    if not everywhere:
+        known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
+        if not known:
+            why = why_not_identified(group.get("law"))
+            return f"The sweet spot, the reply length of least energy per token, is not identified: {why}."
+        return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
+    over = "models and batches" if len(groups) > 1 else "batches and prompts"
+    span = f"over all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
+    if not here:
+        return f"At that batch no sweet spot lies inside the measured lengths; {span}"
+    ends = " and ".join(
+        f"{_with(spot['output_tokens'], spot_interval(spot), tokens)}{unit}{plateau(spot)} "
+        f"{words} {spot['input_tokens']:,}"
+        for unit, words, spot in zip(
+            (" tokens", ""), ("after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False
+        )
+    )
+    meaning = "the reply length of least energy per token"
+    return f"Its sweet spot by the fitted law {group['law']}, {meaning}, is {ends}; {span}"
+
+
+def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_out: pl.DataFrame) -> str:
+    chosen = summary.of_chosen_law(validation, groups).filter(pl.col("mape_percent").is_not_null())
+    seen, unseen = (
+        chosen.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in ("in-sample", "5-fold")
+    )
+    if not unseen:
+        return "How well a law predicts is not known: too few cells to hold any out."
+    of = f"mean of {len(unseen)} models, worst {percent(max(unseen))}" if len(unseen) > 1 else "one model"
+    in_sample = (
+        f"in-sample, on the cells it was fitted to, {percent(sum(seen) / len(seen))}" if seen else "in-sample not known"
+    )
+    mean = sum(unseen) / len(unseen)
+    return (
+        f"The chosen law ({summary.law_words(groups)}) predicts cells that its fit has not seen with a MAPE of "
+        f"{_with(mean, _error_interval(mean, held_out))} % (held-out, 5-fold; {of}); {in_sample}."
+    )
+
+
+def _error_interval(mean: float, held_out: pl.DataFrame) -> Span | None:
+    """Interval of the mean over models of their mean errors: as sure as the scatter of the cells' errors lets it be."""
+    of_models = held_out.group_by(*GROUP).agg(pl.col("ape_percent").std(), pl.len().alias("cells"))
+    if held_out.select(*GROUP, *CELL).is_duplicated().any() or of_models["ape_percent"].null_count():
+        return None
+    error = float(np.sqrt(np.sum(of_models["ape_percent"].to_numpy() ** 2 / of_models["cells"].to_numpy())))
+    half = _NORMAL_95 * error / of_models.height
+    return max(mean - half, 0.0), mean + half
+
+
+def _with(value: float, span: Span | None, words: Callable[[float], str] = number) -> str:
+    """A number with its interval: "7.68 [7.65, 7.71]"."""
+    if span is None:
+        return words(value)
+    low, high = (words(end) if math.isfinite(end) else "∞" for end in span)
+    return f"{words(value)} [{low}, {high}]"

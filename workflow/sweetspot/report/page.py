@@ -1,0 +1,142 @@
+"""One self-contained HTML page that says what a campaign found, how sure that is, and what it was measured on."""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from sweetspot.files import write_atomically
+from sweetspot.report import audit, explorer, findings, style, tables
+from sweetspot.report import results as summary
+
+_HERE = Path(__file__).parent
+_BANNERS = {
+    "SIMULATED": "no GPU was used; the numbers come from sweetspot's simulator",
+    "PUBLISHED": "the numbers were taken from a publication; sweetspot did not measure them",
+    "SOURCE NOT STATED": "the table does not say whether its rows were measured or simulated",
+    "MEASURED": "the numbers come from the energy counter of the GPU",
+}
+# Colours of the figures that follow the page from light to dark; the others keep their meaning, and contrast on both.
+_THEMED = {style.INK: "--ink", style.MUTED: "--muted", style.GRID: "--grid", style.ALARM: "--alarm"}
+
+
+def write(
+    measurements: pl.DataFrame,
+    predictor: Mapping[str, Any],
+    validation: pl.DataFrame,
+    predictions: pl.DataFrame,
+    plan: pl.DataFrame | None,
+    campaign: Mapping[str, Any] | None,
+    figures: Path,
+    output: Path,
+) -> None:
+    """Write the page to `output`, whole or not at all.
+
+    The inputs are those of `figures.draw_all`, `figures` is the directory it drew into, `campaign` the record of the
+    campaign (None: a table that belongs to none, as `plan`). Results without a valid row make a page that says so.
+    """
+    rows = summary.complete(measurements)
+    means = summary.cells(rows)
+    groups = [group for group in predictor["groups"] if summary.of(means, group).height]
+    drawn = json.loads((figures / "figures.json").read_text())
+    names = summary.group_names(groups)
+    slugs = summary.slugs(names)
+    label = summary.source_label(rows["source"]) or "MEASURED"
+    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    context = {
+        "title": (campaign or {}).get("campaign") or "table of measurements",
+        "label": label,
+        "banner": _banner(label, rows),
+        "simulated": label == "SIMULATED",
+        "random_weights": any("random_weights" in flags.split(";") for flags in rows["flags"].unique()),
+        "valid": means.height > 0,
+        "findings": findings.sentences(means, groups, names, validation, held_out),
+        "measured_on": tables.measured_on(rows, means),
+        "overview": tables.accuracy_overview(validation, groups),
+        "explorer": explorer.data(predictor, means, groups, names),
+        "figures": {
+            item["kind"]: _inline(figures, item) for item in drawn if item["group"] is None or item["kind"] == "hero"
+        },
+        "models": [
+            {
+                "name": name,
+                "slug": slug,
+                "law": group.get("law"),
+                "because": group.get("chosen_because"),
+                "cells": group["cells"],
+                "rows": group["rows"],
+                "figures": [
+                    _inline(figures, item)
+                    for item in drawn
+                    if item["group"] == predictor["groups"].index(group) and item["kind"] != "hero"
+                ],
+                "coefficients": tables.coefficients(group),
+                "sweet_spots": tables.sweet_spots(group),
+                "notes": tables.accuracy_notes(summary.of(validation, group)),
+                "accuracy": tables.accuracy_of(summary.of(validation, group), group.get("law")),
+            }
+            for group, name, slug in zip(groups, names, slugs, strict=True)
+        ],
+        "provenance": tables.provenance(rows, means, predictor, campaign),
+        "architectures": tables.architectures(campaign),
+        "protocol": tables.protocol(campaign),
+        "spot_ranges": tables.sweet_spot_ranges(groups, names),
+        "ratios": tables.best_and_worst(means, groups, names),
+        "accuracy": tables.accuracy(validation, groups),
+        "worst_predicted": tables.worst_predicted(held_out, groups, names),
+        "skipped": audit.skipped(plan),
+        "weights": audit.weights_control(rows),
+        "budget": audit.error_budget(rows),
+        "invalid": audit.invalid_by_reason(rows),
+        "invalid_rows": audit.invalid_rows(rows),
+        "flags": audit.flags(rows),
+        "created_by": predictor.get("created_by", "sweetspot"),
+        "css": Markup((_HERE / "page.css").read_text()),
+        "script": Markup(explorer.script()),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_atomically(output, environment.get_template("page.html").render(context))
+
+
+def _banner(label: str, rows: pl.DataFrame) -> str:
+    counts = rows["source"].value_counts(sort=True)
+    if counts.height < 2:
+        return _BANNERS[label]
+    parts = [f"{count} {source}" for source, count in counts.iter_rows()]
+    return f"{_BANNERS[label]} (in part: of {rows.height} rows {', '.join(parts)})"
+
+
+def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure as an <svg> element: ids made its own, its ink that of the page."""
+    svg = (directory / f"{item['name']}.svg").read_text()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
+    used = set(re.findall(r"""(?:url\(|href=["'])#([^)"']+)""", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{item["name"]}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r"""(url\(|href=["'])#""", rf"\g<1>#{item['name']}-", svg)
+    for colour, variable in _THEMED.items():
+        svg = svg.replace(colour, f"var({variable})")
+    spoken = html.escape(f"{item['title']}. {item['caption']}", quote=True)
+    svg = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_literal(spoken)}">', svg, count=1
+    )
+    csv = base64.b64encode((directory / f"{item['name']}.csv").read_bytes()).decode()
+    return {**item, "svg": Markup(re.sub(r"\s*\n\s*", "\n", svg)), "csv": f"data:text/csv;base64,{csv}"}
+
+
+def _literal(text: str) -> str:
+    """`text` as a replacement of re.sub that means itself."""
+    return text.replace("\\", r"\\")

@@ -1,0 +1,343 @@
+"""The tables of the report, each as text with units, or None where there is nothing to show."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import polars as pl
+
+from sweetspot.measure.protocol import Protocol
+from sweetspot.predict.laws import LAWS, why_not_identified
+from sweetspot.report import results as summary
+from sweetspot.report.results import Group, listed, number, percent, tokens
+from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
+
+_UNITS = {
+    **{"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"},
+    **{"n + m/2": "J/token²", "n^2 + nm + m^2/3": "J/token³"},
+}
+_FORMS = {"n^2/m": "n²/m", "n^2 + nm + m^2/3": "n² + nm + m²/3"}
+_ROLES = {
+    "paper-6": "the paper's",
+    "wilkins": "baseline",
+    "linear": "baseline",
+    "tdp-time": "baseline",
+    "trees": "baseline",
+    "shared": "across models",
+}
+_SHORT = {  # for a narrow table, which must not break at a hyphen
+    "in-sample": "in‑sample",
+    "5-fold": "held‑out: 5‑fold",
+    "leave-one-length-out": "held‑out: a length",
+    "leave-one-batch-out": "held‑out: a batch",
+    "leave-one-model-out": "held‑out: a model",
+}
+_SCHEMES = ("in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out", "leave-one-model-out")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. The first `text` columns are words, the others numbers; `strong` rows stand out."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    text: int = 1
+    strong: tuple[int, ...] = ()
+
+
+def provenance(
+    rows: pl.DataFrame, means: pl.DataFrame, predictor: Mapping[str, Any], campaign: Mapping[str, Any] | None
+) -> Table:
+    """What was run and on what."""
+    config: Mapping[str, Any] = (campaign or {}).get("config", {})
+    facts: list[tuple[str, Any]] = [
+        ("Campaign", (campaign or {}).get("campaign")),
+        ("Source of the rows", _distinct(rows, "source")),
+        ("Rows", f"{rows.height:,}, of them valid {int(rows['valid'].sum()):,}"),
+        ("Cells with a valid row", f"{means.height:,}"),
+        ("Models", str(rows["model"].n_unique())),
+        ("Input tokens", listed(sorted(set(rows["input_tokens"])))),
+        ("Output tokens", listed(sorted(set(rows["output_tokens"])))),
+        ("Batches (equal requests in flight)", listed(sorted(set(rows["batch"])))),
+        ("GPU", _distinct(rows, "gpu")),
+        ("GPU driver", _distinct(rows, "driver_version")),
+        ("Engine", _distinct(rows, "engine")),
+        ("Engine version", _distinct(rows, "engine_version")),
+        ("Precision", _distinct(rows, "precision")),
+        ("Weights", _distinct(rows, "weights")),
+        ("Temperature", _span(rows, "temperature_c", "°C")),
+        ("SM clock", _span(rows, "sm_clock_mhz", "MHz")),
+        ("Idle power, context and weights loaded", _span(rows, "idle_w", "W")),
+        ("Random seed", config.get("seed")),
+        ("Fitted by", predictor.get("created_by")),
+        ("Run by", campaign and f"sweetspot {campaign.get('sweetspot_version')}"),
+        ("Python", (campaign or {}).get("python")),
+        ("Platform", (campaign or {}).get("platform")),
+    ]
+    shown = [[name, str(value)] for name, value in facts if value not in (None, "")]
+    return Table("Provenance", ["what", "value"], shown, text=2)
+
+
+def measured_on(rows: pl.DataFrame, means: pl.DataFrame) -> str:
+    """One line: on what, with what, how much."""
+    facts = [
+        _distinct(rows, "gpu"),
+        " ".join(filter(None, (_distinct(rows, "engine"), _distinct(rows, "engine_version")))),
+        _distinct(rows, "precision"),
+        f"{rows['model'].n_unique()} models" if rows["model"].n_unique() > 1 else listed(rows["model"].unique()),
+        f"batch {listed(sorted(set(rows['batch'])))}",
+        f"{means.height:,} cells",
+        f"{rows.height:,} repetitions, {rows.height - int(rows['valid'].sum()):,} of them invalid",
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def architectures(campaign: Mapping[str, Any] | None) -> Table | None:
+    """The models of the campaign and where their dimensions come from."""
+    models = (campaign or {}).get("models", [])
+    keys = ("layers", "hidden", "heads", "kv_heads")
+    rows = [
+        [str(model.get(key, "–")) for key in ("name", "family", "attention", "precision", "source")]
+        + [f"{number(model['parameters'] / 1e9)} × 10⁹" if model.get("parameters") else "–"]
+        + [str(model.get(key, "–")) for key in keys]
+        for model in models
+    ]
+    head = ["model", "family", "attention", "precision", "source of its dimensions", "parameters"]
+    head += ["layers", "hidden size", "heads", "KV heads"]
+    return Table("Models", head, rows, text=5) if rows else None
+
+
+def protocol(campaign: Mapping[str, Any] | None) -> Table | None:
+    """The numbers of the measurement protocol, with what they mean."""
+    values: Mapping[str, Any] = (campaign or {}).get("config", {}).get("protocol", {})
+    meaning = {field.name: str(field.metadata.get("description", "")) for field in fields(Protocol)}
+    rows = [[key, meaning.get(key, "").replace("`", ""), str(value)] for key, value in values.items()]
+    return Table("Measurement protocol", ["setting", "meaning", "value"], rows, text=2) if rows else None
+
+
+def coefficients(group: Group) -> Table | None:
+    """Coefficients of the chosen law with their standard errors and units."""
+    fits = summary.chosen_fits(group)
+    if not fits:
+        return None
+    law = LAWS[group["law"]]
+    caption = (
+        f"Coefficients of {law.name}: {law.formula.replace('^2', '²')} (E in J per output token, ± standard error)"
+    )
+    if fits[0]["batch"] is None:
+        head = ["term", "multiplies", "meaning", "unit", "value"]
+        rows = [[t.name, _multiplied(t), t.meaning, _UNITS[t.form], _coefficient(fits[0], t.name)] for t in law.terms]
+        return Table(caption, head, rows, text=4)
+    head = ["batch", *(f"{term.name} · {_multiplied(term)}, {_UNITS[term.form]}" for term in law.terms)]
+    rows = [[str(fit["batch"]), *(_coefficient(fit, term.name) for term in law.terms)] for fit in fits]
+    return Table(caption, head, rows, text=0)
+
+
+def sweet_spots(group: Group) -> Table | None:
+    """m* by input length and batch, or why there is none."""
+    spots = {(spot["input_tokens"], spot["batch"]): spot for spot in group.get("sweet_spots", [])}
+    if not spots:
+        return None
+    batches, inputs = sorted({batch for _, batch in spots}), sorted({n for n, _ in spots})
+    rows = [[f"{n:,}", *(_spot(spots.get((n, batch))) for batch in batches)] for n in inputs]
+    head = ["input tokens", *(f"batch {batch}" for batch in batches)]
+    caption = "Sweet spots m*, output tokens, with the plateau within 1 % (in brackets: outside the measured replies)"
+    if any(spot["status"] == "not identified" for spot in spots.values()):
+        caption += f". Not identified: {why_not_identified(group.get('law'))}"
+    return Table(caption, head, rows, text=0)
+
+
+def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+    """Per model: how many sweet spots lie inside the measured lengths, between which values; what the others are."""
+    rows = []
+    for group, name in zip(groups, names, strict=True):
+        spots = group.get("sweet_spots", [])
+        inside = [spot["output_tokens"] for spot in spots if spot["status"] == "interior"]
+        counts = [
+            str(sum(spot["status"] == status for spot in spots))
+            for status in ("interior", "outside measured range", "no interior minimum", "not identified")
+        ]
+        ends = f"{tokens(min(inside))} to {tokens(max(inside))}" if inside else "–"
+        rows.append([name, str(group.get("law") or "none"), ends, *counts])
+    head = ["model", "law", "m*, output tokens", "inside", "outside measured range", "no minimum", "not identified"]
+    caption = "Sweet spots over all measured input lengths and batches; counts are pairs of input length and batch"
+    return Table(caption, head, rows, text=2) if rows else None
+
+
+def best_and_worst(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+    """Best and worst cell per model, at no more than four batches."""
+    rows = []
+    for group, name in zip(groups, names, strict=True):
+        part = summary.ratios(summary.of(means, group))
+        for row in part.filter(pl.col("batch").is_in(summary.representative(part["batch"]))).iter_rows(named=True):
+            ends = [
+                text
+                for which in ("best", "worst")
+                for text in (
+                    f"{row[f'{which}_input_tokens']:,} → {row[f'{which}_output_tokens']:,}",
+                    number(row[which]),
+                )
+            ]
+            rows.append([name, str(row["batch"]), *ends, number(row["ratio"]), str(row["cells"])])
+    head = ["model", "batch", "best cell, in → out", "J/token", "worst cell, in → out", "J/token", "ratio", "cells"]
+    caption = "Best and worst measured cell; at most four batches of each model are listed, the figure has all"
+    return Table(caption, head, rows) if rows else None
+
+
+def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
+    """Mean and worst MAPE over the models by law and scheme, the chosen laws first."""
+    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    if not errors.height:
+        return None
+    chosen = summary.of_chosen_law(errors, groups)
+    parts = [(f"chosen ({summary.law_words(groups)})", "", chosen)]
+    parts += [(law.name, law.source, errors.filter(pl.col("law") == law.name)) for law in LAWS.values()]
+    rows: list[list[str]] = []
+    strong: list[int] = []
+    for name, source, part in parts:
+        for scheme in _SCHEMES[:1] if name == "tdp-time" else _SCHEMES:
+            of_scheme = part.filter(pl.col("scheme") == scheme)
+            if of_scheme.height:
+                mapes = of_scheme["mape_percent"].to_list()
+                strong += [len(rows)] if part is chosen else []
+                worst_cell = max(of_scheme["worst_ape_percent"].drop_nulls(), default=None)
+                values = [sum(mapes) / len(mapes), max(mapes), worst_cell]
+                said = "" if rows and rows[-1][0] == name else source
+                rows.append([name, said, scheme_words(scheme, name), *map(percent, values), str(len(mapes))])
+    paper = "SweetSpot paper, arXiv 2602.05695"
+    known = "H100, TensorRT-LLM; batch and rows not known to us"
+    rows.append([paper, known, "not known to us", f"{summary.PAPER_MAPE_PERCENT} %", "–", "–", "13"])
+    head = ["law", "what it is", "scheme", "mean MAPE", "worst model", "worst cell", "models"]
+    return Table("Accuracy by law and scheme: MAPE over cell means", head, rows, text=3, strong=tuple(strong))
+
+
+def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
+    """Mean MAPE over the models by law and scheme: the chosen laws, the paper's form, the baselines."""
+    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    schemes = [scheme for scheme in _SCHEMES if scheme in set(errors["scheme"])]
+    chosen = summary.of_chosen_law(errors, groups)
+    covered = summary.coverage(summary.of_chosen_law(validation, groups)).filter(pl.col("scheme") == "5-fold")
+    first = "chosen law"
+    shown = [law for law in dict.fromkeys([*_ROLES, *errors["law"]]) if law in _ROLES or law not in LAWS]
+    parts = [(f"{law} ({_ROLES.get(law, 'baseline')})", errors.filter(pl.col("law") == law)) for law in shown]
+    rows = []
+    most = sum(bool(group.get("law")) for group in groups)
+    for name, part in [(first, chosen), *parts]:
+        values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
+        if any(values):  # trees need a package that may not be installed, the law across models several of them
+            rows.append([name, *(_mean(v, most).replace(" %", "") for v in values)])
+    if not schemes or not chosen.height:
+        return None
+    caption = f"MAPE in %, mean of {most} models" if most > 1 else "MAPE in %"
+    caption += f" (the paper's 13: {summary.PAPER_MAPE_PERCENT}, scheme not known to us)"
+    if covered.height:
+        held = covered["coverage_percent"].to_list()
+        caption += f"; 95 % intervals held {number(sum(held) / len(held))} % of held-out cells (5-fold)"
+    return Table(caption, ["law", *(_SHORT[scheme] for scheme in schemes)], rows, strong=(0,))
+
+
+def _mean(mapes: Sequence[float], most: int) -> str:
+    """The mean, and of how many models where that is not all of them."""
+    if not mapes:
+        return "–"
+    return percent(sum(mapes) / len(mapes)) + (f" ({len(mapes)} of {most})" if len(mapes) < most else "")
+
+
+def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
+    """MAPE of one group by law and scheme."""
+    present = [scheme for scheme in _SCHEMES if scheme in set(validation["scheme"])]
+    mape = {(row["law"], row["scheme"]): row["mape_percent"] for row in validation.iter_rows(named=True)}
+    laws = [name for name in LAWS if any((name, scheme) in mape for scheme in present)]
+    rows = [[name, *(percent(mape.get((name, scheme))) for scheme in present)] for name in laws]
+    head = ["law", *(scheme_words(scheme) for scheme in present)]
+    strong = (laws.index(law),) if law in laws else ()
+    return Table("MAPE by law and scheme", head, rows, strong=strong) if rows else None
+
+
+def accuracy_notes(validation: pl.DataFrame) -> list[str]:
+    """What has to be known about errors of one group that are given, such as cells that no fit could predict."""
+    given = validation.filter(pl.col("mape_percent").is_not_null(), pl.col("law") != "tdp-time")
+    rows = given.filter(pl.col("note").cast(pl.String).fill_null("") != "").iter_rows(named=True)
+    return [f"{row['law']}, {scheme_words(row['scheme'])}: {row['note']}" for row in rows]
+
+
+def scheme_words(scheme: str, law: str = "") -> str:
+    """The name of a scheme with whether its cells were held out."""
+    if law == "tdp-time":
+        return "nothing fitted: the same under every scheme"
+    return "in-sample" if scheme == "in-sample" else f"held-out: {scheme}"
+
+
+def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+    """The ten cells that the chosen laws, fitted without them, miss by most."""
+    name_of = {tuple(group[key] for key in GROUP): name for group, name in zip(groups, names, strict=True)}
+    tokens = pl.col("batch") * pl.col("output_tokens")
+    worst = held_out.with_columns(measured=pl.col("energy_j") / tokens, predicted=pl.col("predicted_j") / tokens)
+    rows = [
+        [
+            name_of[tuple(row[key] for key in GROUP)],
+            row["law"],
+            *(f"{row[key]:,}" for key in CELL),
+            number(row["measured"]),
+            number(row["predicted"]),
+            percent(row["ape_percent"]),
+        ]
+        for row in worst.sort("ape_percent", descending=True, maintain_order=True).head(10).iter_rows(named=True)
+    ]
+    head = [
+        "model",
+        "law",
+        "batch",
+        "input tokens",
+        "output tokens",
+        "measured, J/token",
+        "predicted, J/token",
+        "error",
+    ]
+    return Table("The ten worst predicted cells (held-out, 5-fold, chosen law)", head, rows, text=2) if rows else None
+
+
+def _distinct(rows: pl.DataFrame, column: str) -> str:
+    values = [] if column not in rows.columns else sorted({str(v) for v in rows[column].drop_nulls()} - {UNSPECIFIED})
+    return ", ".join(values)
+
+
+def _span(rows: pl.DataFrame, column: str, unit: str) -> str:
+    values = [] if column not in rows.columns else rows[column].drop_nulls().to_list()
+    if not values:
+        return ""
+    low, high = number(min(values)), number(max(values))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _multiplied(term: Any) -> str:
+    form = _FORMS.get(term.form, term.form)
+    if not term.per_batch:
+        return str(form)
+    return {"1": "1/B", "1/m": "1/(B m)"}.get(form, f"{form}/B")
+
+
+def _spot(spot: Mapping[str, Any] | None) -> str:
+    if spot is None:
+        return "–"
+    if spot["status"] == "interior":
+        return f"{tokens(spot['output_tokens'])}, {tokens(spot['plateau_low'])}–{tokens(spot['plateau_high'])}"
+    return f"({tokens(spot['output_tokens'])})" if spot["output_tokens"] else str(spot["status"])
+
+
+def _coefficient(fit: Mapping[str, Any], name: str) -> str:
+    if name not in fit["terms"]:
+        return "not told apart"
+    term = fit["terms"][name]
+    value, error = term["value"], term["standard_error"]
+    if term["at_bound"]:
+        return f"{number(value)} (at its bound)"
+    if not error or not math.isfinite(error):
+        return number(value)
+    exponent = math.floor(math.log10(max(abs(value), error)))
+    exponent = 0 if -3 <= exponent < 5 else exponent
+    decimals = max(0, 1 - math.floor(math.log10(error / 10.0**exponent)))
+    text = f"{value / 10.0**exponent:.{decimals}f} ± {error / 10.0**exponent:.{decimals}f}"
+    return f"({text}) {number(10.0**exponent, 1).removeprefix('1 ')}" if exponent else text

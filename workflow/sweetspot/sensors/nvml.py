@@ -1,0 +1,319 @@
+"""The sensors of one real board through NVIDIA's bindings (package nvidia-ml-py, module pynvml).
+
+The board is the one that the process may use, found by UUID: an index counts differently for CUDA, NVML and Slurm.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweetspot.errors import SweetspotError
+from sweetspot.sensors.meter import GpuLostError, SensorError
+
+# nvmlDeviceGetFieldValues (nvml.h): the energy counter in mJ, power in mW over 1 s and over 25 ms
+_ENERGY, _POWER_AVERAGE, _POWER_INSTANT = 83, 185, 186
+# Member of the union nvmlValue_t by nvmlValueType_t
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+# The one PID namespace that NVML's process ids certainly belong to (PROC_PID_INIT_INO in Linux' proc_ns.h)
+_HOST_PROCESSES = "pid:[4026531836]"
+
+_REMEDIES = {
+    "NVML_ERROR_LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 was not found: run on a machine with NVIDIA's driver, and in a "
+    "container with its GPU passed through (docker --gpus, apptainer --nv)",
+    "NVML_ERROR_DRIVER_NOT_LOADED": "NVIDIA's driver is not loaded: does nvidia-smi work here? Ask for a node with a "
+    "GPU",
+    "NVML_ERROR_NO_PERMISSION": "the driver denies access: ask the administrator for access to /dev/nvidia*",
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "library and driver are of different versions: reboot after the driver's "
+    "update",
+    "NVML_ERROR_NOT_SUPPORTED": "this board or driver cannot do it: an energy counter needs a data-center GPU of 2017 "
+    "(Volta) or later that is not virtual",
+    "NVML_ERROR_FUNCTION_NOT_FOUND": "the driver is too old: install 535 or later",
+}
+
+
+def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "NvmlSensor":
+    """The sensor of the board that this process may use; `uuid` (or its beginning) chooses among several.
+
+    `expected_gpu` is the name that the board must have, by NVML. Raises SweetspotError, with the remedy, where there is
+    no library, driver, permission or single board, and where the board is another, a slice, or in use.
+    """
+    nvml = _Nvml()
+    handle = _find(nvml, os.environ, uuid)
+    sensor = NvmlSensor(nvml, handle)
+    name = sensor.identity()["gpu"]
+    if expected_gpu is not None and name != expected_gpu:
+        raise SweetspotError(
+            f"GPU {sensor.uuid} is a {name}, configured is {expected_gpu!r}: set `gpu: {name}` or run on a machine "
+            f"with {expected_gpu}"
+        )
+    if strangers := sensor.strangers():
+        pids = ", ".join(f"{pid}{_command(pid)}" for pid in strangers)
+        raise SweetspotError(
+            f"GPU {sensor.uuid} is in use by process {pids}: the joules of two processes cannot be told apart; wait "
+            "for it, end it, or take a GPU of your own"
+        )
+    sensor.opened()
+    sensor.energy_mj()  # no use in loading a model where this fails
+    return sensor
+
+
+# Boards on which this process found nobody when it first opened them. What is there when it opens them again, as after
+# building an engine, may be its own.
+_FOUND_EMPTY: set[str] = set()
+
+
+class NvmlSensor:
+    """meter.Sensor of one real board. Every call may raise SensorError, GpuLostError where the board is gone."""
+
+    def __init__(self, nvml: "_Nvml", handle: Any) -> None:
+        """The sensor of the board behind an NVML handle; see open_sensor."""
+        self._nvml, self._handle = nvml, handle
+        self.uuid = str(self._ask("nvmlDeviceGetUUID"))
+        nvml.place = f"GPU {self.uuid}"
+        self._ours = {os.getpid()}
+        self._judges_all = _sees_host_processes() or self.uuid not in _FOUND_EMPTY
+
+    def energy_mj(self) -> int:
+        """The energy counter, in mJ since the driver was loaded."""
+        value = self._field(_ENERGY)
+        if value is None:
+            raise SensorError(
+                f"GPU {self.uuid}: the energy counter (field 83): {_REMEDIES['NVML_ERROR_NOT_SUPPORTED']}"
+            )
+        return int(value)
+
+    def power_instant_w(self) -> float | None:
+        """Power over the last 25 ms that the sensor looked at; None where the board has no such sensor."""
+        return _watts(self._field(_POWER_INSTANT))
+
+    def power_average_w(self) -> float | None:
+        """Power over the last second; None where the board has no such sensor."""
+        return _watts(self._field(_POWER_AVERAGE))
+
+    def temperature_c(self) -> float:
+        """Temperature of the GPU, in whole degrees Celsius."""
+        return float(self._ask("nvmlDeviceGetTemperature", 0))
+
+    def sm_clock_mhz(self) -> int:
+        """SM clock."""
+        return int(self._ask("nvmlDeviceGetClockInfo", 1))
+
+    def event_reasons(self) -> int:
+        """Bits of the reasons for clocks below the maximum."""
+        return int(self._ask("nvmlDeviceGetCurrentClocksEventReasons"))
+
+    def power_limit_w(self) -> float:
+        """The limit in force, the lowest of all that are set."""
+        return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
+
+    def strangers(self) -> tuple[int, ...]:
+        """Ids of the processes that compute on the board and are neither this one nor its descendants.
+
+        In a container NVML may tell ids of the host, which say nothing here: they count until the board is `opened`
+        only, when there may be none at all (`process_check` of the machine record says so).
+        """
+        found = {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses_v3")}
+        # A descendant stays ours when its parent ends.
+        self._ours |= {pid for pid in found if os.getpid() in _ancestors(pid)}
+        return tuple(sorted(pid for pid in found - self._ours if self._judges_all or Path(f"/proc/{pid}").exists()))
+
+    def opened(self) -> None:
+        """From here on ids that mean nothing in this process's namespace may be those of our own processes."""
+        self._judges_all = _sees_host_processes()
+        _FOUND_EMPTY.add(self.uuid)
+
+    def identity(self) -> dict[str, str | float]:
+        """What every row says of the board: gpu, gpu_uuid, driver_version, power_limit_w, vbios_version, ecc."""
+        return {
+            "gpu": str(self._ask("nvmlDeviceGetName")),
+            "gpu_uuid": self.uuid,
+            "driver_version": str(self._nvml("nvmlSystemGetDriverVersion")),
+            "power_limit_w": self.power_limit_w(),
+            "vbios_version": str(self._maybe("nvmlDeviceGetVbiosVersion", "unknown")),
+            "ecc": {0: "off", 1: "on", None: "none"}[self._maybe("nvmlDeviceGetEccMode", [None])[0]],
+        }
+
+    def machine(self) -> dict[str, Any]:
+        """`identity` and all else that can explain why two sessions differ. None where the board does not tell."""
+        limits_mw = self._maybe("nvmlDeviceGetPowerManagementLimitConstraints")
+        default_mw = self._maybe("nvmlDeviceGetPowerManagementDefaultLimit")
+        return {
+            **self.identity(),
+            "nvml_version": str(self._nvml("nvmlSystemGetNVMLVersion")),
+            "power_limit_default_w": default_mw and default_mw / 1000,
+            "power_limit_range_w": limits_mw and [limit / 1000 for limit in limits_mw],
+            "sm_clock_default_mhz": self._maybe("nvmlDeviceGetDefaultApplicationsClock", None, 1),
+            "sm_clock_max_mhz": self._maybe("nvmlDeviceGetMaxClockInfo", None, 1),
+            "memory_clock_max_mhz": self._maybe("nvmlDeviceGetMaxClockInfo", None, 2),
+            "persistence_mode": self._maybe("nvmlDeviceGetPersistenceMode"),
+            "process_check": "throughout" if self._judges_all else "when opened",
+        }
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables that leave a process this board and no other."""
+        return {"CUDA_VISIBLE_DEVICES": self.uuid}
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        self._nvml("nvmlShutdown")
+
+    def _field(self, field: int) -> float | None:
+        value = self._ask("nvmlDeviceGetFieldValues", [field])[0]
+        if value.nvmlReturn in self._nvml.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_INVALID_ARGUMENT"):
+            return None  # an old driver does not know the field, a board may not have the sensor
+        if value.nvmlReturn:
+            raise self._nvml.error(f"field {field}", value.nvmlReturn)
+        return float(getattr(value.value, _MEMBERS[value.valueType]))
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        return self._nvml(function, self._handle, *arguments)
+
+    def _maybe(self, function: str, default: Any = None, *arguments: Any) -> Any:
+        return self._nvml.maybe(function, default, self._handle, *arguments)
+
+
+class _Nvml:
+    """The bindings, initialised, with their errors turned into ours."""
+
+    def __init__(self) -> None:
+        try:
+            import pynvml
+        except ImportError:
+            raise SweetspotError(
+                "the Python package nvidia-ml-py is missing, which reads a GPU's sensors: pip install nvidia-ml-py"
+            ) from None
+        if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
+            raise SweetspotError("the Python package nvidia-ml-py is too old: pip install --upgrade nvidia-ml-py")
+        self._module: Any = pynvml
+        self.place = "NVML"
+        self("nvmlInit")
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._module, function)(*arguments)
+        except self._module.NVMLError as error:
+            raise self.error(function, error.value) from None
+
+    def maybe(self, function: str, default: Any, *arguments: Any, denied: bool = False) -> Any:
+        """The answer, or `default` where the board or the driver knows no such thing, or where access is `denied`."""
+        try:
+            return getattr(self._module, function)(*arguments)
+        except self._module.NVMLError as error:
+            unknown = self.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_DEPRECATED")
+            unknown += self.codes("NVML_ERROR_NO_PERMISSION") if denied else ()
+            if error.value in unknown:
+                return default
+            raise self.error(function, error.value) from None
+
+    def codes(self, *names: str) -> tuple[int, ...]:
+        return tuple(getattr(self._module, name) for name in names)
+
+    def error(self, what: str, code: int) -> SensorError:
+        """The error that NVML's code `code` for `what` means to a user."""
+        if code in self.codes("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED"):
+            return GpuLostError(
+                f"{self.place} is lost: it has fallen off the bus or needs a reset; have the node checked (dmesg "
+                "shows an Xid) and run again elsewhere: finished cells are kept"
+            )
+        for name, remedy in _REMEDIES.items():
+            if code in self.codes(name):
+                return SensorError(f"{self.place}: {what}: {remedy}")
+        return SensorError(f"{self.place}: {what}: {self._module.NVMLError(code)} (NVML error {code}); run again")
+
+
+def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> Any:
+    """The handle of the one board to measure. Raises SweetspotError where it is none, several, or a slice."""
+    handles = {}
+    for index in range(nvml("nvmlDeviceGetCount")):
+        # Where a scheduler fences devices off (Slurm's ConstrainDevices), NVML counts the boards of others too. CUDA
+        # does not, so indices in CUDA_VISIBLE_DEVICES are those among the boards that open.
+        handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
+        if handle is not None:
+            handles[str(nvml("nvmlDeviceGetUUID", handle))] = handle
+    names = {gpu: str(nvml("nvmlDeviceGetName", handle)) for gpu, handle in handles.items()}
+    visible = _visible(list(handles), names, environment)
+    listed = "".join(f"\n  {gpu} ({names[gpu]})" for gpu in visible)
+    if not visible:
+        raise SweetspotError("no GPU is visible to this process: ask the scheduler for one (Slurm: --gpus=1)")
+    chosen = [gpu for gpu in visible if gpu.startswith(uuid or "")]
+    if uuid is not None and uuid.startswith("MIG-"):
+        raise _slice_error(uuid)
+    if not chosen:
+        raise SweetspotError(f"--gpu {uuid}: not among the GPUs visible to this process:{listed}")
+    if len(chosen) > 1:
+        raise SweetspotError(
+            f"{len(chosen)} GPUs are visible to this process; choose one with --gpu UUID or CUDA_VISIBLE_DEVICES=UUID:"
+            f"{listed}"
+        )
+    handle = handles[chosen[0]]
+    if nvml.maybe("nvmlDeviceGetMigMode", [0], handle)[0]:
+        raise _slice_error(chosen[0])
+    return handle
+
+
+def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    """UUIDs of the boards that CUDA_VISIBLE_DEVICES lets this process use: indices, UUIDs or their beginnings."""
+    value = environment.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return uuids
+    visible = []
+    for item in (part.strip() for part in value.split(",")):
+        if item in ("", "-1", "NoDevFiles"):  # CUDA stops there; the last is what Slurm writes for none
+            break
+        if item.startswith("MIG-"):
+            raise _slice_error(item)
+        if item.isdecimal():
+            if len(set(names.values())) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+                raise SweetspotError(
+                    f"CUDA_VISIBLE_DEVICES={value}: GPUs of several kinds are not counted alike by CUDA and NVML; set "
+                    "CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the GPU by its UUID"
+                )
+            found = uuids[int(item) : int(item) + 1]
+        else:
+            found = [uuid for uuid in uuids if uuid.startswith(item)]
+        if len(found) != 1:
+            raise SweetspotError(
+                f"CUDA_VISIBLE_DEVICES={value}: {item} is not one GPU of this machine, which has {', '.join(uuids)}"
+            )
+        visible += [uuid for uuid in found if uuid not in visible]
+    return visible
+
+
+def _slice_error(uuid: str) -> SweetspotError:
+    return SweetspotError(
+        f"{uuid} is a MIG slice or divided into some: NVML counts the energy of a whole board, so that of a slice "
+        "cannot be measured; ask for a whole GPU with MIG off"
+    )
+
+
+def _watts(milliwatts: float | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
+
+
+def _ancestors(pid: int) -> list[int]:
+    """Process ids from `pid` up to the first process; empty for a process that is not there."""
+    found: list[int] = []
+    while pid > 0 and pid not in found:
+        try:
+            # The name, in brackets, may hold anything; state and parent follow it.
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        found.append(pid)
+        pid = parent
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return f" ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    except OSError:
+        return ""
+
+
+def _sees_host_processes() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/pid") == _HOST_PROCESSES
+    except OSError:
+        return False

@@ -1,0 +1,194 @@
+"""A simulated GPU board on virtual time: power, heat, clocks, and NVML-like sensors that see them imperfectly.
+
+It knows nothing of language models: work arrives as stretches of time with a dynamic energy. The true joules are known
+(`true_energy_j`) and never enter a measured row; the sensors give what NVML would.
+"""
+
+import math
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from sweetspot.gpus import Gpu
+from sweetspot.sensors.clock import VirtualClock
+
+# An H100 SXM draws 110-130 W with a CUDA context and no work (60-75 W without): the context's share is static power.
+CONTEXT_W = 120.0
+# Kernels running, whatever they compute: clocks up, schedulers, L2. With it the model meets the 413 W that
+# LLM-Inference-Bench (SC24 workshops) reports for TensorRT-LLM at batch 1, where 2 TB/s of weights are read.
+ACTIVE_W = 80.0
+LEAKAGE_PER_K = 0.004  # static power grows with temperature; 0.3-0.5 % per kelvin is usual for FinFET processes
+REFERENCE_C = 35.0
+AMBIENT_C = 28.0
+KELVIN_PER_W = 0.06  # 700 W settle at 70 degrees Celsius, as air-cooled boards do under a sustained GEMM
+HEATING_S = 20.0
+MAX_CLOCK_MHZ = 1980
+IDLE_CLOCK_MHZ = 345
+GPU_IDLE, SW_POWER_CAP = 0x1, 0x4  # nvmlClocksEventReasonGpuIdle, nvmlClocksEventReasonSwPowerCap
+
+# The sensors of an H100 as Yang, Adamek and Armour found them (SC24, arXiv 2312.02741).
+STEP_S = 0.1
+INSTANT_S = 0.025
+AVERAGE_S = 1.0
+GAIN_LIMIT = 0.05  # a board's systematic error, the same for all its sensors
+READING_NOISE = 0.005
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stretch of work: `duration_s` at full clocks, `dynamic_j` spent in it beyond static and active power."""
+
+    duration_s: float
+    dynamic_j: float
+
+
+class SimulatedGpu:
+    """Power over time, from work and heat. Deterministic for a seed."""
+
+    def __init__(self, gpu: Gpu, seed: int) -> None:
+        """A board at ambient temperature with a context on it, at virtual time 0."""
+        self.gpu = gpu
+        self.clock = VirtualClock()
+        self.seed = seed
+        self.temperature_c = AMBIENT_C + KELVIN_PER_W * CONTEXT_W
+        self._ends = [0.0]  # end of each stretch of constant power, s
+        self._busy_until = 0.0
+        self._energies = [0.0]  # energy from time 0 to that end, J
+        self._limits: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)]  # (start, end, clock) of capped stretches
+
+    def run(self, work: list[Work]) -> None:
+        """Do `work` from now on; returns, in virtual time, when it is done."""
+        self._settle()
+        for stretch in work:
+            static_w = self._static_w()
+            clock, duration_s = 1.0, stretch.duration_s
+            power_w = static_w + ACTIVE_W + stretch.dynamic_j / duration_s
+            if power_w > self.gpu.tdp_w:
+                # Lower clocks lower the voltage too, so power falls with the square of the clock: the root of
+                # static + ACTIVE c + dynamic c^2 = cap. The same work takes 1/c of the time.
+                dynamic_w = stretch.dynamic_j / duration_s
+                room_w = self.gpu.tdp_w - static_w
+                clock = (math.sqrt(ACTIVE_W**2 + 4 * dynamic_w * room_w) - ACTIVE_W) / (2 * dynamic_w)
+                duration_s /= clock
+                power_w = self.gpu.tdp_w
+            self._spend(duration_s, power_w, clock)
+            self._busy_until = self._ends[-1]
+            self.clock.sleep(duration_s)
+
+    def true_energy_j(self, start_s: float, end_s: float) -> float:
+        """What the board really drew between two moments that have passed."""
+        return self._energy_at(end_s) - self._energy_at(start_s)
+
+    def clock_share(self, at_s: float) -> float:
+        """The SM clock at a moment, as a share of the full clock; 0 when idle."""
+        start, end, share = self._limits[-1]
+        if at_s > self._busy_until:
+            return 0.0
+        return share if start <= at_s <= end else 1.0
+
+    def _settle(self) -> None:
+        """Account for the idle time since the last work, in pieces short enough for the board to cool in."""
+        while (gap_s := self.clock.now() - self._ends[-1]) > 0:
+            self._spend(min(gap_s, 1.0), self._static_w(), 1.0)
+
+    def _spend(self, duration_s: float, power_w: float, clock: float) -> None:
+        start = self._ends[-1]
+        self._ends.append(start + duration_s)
+        self._energies.append(self._energies[-1] + power_w * duration_s)
+        if clock < 1:
+            self._limits.append((start, start + duration_s, clock))
+        settled_c = AMBIENT_C + KELVIN_PER_W * power_w
+        self.temperature_c = settled_c + (self.temperature_c - settled_c) * math.exp(-duration_s / HEATING_S)
+
+    def _static_w(self) -> float:
+        return CONTEXT_W * (1 + LEAKAGE_PER_K * (self.temperature_c - REFERENCE_C))
+
+    def _energy_at(self, at_s: float) -> float:
+        self._settle()
+        if at_s <= 0:
+            return self._static_w() * at_s  # before the simulation began the board idled
+        index = bisect_right(self._ends, at_s)
+        if index == len(self._ends):
+            return self._energies[-1] + self._static_w() * (at_s - self._ends[-1])
+        start, end = self._ends[index - 1], self._ends[index]
+        before, after = self._energies[index - 1], self._energies[index]
+        return before + (after - before) * (at_s - start) / (end - start)
+
+
+class SimulatedSensor:
+    """What NVML would say of the board: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
+
+    def __init__(self, device: SimulatedGpu) -> None:
+        """Sensors of `device`; gain and noise follow from its seed."""
+        draw = random.Random(f"sensor/{device.seed}")
+        self._device = device
+        self._gain = 1 + draw.uniform(-GAIN_LIMIT, GAIN_LIMIT)
+        self._phase = draw.uniform(0, STEP_S)
+        self._offset_mj = draw.randrange(10**9, 10**12)  # since the driver was loaded
+        self._noise = [draw.gauss(0, READING_NOISE) for _ in range(1009)]
+
+    def energy_mj(self) -> int:
+        """The energy counter: the joules up to its last step."""
+        return self._offset_mj + round(1000 * self._gain * self._device._energy_at(self._step()[1]))
+
+    def power_instant_w(self) -> float:
+        """The mean of the last 25 ms before the last step; the other 75 ms go unseen."""
+        return self._mean_w(INSTANT_S, 1)
+
+    def power_average_w(self) -> float:
+        """The mean of the second before the last step."""
+        return self._mean_w(AVERAGE_S, 2)
+
+    def temperature_c(self) -> float:
+        """Temperature in whole degrees Celsius."""
+        self._device._settle()
+        return float(round(self._device.temperature_c))
+
+    def sm_clock_mhz(self) -> int:
+        """SM clock."""
+        share = self._device.clock_share(self._device.clock.now())
+        return round(MAX_CLOCK_MHZ * share) if share else IDLE_CLOCK_MHZ
+
+    def event_reasons(self) -> int:
+        """Bits of the reasons for clocks below the maximum."""
+        share = self._device.clock_share(self._device.clock.now())
+        if not share:
+            return GPU_IDLE
+        return SW_POWER_CAP if share < 1 else 0
+
+    def power_limit_w(self) -> float:
+        """Nobody changes the limit."""
+        return self._device.gpu.tdp_w
+
+    def strangers(self) -> tuple[int, ...]:
+        """Nobody else computes here."""
+        return ()
+
+    def identity(self) -> dict[str, str | float]:
+        """What the board says of itself."""
+        return {
+            "gpu": f"{self._device.gpu.name} (SIMULATED)",
+            "gpu_uuid": f"GPU-SIMULATED-{self._device.seed}",
+            "driver_version": "simulated",
+            "power_limit_w": self._device.gpu.tdp_w,
+        }
+
+    def machine(self) -> dict[str, str | float]:
+        """Nothing else to say."""
+        return self.identity()
+
+    def environment(self) -> dict[str, str]:
+        """There is no board to leave to a process."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _step(self) -> tuple[int, float]:
+        number = math.floor((self._device.clock.now() - self._phase) / STEP_S)
+        return number, number * STEP_S + self._phase
+
+    def _mean_w(self, span_s: float, salt: int) -> float:
+        number, at_s = self._step()
+        mean_w = self._device.true_energy_j(at_s - span_s, at_s) / span_s
+        return self._gain * mean_w * (1 + self._noise[(number * 31 + salt * 499) % len(self._noise)])

@@ -1,0 +1,1 @@
+"""Reading tables of measurements as people have them: files, columns, units, checks, cells."""

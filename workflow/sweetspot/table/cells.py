@@ -1,0 +1,30 @@
+"""From rows to cells: the mean of the repetitions of each (batch, input length, output length)."""
+
+import polars as pl
+
+from sweetspot.table.schema import CELL, GROUP
+
+
+def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
+    """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
+
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s, idle_w and
+    waves (means of the repetitions), in_flight (the fewest), experts and experts_per_token (the most), energy_sd_j
+    (null for a single repetition), repetitions.
+    """
+    order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
+    averaged = (
+        frame.filter(pl.col("valid"))
+        .group_by(*GROUP, "source", *CELL)
+        .agg(
+            pl.col("energy_j").mean(),
+            pl.col("duration_s", "idle_w").mean(),
+            pl.col("waves").mean(),
+            pl.col("in_flight").min(),
+            pl.col("experts", "experts_per_token").max(),
+            energy_sd_j=pl.col("energy_j").std(),
+            repetitions=pl.len(),
+        )
+    )
+    position = pl.Series("_group", [order[name] for name in averaged.select(GROUP).rows()], dtype=pl.Int64)
+    return averaged.with_columns(position).sort("_group", *CELL).drop("_group")

@@ -1,0 +1,231 @@
+"""Whose column is whose: the headers that tables use, the units they state, and what `--map` and `--set` say."""
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from sweetspot.errors import SweetspotError
+from sweetspot.table.batch_energy import whole_batch
+from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED, Row
+
+_COLUMNS = Row.to_schema().columns
+_REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
+SETTABLE = [*GROUP, "batch", "source"]
+_KEPT = ("_file", "_row")
+
+# Headers, folded as `_folded` does, that leave no doubt.
+_ALIASES = {
+    "model": ("modelname", "modelid", "llm", "llmname"),
+    "batch": ("batchsize", "bs", "maxbatchsize"),
+    "input_tokens": (
+        *("nin", "inputlen", "inputlength", "inputseqlen", "inputsequencelength", "numinputtokens", "ninputtokens"),
+        *("prompttokens", "promptlen", "promptlength", "numprompttokens", "isl", "tauin", "inputsize"),
+    ),
+    "output_tokens": (
+        *("nout", "outputlen", "outputlength", "outputseqlen", "outputsequencelength", "numoutputtokens"),
+        *("noutputtokens", "completiontokens", "numcompletiontokens", "generatedtokens", "numgeneratedtokens"),
+        *("newtokens", "maxnewtokens", "osl", "tauout", "outputsize"),
+    ),
+    "energy_j": ("energy", "totalenergy", "joules", "energyjoules", "totalenergyj", "totalenergyjoules", "gpuenergyj"),
+    "duration_s": (
+        *("duration", "durationsec", "durationseconds", "latencys", "latencysec", "latencyseconds", "runtimes"),
+        *("times", "timesec", "timeseconds", "elapseds", "elapsedseconds", "totaltimes", "e2elatencys"),
+    ),
+    "gpu": ("gpuname", "gpumodel", "gputype", "hardware", "accelerator", "device", "devicename"),
+    "engine": ("backend", "framework", "inferenceengine", "servingengine", "inferenceframework"),
+    "precision": ("dtype", "datatype", "weightprecision", "weightsdtype"),
+    "repetition": ("rep", "repeat", "replicate", "trial"),
+    "experts": ("numexperts", "nexperts", "numlocalexperts"),
+    "experts_per_token": ("numexpertspertok", "numexpertspertoken", "expertspertok", "activeexperts"),
+}
+# Headers that may mean this: named in the message, never read unasked.
+_HINTS = {
+    "batch": ("concurrency", "numrequests", "numprompts"),
+    "input_tokens": ("n", "in", "input", "prompt"),
+    "output_tokens": ("m", "out", "output", "completion"),
+    "energy_j": ("j", "energyconsumed", "gpuenergy"),
+}
+# Columns whose values make another measurement of the same cell, folded.
+_BOARDS = (
+    *("ngpu", "ngpus", "numgpus", "gpucount", "gpus", "tp", "tpsize", "tensorparallel", "tensorparallelsize"),
+    *("pp", "ppsize", "pipelineparallel", "pipelineparallelsize", "dp", "ep"),
+)
+_SETUPS = (*_BOARDS, "task", "dataset", "quantization")
+_BASES = {
+    "energy_j": ("energy", "totalenergy", "gpuenergy"),
+    "duration_s": ("duration", "latency", "runtime", "time", "elapsed", "totaltime", "e2elatency"),
+}
+_UNITS = {
+    "energy_j": {"wh": 3600.0, "kwh": 3.6e6, "kj": 1e3, "mJ": 1e-3, "MJ": 1e6},
+    "duration_s": {"ms": 1e-3, "min": 60.0},
+}
+
+
+def named(
+    raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str], constants: Mapping[str, str]
+) -> tuple[list[pl.DataFrame], list[str]]:
+    """Each file's frame with the columns' own names, and notes on what was read as what.
+
+    First what `rename` says (theirs to ours), then headers that leave no doubt where ours is missing, converted where
+    the header states another unit; then `constants` (one value for every row). Raises SweetspotError where a required
+    column is missing or more than one could be it.
+    """
+    _check_renames(raws, rename)
+    _check_constants(constants)
+    frames = []
+    said: dict[str, None] = {}
+    for path, raw in raws:
+        mapped = _renamed(path, raw, rename)
+        theirs, notes = _found(path, mapped, rename, constants)
+        said |= dict.fromkeys(notes)
+        frame = mapped.rename({column: ours for ours, column in theirs.items() if column != ours})
+        for ours, column in (theirs | {ours: there for there, ours in rename.items() if ours in _UNITS}).items():
+            _check_millijoules(path, column)
+            factor, unit = _factor(ours, column)
+            if factor != 1 and ours in frame.columns:
+                number = pl.col(ours).cast(pl.Float64, strict=False) * factor
+                # What is no number stays as it is, to be refused by its row.
+                text = pl.col(ours).cast(pl.String)
+                frame = frame.with_columns(pl.coalesce(number.cast(pl.String), text).alias(ours))
+                said[f"{column} is in {unit} by its name: multiplied by {factor:g} for {ours}"] = None
+        for ours, value in constants.items():
+            if ours in frame.columns:
+                raise SweetspotError(
+                    f"{path}: --set {ours}={value}, but there is a column {ours!r}; remove one of them"
+                )
+            frame = frame.with_columns(pl.lit(value).alias(ours))
+        frame, notes = whole_batch(path, frame)
+        said |= dict.fromkeys(notes)
+        _check_missing(path, frame)
+        frames.append(frame)
+    return frames, list(said)
+
+
+def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of several set-ups kept apart, as engines of their own, and notes on that.
+
+    Two GPU counts or two tasks in one cell are not repetitions of one measurement.
+    """
+    notes = []
+    for name in [
+        column for column in frame.columns if folded(column) in _SETUPS and not frame[column].dtype.is_nested()
+    ]:
+        cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
+        mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique().with_columns(_mixed=True)
+        if not mixed.height:
+            continue
+        value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
+        named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
+        marked = frame.join(mixed, on=GROUP, how="left", nulls_equal=True, maintain_order="left")
+        frame = marked.with_columns(engine=pl.when("_mixed").then(named).otherwise("engine")).drop("_mixed")
+        notes.append(f'cells hold several values of {name}: rows of each are kept apart, as engine "… {name}=…"')
+    return frame, notes
+
+
+def tells_boards(frame: pl.DataFrame) -> bool:
+    """Whether a column says how many GPUs a row is of."""
+    return any(folded(column) in _BOARDS for column in frame.columns)
+
+
+def folded(header: str) -> str:
+    """A header without case, spaces and signs: "Energy (J)" is "energyj"."""
+    return re.sub(r"[^a-z0-9]+", "", header.casefold())
+
+
+def _found(
+    path: Path, frame: pl.DataFrame, rename: Mapping[str, str], constants: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Ours to theirs for the columns of ours that `frame` has by another name, and notes on them."""
+    spare = [column for column in frame.columns if column not in _COLUMNS and column not in _KEPT]
+    theirs: dict[str, str] = {}
+    for ours in _COLUMNS:
+        if ours in frame.columns or ours in constants:
+            continue
+        found = [column for column in spare if folded(column) == folded(ours)] or [
+            column for column in spare if folded(column) in _ALIASES.get(ours, ()) or _factor(ours, column)[0] != 1
+        ]
+        if len(found) > 1 and ours in _REQUIRED:
+            raise SweetspotError(
+                f"{path}: {' and '.join(found)} could all be {ours}; choose one with --map "
+                + shlex.quote(f"{found[0]}={ours}")
+            )
+        if len(found) == 1:
+            theirs[ours] = found[0]
+        elif ours == "energy_j":
+            for column in spare:
+                _check_millijoules(path, column)
+    read = [f"{column} as {ours}" for ours, column in theirs.items() if folded(column) != folded(ours)]
+    return theirs, [f"read {', '.join(read)}; --map THEIRS=OURS says otherwise"] if read else []
+
+
+def _factor(ours: str, header: str) -> tuple[float, str]:
+    """By what a column must be multiplied to be ours, where its name states a unit, and that unit."""
+    plain = folded(header)
+    for unit, factor in _UNITS.get(ours, {}).items():
+        if plain in [base + unit.casefold() for base in _BASES[ours]]:
+            if unit.casefold() == "mj" and unit not in header:  # mJ and MJ are nine orders apart
+                continue
+            return factor, unit.replace("wh", "Wh").replace("kj", "kJ")
+    return 1.0, ""
+
+
+def _check_millijoules(path: Path, header: str) -> None:
+    if "mJ" not in header and "MJ" not in header and folded(header) in [f"{base}mj" for base in _BASES["energy_j"]]:
+        raise SweetspotError(
+            f"{path}: column {header} may be millijoules or megajoules; name it energy_mJ or energy_MJ in the file"
+        )
+
+
+def _check_renames(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> None:
+    there = sorted({column for _, raw in raws for column in raw.columns if column not in _KEPT})
+    for theirs, ours in rename.items():
+        if theirs not in there:
+            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
+    if repeated := {ours for ours in rename.values() if list(rename.values()).count(ours) > 1}:
+        raise SweetspotError(f"--map: two columns are mapped to {sorted(repeated)[0]!r}; map one")
+
+
+def _check_constants(constants: Mapping[str, str]) -> None:
+    for ours, value in constants.items():
+        if ours not in SETTABLE:
+            raise SweetspotError(f"--set {ours}={value}: only {', '.join(SETTABLE)} can be the same in every row")
+
+
+def _renamed(path: Path, raw: pl.DataFrame, rename: Mapping[str, str]) -> pl.DataFrame:
+    present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
+    for theirs, ours in present.items():
+        if ours in raw.columns and ours not in present:
+            raise SweetspotError(
+                f"{path}: --map {theirs}={ours}, but there is a column {ours!r} already; remove one of them"
+            )
+    return raw.rename(present)
+
+
+def _check_missing(path: Path, frame: pl.DataFrame) -> None:
+    missing = [name for name in _REQUIRED if name not in frame.columns]
+    if not missing:
+        return
+    there = [column for column in frame.columns if column not in _KEPT]
+    spare = [column for column in there if column not in _COLUMNS]
+    remedies = []
+    for number, name in enumerate(missing, 1):
+        theirs = _likely(name, spare)
+        if theirs is None and name in SETTABLE:
+            remedies.append(f"--set {name}={'1' if name == 'batch' else 'NAME'}")
+        else:
+            remedies.append("--map " + shlex.quote(f"{theirs or f'THEIRS_{number}'}={name}"))
+    raise SweetspotError(
+        f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {', '.join(there)}; "
+        f"add {' '.join(remedies)} (--map names a column of the table, --set gives one value for all rows)"
+    )
+
+
+def _likely(name: str, columns: Sequence[str]) -> str | None:
+    plain = {folded(column): column for column in columns}
+    known = [alias for alias in (*_ALIASES[name], *_HINTS.get(name, ())) if alias in plain]
+    close = known or difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7)
+    return plain[close[0]] if close else None

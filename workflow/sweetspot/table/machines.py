@@ -1,0 +1,35 @@
+"""Where the sessions of a campaign meet: rows measured on another board, or on one that was changed meanwhile."""
+
+import polars as pl
+
+from sweetspot.sensors.board import changes
+
+_FLAGS = {True: "other_board", False: "machine_changed"}
+
+
+def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """`frame` with the rows flagged whose session had not the machine of the first one, and what differed, for people.
+
+    Sessions are told apart by column `session`, in whose order they began; without it nothing is flagged. Another GPU
+    of the same name is `other_board`: boards differ by up to 5 %. Another driver, VBIOS, power limit or ECC mode is
+    `machine_changed`.
+    """
+    if "session" not in frame.columns:
+        return frame, []
+    first: dict[str, dict[str, object]] = {}
+    flagged: dict[str, list[str]] = {flag: [] for flag in _FLAGS.values()}
+    messages = []
+    sessions = frame.filter(pl.col("session").is_not_null()).unique("session", keep="first").sort("session")
+    for row in sessions.iter_rows(named=True):
+        before = first.setdefault(row["gpu"], row)
+        for change in changes(before, row):
+            flag = _FLAGS[change.startswith("gpu_uuid")]
+            flagged[flag].append(row["session"])
+            messages.append(
+                f"session {row['session']} against {before['session']}: {change}: its rows are flagged {flag}"
+            )
+    for flag, those in flagged.items():
+        unflagged = pl.col("session").is_in(those) & ~pl.col("flags").str.split(";").list.contains(flag)
+        joined = pl.concat_str(pl.col("flags").replace("", None), pl.lit(flag), separator=";", ignore_nulls=True)
+        frame = frame.with_columns(pl.when(unflagged).then(joined).otherwise("flags").alias("flags"))
+    return frame, messages

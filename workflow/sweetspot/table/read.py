@@ -1,0 +1,227 @@
+"""Tables of measured energies: reading, checking, and averaging repetitions into cells."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from sweetspot.errors import SweetspotError
+from sweetspot.table.columns import apart, named
+from sweetspot.table.files import load
+from sweetspot.table.plausible import check_units, notes, of_one_source
+from sweetspot.table.schema import SOURCES, UNSPECIFIED, Row
+
+_COLUMNS = Row.to_schema().columns
+_LENGTHS = ("batch", "input_tokens", "output_tokens")
+_ROUNDED = 0.05  # a mean batch or length is rounded where that changes it by less than this share
+_NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # how people write that there is no value
+_NO_NUMBER = (*_NOTHING, "none")
+# Where zero can only mean that it was not measured, or does not apply.
+_ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
+_MOST = 0.5  # of the rows: where more cannot be used, the table is not what it seems
+_SHOWN = 5  # problems listed before the rest are counted
+
+
+@dataclass(frozen=True)
+class Table:
+    """Checked rows and what a user should know about them.
+
+    `frame` has every column of `Row` (absent ones filled with their defaults) and the columns that passed through.
+    """
+
+    frame: pl.DataFrame
+    notes: list[str]
+
+
+def read(
+    paths: Sequence[Path], rename: Mapping[str, str] | None = None, constants: Mapping[str, str] | None = None
+) -> Table:
+    """Read CSV, Parquet, JSON or JSON Lines files as one table.
+
+    `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}), `constants` gives columns
+    that the files lack one value ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing
+    column, or where most rows have values that are missing or impossible, naming file, row (the first data row is 1),
+    column and value. Fewer such rows are set aside: `valid` becomes false, `reasons` says why, a note counts them. What
+    was read otherwise than it is written is in the notes, too.
+    """
+    raws = [(path, raw) for path in paths if (raw := load(path)).width]
+    frames, said = named(raws, rename or {}, constants or {})
+    # Thousands of blocks of one campaign look alike: checked together, they cost what one file costs.
+    alike: dict[str, list[pl.DataFrame]] = {}
+    for (path, _), raw in zip(raws, frames, strict=True):
+        alike.setdefault(str(raw.schema), []).append(raw.with_columns(_file=pl.lit(str(path))))
+    frames, problems = [], []
+    remarks: dict[str, list[str]] = {}
+    for same in alike.values():
+        frame, found = _checked(pl.concat(same), remarks)
+        frames.append(frame)
+        problems += found
+    said += _judged(problems, sum(frame.height for frame in frames))
+    if not sum(frame.height for frame in frames):
+        raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
+    frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
+    said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
+    frame, setups = apart(frame)
+    check_units(frame)
+    frame, sources = of_one_source(frame)
+    said += setups + sources + notes(frame)
+    return Table(frame.drop("_file", "_row", "valid_as_told"), said)
+
+
+def _judged(problems: Sequence[str], rows: int) -> list[str]:
+    """A note on the rows that are set aside. Raises SweetspotError where they are more than the others."""
+    if not problems:
+        return []
+    rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    shown = "\n".join(problems[:_SHOWN]) + rest
+    if len(problems) > _MOST * rows:
+        raise SweetspotError(f"{shown}\n{len(problems)} of {rows} rows cannot be used; mend or remove them")
+    return [f"{len(problems)} of {rows} rows cannot be used, set aside and not fitted:\n{shown}"]
+
+
+def _first(places: Sequence[str]) -> str:
+    return f"{len(places)} rows, first {places[0]}" if len(places) > 1 else places[0]
+
+
+def _in_one_type(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """The frames with the columns that pass through as text where files disagree on their types."""
+    types: dict[str, set[str]] = {}
+    for frame in frames:
+        for name, kind in frame.schema.items():
+            if kind != pl.Null:
+                types.setdefault(name, set()).add("number" if kind.is_numeric() else str(kind))
+    mixed = [name for name, kinds in types.items() if len(kinds) > 1]
+    return [frame.with_columns(_as_text(frame[name]) for name in mixed if name in frame.columns) for frame in frames]
+
+
+def _as_text(series: pl.Series) -> pl.Series:
+    if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        return pl.Series(series.name, [None if value is None else str(value) for value in series.to_list()], pl.String)
+    return series.cast(pl.String)
+
+
+def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with every column of `Row` in its type, and its problems in the order of rows.
+
+    `raw` says in columns _file and _row where each row comes from. `remarks` gets, by what was read otherwise than it
+    is written, where.
+    """
+    place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
+    problems: dict[tuple[int, str], str] = {}
+    changed: list[tuple[str, list[int]]] = []
+    frame = raw
+    for name, column in _COLUMNS.items():
+        series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
+        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+            series = _as_text(series)
+        converted, wrong, read = _convert(series, column.dtype.type)
+        problems |= {(row, name): what for row, what in wrong.items()}
+        changed += [(f"{name} {remark}", rows) for remark, rows in read.items()]
+        default = (column.metadata or {}).get("default")
+        frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
+    frame = frame.with_columns(valid_as_told=pl.col("valid").fill_null(True))
+    try:
+        Row.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        for case in error.failure_cases.iter_rows(named=True):
+            row, name = int(case["index"]), str(case["column"])
+            what = "is missing" if case["check"] == "not_nullable" else f"is {raw[name][row]}: {_rule(name)}"
+            problems.setdefault((row, name), what)
+    most = frame.select(pl.col("experts_per_token") > pl.col("experts")).to_series().fill_null(False)
+    for row in most.arg_true():
+        what = f"is {frame['experts_per_token'][row]}: must be at most the experts, {frame['experts'][row]}"
+        problems.setdefault((row, "experts_per_token"), what)
+    # A row that failed its own checks is not judged again.
+    for remark, rows in changed:
+        if own := [place[row] for row in rows if frame["valid_as_told"][row]]:
+            remarks.setdefault(remark, []).extend(own)
+    of_rows: dict[int, list[str]] = {}
+    for (row, name), what in sorted(problems.items()):
+        if frame["valid_as_told"][row]:
+            of_rows.setdefault(row, []).append(f"{name} {what}")
+    named = {row: f"{place[row]}: {', '.join(found)}" for row, found in of_rows.items()}
+    if named:
+        aside = pl.Series([named.get(row) for row in range(frame.height)], dtype=pl.String)
+        old = _as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
+        frame = frame.with_columns(
+            valid=pl.col("valid_as_told") & aside.is_null(),
+            reasons=pl.concat_str(old, aside.str.replace_all(";", ","), separator=";", ignore_nulls=True),
+        )
+    return frame, list(named.values())
+
+
+_Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
+
+
+def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
+    """The series in `kind`, with null where it cannot be; what is wrong by index; the indices of what was changed."""
+    words = _NOTHING if kind == pl.String else _NO_NUMBER
+    if series.dtype == pl.String:
+        stripped = series.str.strip_chars()
+        series = stripped.set(stripped.str.to_lowercase().is_in(words), None)
+    elif series.dtype.is_float():
+        series = series.fill_nan(None)
+    if series.name == "source":
+        return _source(series)
+    if kind == pl.String:
+        return series.cast(pl.String), {}, {}
+    if kind == pl.Boolean:
+        converted, rule = _truth(series), "must be true or false"
+        return converted, _wrong(series, converted, rule), {}
+    if series.dtype == pl.Boolean or not (series.dtype in (pl.String, pl.Null) or series.dtype.is_numeric()):
+        converted = pl.Series(series.name, [None] * len(series), dtype=kind)
+        return converted, _wrong(series, converted, "must be a number"), {}
+    read: dict[str, list[int]] = {}
+    if series.name == "repetition" and series.dtype == pl.String:
+        numbers = series.cast(pl.Float64, strict=False)
+        if (labels := series.is_not_null() & numbers.is_null()).any():
+            read["is a label: its last number is kept"] = labels.arg_true().to_list()
+            series = series.set(labels, None).fill_null(series.str.extract(r"(\d+)\D*$"))
+    converted = series.cast(pl.Float64, strict=False)
+    converted = converted.set(~converted.is_finite(), None)
+    rule = "must be a number"
+    if series.name in _ZERO_IS_NOTHING and (zero := (converted == 0).fill_null(False)).any():
+        read["is 0: read as not known"] = zero.arg_true().to_list()
+        series, converted = series.set(zero, None), converted.set(zero, None)
+    if kind == pl.Int64:
+        rule = "must be a whole number"
+        whole = converted.round()
+        off = ((converted - whole).abs() > _ROUNDED * converted.abs() * (series.name in _LENGTHS)) | (
+            whole.abs() > 2**53
+        )
+        if (rounded := (~off & (whole != converted)).fill_null(False)).any():
+            read["is no whole number: rounded"] = rounded.arg_true().to_list()
+        converted = whole.set(off, None).cast(pl.Int64)
+    return converted, _wrong(series, converted, rule), read
+
+
+def _wrong(series: pl.Series, converted: pl.Series, rule: str) -> dict[int, str]:
+    bad = (series.is_not_null() & converted.is_null()).arg_true()
+    return {int(row): f"is {series[int(row)]}: {rule}" for row in bad}
+
+
+def _truth(series: pl.Series) -> pl.Series:
+    words = {"true": True, "yes": True, "y": True, "t": True, "1": True, "1.0": True}
+    words |= {"false": False, "no": False, "n": False, "f": False, "0": False, "0.0": False}
+    return series.cast(pl.String).str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+
+
+def _source(series: pl.Series) -> _Converted:
+    lowered = series.cast(pl.String).str.to_lowercase()
+    unknown = (~lowered.is_in(SOURCES)).fill_null(False)
+    rows = unknown.arg_true().to_list()
+    remark = f"is not one of {', '.join(SOURCES)}: read as {UNSPECIFIED}"
+    return lowered.set(unknown, UNSPECIFIED), {}, {remark: rows} if rows else {}
+
+
+def _rule(name: str) -> str:
+    checks = [check for check in _COLUMNS[name].checks]
+    words = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below", "isin": "one of"}
+    parts = []
+    for check in checks:
+        value = next(iter((check.statistics or {}).values()), "")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.10g}"
+        parts.append(f"{words.get(str(check.name), check.name)} {shown}")
+    return "must be " + " and ".join(parts)
