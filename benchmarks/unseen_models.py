@@ -6,6 +6,7 @@ github ml-energy/leaderboard, commit 0cd52dab, Apache-2.0), the length of whose 
 prices from those rows alone, the H100 rows of LLM-Inference-Bench (SC24 workshops; commit 4211f5d4, BSD-3-Clause).
 """
 
+import dataclasses
 import random
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ from simulator_vs_published import PUBLISHED as TENSORRT_LLM
 from sweetspot import gpus
 from sweetspot.architecture import Architecture, ElementBytes
 from sweetspot.engines import simulated
-from sweetspot.fit import across_models as shared
-from sweetspot.predict import across_models as prices
+from sweetspot.fit import across_models as across
+from sweetspot.predict import across_models as predict_across
 from sweetspot.predict.laws import LAWS
 from sweetspot.sensors.simulated import ACTIVE_W, CONTEXT_W
 from sweetspot.table import read as table
@@ -133,7 +134,7 @@ def main() -> None:
     study = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "results/study")
     if (study / "measurements.parquet").is_file():
         cells = cell_means(table.read([study / "measurements.parquet"]).frame)
-        models, _ = shared.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
+        models, _ = across.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
         left_out(f"SIMULATED, {study}", cells, models)
         learning_curve(cells, models)
         for spread in (0.1, 0.2):
@@ -151,7 +152,7 @@ def main() -> None:
 
 def left_out(name: str, cells: pl.DataFrame, models: dict[str, Architecture]) -> None:
     """Errors on models left out."""
-    entries, held_out = shared.fit_and_hold_out(cells, models)
+    entries, held_out = across.fit_and_hold_out(cells, models)
     entry = entries[0]
     print(f"\n{name}: {len(entry['models'])} models, {cells.height} cells; each model predicted by the others")
     for target in ("energy", "duration"):
@@ -171,7 +172,7 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
     print("  energy MAPE in % on the other cells of a new model after k of its cells (worst model; coverage); batch-8")
     entries = {}
     for model in models:
-        entries[model] = shared.fit_shared(cells.filter(pl.col("model") != model), models)[0]
+        entries[model] = across.fit_across_models(cells.filter(pl.col("model") != model), models)[0]
     for how in ("random", "spread"):
         line = f"  {how:<7}"
         for count in CELLS_GIVEN:
@@ -180,7 +181,7 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
                 mine = cells.filter(pl.col("model") == model)
                 given = pick(mine, count, how)
                 rest = mine.filter(~pl.Series(given))
-                own = shared.pool(entries[model], arch, mine.filter(pl.Series(given))) if count else None
+                own = across.pool(entries[model], arch, mine.filter(pl.Series(given))) if count else None
                 error, inside = judge(entries[model], arch, rest, own)
                 errors.append(error)
                 covered.append(inside)
@@ -188,7 +189,7 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
             line += f"  {count}: {fmean(errors):.2f} ({max(errors):.1f}; {fmean(covered):.0%})"
             line += f" b8 {fmean(own_law):.2f}" if own_law else ""
         print(line)
-    full = [judge(entries[m], a, mine, shared.pool(entries[m], a, mine))[0] for m, a, mine in each(cells, models)]
+    full = [judge(entries[m], a, mine, across.pool(entries[m], a, mine))[0] for m, a, mine in each(cells, models)]
     grid = [error for _, _, mine in each(cells, models) for error in batch_8(mine, mine)]
     print(f"  all cells, in-sample: {fmean(full):.2f} ({max(full):.1f}) b8 {fmean(grid):.2f}")
 
@@ -200,8 +201,10 @@ def each(cells: pl.DataFrame, models: dict[str, Architecture]) -> Iterator[tuple
 
 def judge(entry: dict[str, Any], arch: Architecture, rest: pl.DataFrame, own: Any) -> tuple[float, float]:
     """MAPE in percent and share of cells inside their intervals."""
-    law, rows = entry["energy"], shared.terms_of(rest, {rest["model"][0]: arch})
-    found = np.array([prices.evaluate(law, own and own["energy"], row.tolist()) for row in rows])
+    law, rows = entry["energy"], across.terms_of(rest, {rest["model"][0]: arch})
+    found = np.array(
+        [dataclasses.astuple(predict_across.evaluate(law, own and own["energy"], row.tolist())[0]) for row in rows]
+    )
     true = rest["energy_j"].to_numpy()
     return float(100 * np.mean(np.abs(found[:, 0] / true - 1))), float(
         np.mean((found[:, 1] <= true) & (true <= found[:, 2]))
@@ -259,7 +262,7 @@ def depart(cells: pl.DataFrame, models: dict[str, Architecture], spread: float, 
         static, gain = off(CONTEXT_W + ACTIVE_W, 0.2), 1 + draw.uniform(-0.05, 0.05)
         for row in mine.iter_rows(named=True):
             batch, n, m = (row[name] for name in CELL)
-            times = row.get("waves") or prices.waves(arch, row["gpu"], row["precision"], n, m, batch)
+            times = row.get("waves") or predict_across.waves(arch, row["gpu"], row["precision"], n, m, batch)
             energy, duration, two = 0.0, 0.0, ElementBytes(2, 2)
             requests, weights = batch / times, 2 * arch.matmul_weights()
             chunks = -(-requests * n // simulated.CHUNK_TOKENS)
@@ -307,10 +310,10 @@ def few_rows(cells: pl.DataFrame) -> None:
     for count in (0, 1, 2, 3):
         found = []
         for model, arch, mine in each(cells, ARCHITECTURES):
-            entry = shared.fit_shared(cells.filter(pl.col("model") != model), ARCHITECTURES)[0]
+            entry = across.fit_across_models(cells.filter(pl.col("model") != model), ARCHITECTURES)[0]
             middle = np.linspace(0, mine.height - 1, count + 2)[1:-1].round().astype(int)
             given = np.isin(np.arange(mine.height), middle)
-            own = shared.pool(entry, arch, mine.filter(pl.Series(given))) if count else None
+            own = across.pool(entry, arch, mine.filter(pl.Series(given))) if count else None
             if not given.all():
                 found.append(judge(entry, arch, mine.filter(~pl.Series(given)), own))
         errors, covered = zip(*found, strict=True)
@@ -320,7 +323,7 @@ def few_rows(cells: pl.DataFrame) -> None:
 
 def other_tables() -> None:
     """Another group's rows, other lengths, models and stack, by prices of ML.ENERGY's alone."""
-    entry = shared.fit_shared(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0]
+    entry = across.fit_across_models(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0]
     models = {"Llama-2-7B": LLAMA_2_7B, "Llama-3-8B": LLAMA_3_8B}
     print("\nPUBLISHED LLM-Inference-Bench, H100, 1024 in and out, by prices from ML.ENERGY only (no row of it fitted)")
     tensorrt_llm = [(name, batch, duration_s, energy_j) for name, _, batch, duration_s, energy_j in TENSORRT_LLM]
@@ -328,7 +331,7 @@ def other_tables() -> None:
         energies, times, inside, shown = [], [], [], []
         for name, batch, duration_s, energy_j in rows:
             arch = Architecture.from_config(models[name], name)
-            answer = prices.predict_shared(entry, arch, 1024, 1024, batch)
+            answer = predict_across.predict_by(entry, arch, 1024, 1024, batch)
             assert answer.duration_s
             energies.append(abs(answer.energy_batch_j / energy_j - 1))
             times.append(abs(answer.duration_s / duration_s - 1))

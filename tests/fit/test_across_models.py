@@ -16,10 +16,9 @@ from simulation import ARCHITECTURES
 from sweetspot import architecture
 from sweetspot.architecture import ElementBytes
 from sweetspot.errors import SweetspotError
-from sweetspot.fit import across_models as shared
+from sweetspot.fit.across_models import fit_across_models, fit_and_hold_out, pool, read_architectures, summary
 from sweetspot.memory import element_bytes
-from sweetspot.predict import across_models as prices
-from sweetspot.predict.across_models import TERMS, features
+from sweetspot.predict.across_models import TERMS, choose, features, predict, predict_by, waves
 
 MODELS = ["opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "falcon-7b", "qwen2-7b", "granite-3.1-2b"]
 ARCHS = {model: architecture.load(ARCHITECTURES / f"{model}.json") for model in MODELS}
@@ -78,13 +77,13 @@ def test_features_equal_a_walk_of_every_pass(kind: str, n: int, m: int) -> None:
 
 
 def test_known_prices_are_found() -> None:
-    entry, held_out = shared.fit_and_hold_out(table(), ARCHS)[0][0], shared.fit_and_hold_out(table(), ARCHS)[1]
+    entry, held_out = fit_and_hold_out(table(), ARCHS)[0][0], fit_and_hold_out(table(), ARCHS)[1]
     assert entry["energy"]["prices"] == pytest.approx(ENERGY, rel=1e-4)
     assert entry["duration"]["prices"] == pytest.approx(TIME, rel=1e-3)
     assert entry["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
     assert held_out["ape_percent"].max() < 0.01
     assert set(held_out["held_out"]) == {f"model {model}" for model in MODELS}
-    answer = prices.predict_shared(json.loads(json.dumps(entry)), NEW, 2000, 300, 16)
+    answer = predict_by(json.loads(json.dumps(entry)), NEW, 2000, 300, 16)
     assert answer.energy_batch_j == pytest.approx(known(ENERGY, 2000, 300, 16), rel=1e-3)
     assert answer.duration_s == pytest.approx(known(TIME, 2000, 300, 16), rel=1e-3)
     assert answer.power_w == pytest.approx(answer.energy_batch_j / answer.duration_s)
@@ -94,7 +93,7 @@ def test_known_prices_are_found() -> None:
 
 
 def test_departing_models_are_predicted_within_honest_intervals() -> None:
-    entries, held_out = shared.fit_and_hold_out(table(noise=0.01, departure=0.1), ARCHS)
+    entries, held_out = fit_and_hold_out(table(noise=0.01, departure=0.1), ARCHS)
     for target in ("energy", "duration"):
         error = entries[0][target]["leave_one_model_out"]
         assert 1 < error["mape_percent"] < 15
@@ -109,10 +108,10 @@ def test_departing_models_are_predicted_within_honest_intervals() -> None:
 def test_six_cells_of_a_new_model_make_a_good_law_and_many_its_own() -> None:
     rows = table({**ARCHS, NEW.name: NEW}, noise=0.01, departure=0.15)
     mine = rows.filter(pl.col("model") == NEW.name)
-    entry = shared.fit_shared(rows.filter(pl.col("model") != NEW.name), ARCHS)[0]
+    entry = fit_across_models(rows.filter(pl.col("model") != NEW.name), ARCHS)[0]
 
     def judged(own: dict[str, Any] | None) -> tuple[float, float, float]:
-        answers = [prices.predict_shared(entry, NEW, n, m, b, own) for b, n, m in CELLS]
+        answers = [predict_by(entry, NEW, n, m, b, own) for b, n, m in CELLS]
         found, low, high, true = (
             np.array(values)
             for values in zip(
@@ -126,21 +125,21 @@ def test_six_cells_of_a_new_model_make_a_good_law_and_many_its_own() -> None:
         return np.abs(found / true - 1).mean(), ((low <= true) & (true <= high)).mean(), (high / low).mean()
 
     some = mine[[0, 5, 10, 16, 21, 26]]
-    none, six, all_cells = judged(None), judged(shared.pool(entry, NEW, some)), judged(shared.pool(entry, NEW, mine))
+    none, six, all_cells = judged(None), judged(pool(entry, NEW, some)), judged(pool(entry, NEW, mine))
     assert all_cells[0] < 0.012  # what noise of 1 % leaves
     assert six[0] < 2 * all_cells[0] < none[0]
     assert min(none[1], six[1], all_cells[1]) > 0.85
     assert none[2] > 1.5 * six[2] > all_cells[2]
     wild = some.with_columns(pl.when(pl.int_range(pl.len()) == 2).then(0.1).otherwise(1).alias("f"))
-    guarded = shared.pool(entry, NEW, wild.with_columns(pl.col("energy_j") * pl.col("f")))
+    guarded = pool(entry, NEW, wild.with_columns(pl.col("energy_j") * pl.col("f")))
     assert guarded["odd_cells"] == [["energy_j", 8, 64, 256]]
     assert judged(guarded)[0] < 2 * six[0]
 
 
 def test_a_model_in_the_table_is_predicted_by_its_own_rows_too() -> None:
-    entry = shared.fit_shared(table(noise=0.01, departure=0.15), ARCHS)[0]
+    entry = fit_across_models(table(noise=0.01, departure=0.15), ARCHS)[0]
     arch = ARCHS["qwen2-7b"]
-    own, foreign = (prices.predict_shared(entry, replace(arch, name=name), 512, 256, 8) for name in (arch.name, "x"))
+    own, foreign = (predict_by(entry, replace(arch, name=name), 512, 256, 8) for name in (arch.name, "x"))
     assert own.cells == 27
     assert not [warning for warning in own.warnings if "not measured" in warning]
     spread = own.energy_per_request_high_j / own.energy_per_request_low_j
@@ -152,7 +151,7 @@ def test_a_row_ten_times_off_moves_nothing_and_is_named(factor: float) -> None:
     rows = table(noise=0.01)
     position = pl.int_range(pl.len())
     broken = rows.with_columns(pl.col("energy_j") * pl.when(position == 40).then(factor).otherwise(1.0))
-    whole, entry = shared.fit_shared(rows, ARCHS)[0], shared.fit_shared(broken, ARCHS)[0]
+    whole, entry = fit_across_models(rows, ARCHS)[0], fit_across_models(broken, ARCHS)[0]
     cell = rows.row(40, named=True)
     named = [["energy_j", cell["batch"], cell["input_tokens"], cell["output_tokens"]]]
     assert {model: m["odd_cells"] for model, m in entry["models"].items() if m["odd_cells"]} == {cell["model"]: named}
@@ -163,14 +162,14 @@ def test_a_row_ten_times_off_moves_nothing_and_is_named(factor: float) -> None:
 def test_what_is_shared_and_what_is_not() -> None:
     rows = table()
     half = rows.with_columns(precision=pl.when(pl.col("model") < "h").then(pl.lit("float16")).otherwise("precision"))
-    assert [set(e["precisions"]) for e in shared.fit_shared(half, ARCHS)] == [{"float16", "bfloat16"}]
+    assert [set(e["precisions"]) for e in fit_across_models(half, ARCHS)] == [{"float16", "bfloat16"}]
     apart = pl.concat([rows, table(source="simulated"), table(engine="f"), table(precision="fp8")])
-    entries = shared.fit_shared(apart, ARCHS)
+    entries = fit_across_models(apart, ARCHS)
     assert len(entries) == 4
     with pytest.raises(SweetspotError, match=r"choose with --gpu, --engine, --precision[\s\S]*H100, f"):
-        prices.choose(entries)
-    assert prices.choose(entries, engine="F")["engine"] == "f"
-    assert prices.choose(entries, precision="fp8")["precisions"] == ["fp8"]
+        choose(entries)
+    assert choose(entries, engine="F")["engine"] == "f"
+    assert choose(entries, precision="fp8")["precisions"] == ["fp8"]
 
 
 @pytest.mark.parametrize(
@@ -188,82 +187,82 @@ def test_what_is_shared_and_what_is_not() -> None:
     ],
 )
 def test_bytes_of_a_precision_of_other_tables(precision: str, weight: float, cached: int) -> None:
-    assert prices.element_bytes(precision) == (weight, cached)
+    assert element_bytes(precision) == (weight, cached)
 
 
 def test_a_model_that_only_four_bits_fit_the_board_with() -> None:
     large = replace(NEW, name="large", layers=200)
     with pytest.raises(SweetspotError, match="GB of weights"):
-        prices.waves(large, "NVIDIA H100 80GB HBM3", "bfloat16", 64, 64, 1)
-    assert prices.waves(large, "NVIDIA H100 80GB HBM3", "int4", 64, 64, 1) == 1
-    half, quarter = (prices.features(large, element_bytes(name), 64, 64, 1) for name in ("fp8", "int4"))
-    weight, cache = (list(prices.TERMS).index(name) for name in ("weight_byte", "kv_byte"))
+        waves(large, "NVIDIA H100 80GB HBM3", "bfloat16", 64, 64, 1)
+    assert waves(large, "NVIDIA H100 80GB HBM3", "int4", 64, 64, 1) == 1
+    half, quarter = (features(large, element_bytes(name), 64, 64, 1) for name in ("fp8", "int4"))
+    weight, cache = (list(TERMS).index(name) for name in ("weight_byte", "kv_byte"))
     assert quarter[weight] == half[weight] / 2
     assert quarter[cache] == 2 * half[cache]
 
 
 def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:
-    assert prices.waves(NEW, "H100", "bfloat16", 4096, 4096, 128) > 1
-    assert prices.waves(NEW, "some board", "bfloat16", 4096, 4096, 128) == 1
+    assert waves(NEW, "H100", "bfloat16", 4096, 4096, 128) > 1
+    assert waves(NEW, "some board", "bfloat16", 4096, 4096, 128) == 1
     with pytest.raises(SweetspotError, match="do not fit one NVIDIA H100"):
-        prices.waves(NEW, "H100", "bfloat16", 10**6, 10**6, 1)
+        waves(NEW, "H100", "bfloat16", 10**6, 10**6, 1)
     cells = [*CELLS, (128, 4096, 4096)]
     rows = table({"llama": NEW, **ARCHS}, cells)
-    assert shared.fit_shared(rows, {"llama": NEW, **ARCHS})[0]["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
-    implied = shared.fit_shared(rows.with_columns(source=pl.lit("published")), {"llama": NEW, **ARCHS})[0]
+    assert fit_across_models(rows, {"llama": NEW, **ARCHS})[0]["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
+    implied = fit_across_models(rows.with_columns(source=pl.lit("published")), {"llama": NEW, **ARCHS})[0]
     assert implied["energy"]["in_sample_mape_percent"] > 0.1  # these rows ran in one wave, which is taken for more
 
 
 def test_too_little_for_a_law_says_why() -> None:
-    one = shared.fit_shared(table({"qwen2-7b": ARCHS["qwen2-7b"]}), ARCHS)[0]
+    one = fit_across_models(table({"qwen2-7b": ARCHS["qwen2-7b"]}), ARCHS)[0]
     assert one["reason"] == "needs 3 models of known architecture; has 1"
     few = {model: ARCHS[model] for model in MODELS[:2]}
-    unknown = shared.fit_shared(table(), few)[0]
+    unknown = fit_across_models(table(), few)[0]
     assert "has 2; no architecture for gemma-2-9b, falcon-7b" in unknown["reason"]
-    assert "needs more than 7 cells" in shared.fit_shared(table(cells=CELLS[:1]), ARCHS)[0]["reason"]
+    assert "needs more than 7 cells" in fit_across_models(table(cells=CELLS[:1]), ARCHS)[0]["reason"]
     for entries in ([], [one]):
         with pytest.raises(SweetspotError, match=r"--architectures DIR|needs 3 models"):
-            prices.predict({"shared": entries}, NEW, 64, 64)
+            predict({"across_models": entries}, NEW, 64, 64)
     with pytest.raises(SweetspotError, match="needs 3 models"):
-        shared.pool(one, NEW, table({NEW.name: NEW}))
-    assert shared.summary([one]) == "across models (H100, e, bfloat16): needs 3 models of known architecture; has 1"
+        pool(one, NEW, table({NEW.name: NEW}))
+    assert summary([one]) == "across models (H100, e, bfloat16): needs 3 models of known architecture; has 1"
 
 
 def test_one_batch_or_length_is_not_carried_over_in_silence() -> None:
-    entry = shared.fit_shared(table(cells=[(8, n, m) for _, n, m in CELLS[:9]]), ARCHS)[0]
-    inside, outside = (prices.predict_shared(entry, NEW, 512, 256, batch) for batch in (8, 32))
+    entry = fit_across_models(table(cells=[(8, n, m) for _, n, m in CELLS[:9]]), ARCHS)[0]
+    inside, outside = (predict_by(entry, NEW, 512, 256, batch) for batch in (8, 32))
     assert inside.extrapolates == []
     assert "batch 32 is above the measured 8, and no row shows what another batch does" in outside.extrapolates
     assert outside.energy_per_request_high_j >= 4 * outside.energy_per_request_j
 
 
 def test_durations_may_be_missing() -> None:
-    nothing = shared.fit_shared(table().with_columns(duration_s=pl.lit(None, dtype=pl.Float64)), ARCHS)[0]
-    answer = prices.predict_shared(nothing, NEW, 512, 256, 8)
+    nothing = fit_across_models(table().with_columns(duration_s=pl.lit(None, dtype=pl.Float64)), ARCHS)[0]
+    answer = predict_by(nothing, NEW, 512, 256, 8)
     assert (nothing["duration"], answer.duration_s, answer.power_w) == (None, None, None)
     some = table().with_columns(duration_s=pl.when(pl.col("model") != "opt-1.3b").then("duration_s"))
-    entries, held_out = shared.fit_and_hold_out(some, ARCHS)
+    entries, held_out = fit_and_hold_out(some, ARCHS)
     assert entries[0]["models"]["opt-1.3b"]["duration"] is None
     assert held_out.filter(pl.col("predicted_s").is_null())["model"].unique().to_list() == ["opt-1.3b"]
-    assert prices.predict_shared(entries[0], ARCHS["opt-1.3b"], 512, 256, 8).duration_s == pytest.approx(
+    assert predict_by(entries[0], ARCHS["opt-1.3b"], 512, 256, 8).duration_s == pytest.approx(
         known(TIME, 512, 256, 8, ARCHS["opt-1.3b"]), rel=1e-3
     )
 
 
-@pytest.mark.parametrize(("factor", "word"), [(3, "exceed the board's 700 W"), (0.2, "less than the idle 110 W")])
+@pytest.mark.parametrize(("factor", "word"), [(3, "above the 700 W of the board"), (0.2, "below the 110 W of the idle board")])
 def test_a_power_that_no_board_draws_is_said(factor: float, word: str) -> None:
     rows = table(idle_w=110.0).with_columns(pl.col("energy_j") * factor)
-    answer = prices.predict_shared(shared.fit_shared(rows, ARCHS)[0], NEW, 512, 256, 8)
+    answer = predict_by(fit_across_models(rows, ARCHS)[0], NEW, 512, 256, 8)
     assert any(word in warning for warning in answer.warnings)
 
 
 def test_bad_questions_are_refused() -> None:
-    entry = shared.fit_shared(table(), ARCHS)[0]
+    entry = fit_across_models(table(), ARCHS)[0]
     with pytest.raises(SweetspotError, match="output_tokens is 0"):
-        prices.predict_shared(entry, NEW, 64, 0, 1)
+        predict_by(entry, NEW, 64, 0, 1)
     with pytest.raises(SweetspotError, match="rows of one model"):
-        shared.pool(entry, NEW, table())
-    positions = prices.predict_shared(entry, ARCHS["opt-1.3b"], 1024, 1025, 1).extrapolates
+        pool(entry, NEW, table())
+    positions = predict_by(entry, ARCHS["opt-1.3b"], 1024, 1025, 1).extrapolates
     assert "2049 tokens exceed the 2048 positions of opt-1.3b" in positions
 
 
@@ -285,7 +284,7 @@ def test_fit_and_predict_an_unmeasured_model_from_the_command_line(tmp_path: Pat
     assert json.loads(answer.stdout)["energy_batch_j"] == pytest.approx(known(ENERGY, 900, 200, 16), rel=1e-3)
     assert "this model was not measured" in sweetspot(*query).stdout
     predictor = json.loads((tmp_path / "predictor.json").read_text())
-    del predictor["shared"]
+    del predictor["across_models"]
     (tmp_path / "predictor.json").write_text(json.dumps(predictor))
     without = sweetspot(*query)
     assert (without.returncode, without.stdout) == (1, "")
@@ -327,14 +326,14 @@ def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/config.json").write_text((ARCHITECTURES / "opt-1.3b.json").read_text())
     (tmp_path / "odd.json").write_text('{"model_type": "perceptron"}')
-    found, refused = shared.read_architectures(tmp_path, ["meta/Llama", "opt", "other", "odd"])
+    found, refused = read_architectures(tmp_path, ["meta/Llama", "opt", "other", "odd"])
     assert found.keys() == {"meta/Llama", "opt"}
     assert found["meta/Llama"] == NEW
     (said,) = refused
     assert "odd.json" in said
     assert "odd takes no part" in said
     with pytest.raises(SweetspotError, match="no such directory"):
-        shared.read_architectures(tmp_path / "no", ["opt"])
+        read_architectures(tmp_path / "no", ["opt"])
 
 
 def test_a_prediction_needs_the_standard_library_only() -> None:

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from energies import BATCHES, GRID, TRUTH, measured
+from energies import BATCHES, GRID, TRUTH, measured, spot_of
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.choice import choose
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.heldout import HeldOut
 from sweetspot.fit.solve import Points
-from sweetspot.predict.laws import LAWS, per_token, sweet_spot
+from sweetspot.predict.laws import LAWS, per_token
 
 
 def values(fit: dict[str, Any]) -> dict[str, float]:
@@ -207,7 +207,7 @@ def test_one_input_length_gives_the_sweet_spot_of_that_length(fitted: Any) -> No
     assert ranks(group["laws"]["paper-6"][0]) == (3, 3)
     (spot,) = group["sweet_spots"]
     assert spot["status"] == "interior"
-    assert spot["output_tokens"] == pytest.approx(sweet_spot(LAWS["paper-6"], values_, 512, 8), rel=0.02)
+    assert spot["output_tokens"] == pytest.approx(spot_of("paper-6", values_, 512, 8), rel=0.02)
 
 
 def test_lengths_that_vary_together(fitted: Any) -> None:
@@ -236,7 +236,7 @@ def test_chosen_cells_of_a_grid_give_a_sweet_spot(fitted: Any) -> None:
     assert group["law"] == "paper-6"
     assert {spot["status"] for spot in group["sweet_spots"]} == {"interior"}
     for spot in group["sweet_spots"]:
-        truth = sweet_spot(LAWS["paper-6"], TRUTH["paper-6"], spot["input_tokens"], 8)
+        truth = spot_of("paper-6", TRUTH["paper-6"], spot["input_tokens"], 8)
         assert spot["output_tokens"] == pytest.approx(truth, rel=0.01)
 
 
@@ -283,7 +283,7 @@ def test_the_sweet_spot_of_the_truth_is_found(fitted: Any) -> None:
     group = fitted(measured(noise=0.005))
     assert group["law"] == "paper-6"
     for spot in group["sweet_spots"]:
-        truth = sweet_spot(LAWS["paper-6"], TRUTH["paper-6"], spot["input_tokens"], 8)
+        truth = spot_of("paper-6", TRUTH["paper-6"], spot["input_tokens"], 8)
         assert spot["output_tokens"] == pytest.approx(truth, rel=0.1)
         assert spot["status"] == ("interior" if 64 <= spot["output_tokens"] <= 4096 else "outside measured range")
         energy = per_token(LAWS["paper-6"], TRUTH["paper-6"], spot["input_tokens"], spot["output_tokens"], 8)
@@ -338,7 +338,7 @@ def test_the_confidence_set_of_the_sweet_spot_holds_the_truth(fitted: Any) -> No
     for seed in range(12):
         for spot in fitted(measured("cache-5", noise=0.02, seed=seed))["sweet_spots"]:
             if spot["status"] == "interior":
-                truth = sweet_spot(LAWS["cache-5"], TRUTH["cache-5"], spot["input_tokens"], 8)
+                truth = spot_of("cache-5", TRUTH["cache-5"], spot["input_tokens"], 8)
                 inside += (spot["output_tokens_low"] or 0) <= truth <= (spot["output_tokens_high"] or np.inf)
                 asked += 1
     assert inside / asked > 0.85, (inside, asked)

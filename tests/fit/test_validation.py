@@ -218,12 +218,12 @@ def test_models_that_were_never_measured(as_table: Any) -> None:
         for name, architecture in found.items()
     )
     errors, predictions = validate(as_table(frame), found)
-    rows = errors.filter((pl.col("law") == "shared") & (pl.col("scheme") == "leave-one-model-out"))
+    rows = errors.filter((pl.col("law") == "across-models") & (pl.col("scheme") == "leave-one-model-out"))
     assert rows["cells"].to_list() == [98] * len(found)
     assert (rows["mape_percent"] < 50).all()
-    own = predictions.filter(pl.col("scheme") == "leave-one-model-out", pl.col("law") == "shared")
+    own = predictions.filter(pl.col("scheme") == "leave-one-model-out", pl.col("law") == "across-models")
     assert (own["held_out"] == "model " + own["model"]).all()
     inside = own.filter(pl.col("energy_j").is_between("low_j", "high_j")).height / own.height
     assert 100 * inside == pytest.approx(rows["coverage_percent"].mean())
     without, _ = validate(as_table(frame))
-    assert "config.json" in error(without, "shared", "leave-one-model-out")["note"]
+    assert "config.json" in error(without, "across-models", "leave-one-model-out")["note"]

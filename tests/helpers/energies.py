@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from sweetspot.predict.laws import LAWS, per_token
+from sweetspot.predict.sweet_spots import sweet_spot
 
 GRID = (64, 128, 256, 512, 1024, 2048, 4096)
 BATCHES = (1, 8, 32, 128)
@@ -63,3 +64,8 @@ def energy(n: int, m: int, batch: int) -> float:
     """Joules of a batch run by a law of the right form."""
     per_token = 0.05 + 2.5 / batch + 2e-6 * n * n / m + 1e-5 * n + 0.03 * n / m + 5e-6 * m + (0.5 + 3 / batch) / m
     return per_token * batch * m
+
+
+def spot_of(law: str, values: Mapping[str, float], n: float, batch: float) -> float | None:
+    """The sweet spot of a law where the KV cache never is full and every reply was measured."""
+    return sweet_spot(LAWS[law], values, n, batch, (1, 1e12)).output_tokens

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from sweetspot.predict.laws import FORMS, LAWS, ROUTINGS, per_token, sweet_spot
+from energies import spot_of
+from sweetspot.predict.laws import FORMS, LAWS, ROUTINGS, per_token
 
 LENGTHS = (64, 500, 4096)
 CHOSEN = 0.4  # share of a mixture's experts
@@ -66,14 +67,14 @@ def test_batch_8_at_one_batch_is_paper_6() -> None:
         assert per_token(LAWS["batch-8"], eight, n, m, batch) == pytest.approx(
             per_token(LAWS["paper-6"], six, n, m, batch)
         )
-        assert sweet_spot(LAWS["batch-8"], eight, n, batch) == pytest.approx(sweet_spot(LAWS["paper-6"], six, n, batch))
+        assert spot_of("batch-8", eight, n, batch) == pytest.approx(spot_of("paper-6", six, n, batch))
 
 
 def test_the_forms_of_a_reply_are_means_over_its_steps() -> None:
     for n, m in itertools.product((1, 64, 500), (1, 2, 333)):
         contexts = [n + j for j in range(m)]
-        assert FORMS["n + m/2"](n, m) == pytest.approx(sum(contexts) / m)
-        assert FORMS["n^2 + nm + m^2/3"](n, m) == pytest.approx(sum(c * c for c in contexts) / m)
+        assert FORMS["n + m/2"].value(n, m) == pytest.approx(sum(contexts) / m)
+        assert FORMS["n^2 + nm + m^2/3"].value(n, m) == pytest.approx(sum(c * c for c in contexts) / m)
 
 
 def test_the_experts_that_a_batch_activates() -> None:
@@ -94,7 +95,7 @@ def test_the_sweet_spot_is_the_cheapest_length(name: str, n: int, batch: int) ->
     replies = np.arange(1, 60_000)
     terms = LAWS[name].terms
     energies = sum(VALUES[name][term.name] * term.value(float(n), replies.astype(float), batch) for term in terms)
-    spot = sweet_spot(LAWS[name], VALUES[name], n, batch)
+    spot = spot_of(name, VALUES[name], n, batch)
     assert spot is not None
     assert abs(spot - replies[np.argmin(energies)]) <= 1
 
@@ -104,15 +105,15 @@ def test_the_sweet_spot_is_the_cheapest_length(name: str, n: int, batch: int) ->
     [{"t4": 0.0}, {"t4": -1e-6}, {"t5": -1e6}, {"t1": 0.0, "t3": 0.0, "t5": 0.0}, {"t4": 5e-324, "t3": 1e300}],
 )
 def test_there_may_be_no_sweet_spot(changes: dict[str, float]) -> None:
-    assert sweet_spot(LAWS["paper-6"], VALUES["paper-6"] | changes, 512, 1) is None
+    assert spot_of("paper-6", VALUES["paper-6"] | changes, 512, 1) is None
 
 
 @pytest.mark.parametrize("name", ["linear", "wilkins"])
 def test_the_baselines_know_no_sweet_spot(name: str) -> None:
-    assert sweet_spot(LAWS[name], VALUES[name], 512, 1) is None
+    assert spot_of(name, VALUES[name], 512, 1) is None
 
 
 def test_the_sweet_spot_by_hand() -> None:
-    assert sweet_spot(LAWS["paper-6"], {"t1": 1e-6, "t3": 0.01, "t4": 2e-5, "t5": -0.3}, 1000, 1) == pytest.approx(
+    assert spot_of("paper-6", {"t1": 1e-6, "t3": 0.01, "t4": 2e-5, "t5": -0.3}, 1000, 1) == pytest.approx(
         math.sqrt((1e-6 * 1000**2 + 0.01 * 1000 - 0.3) / 2e-5)
     )

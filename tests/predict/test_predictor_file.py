@@ -15,7 +15,7 @@ from pages import Made, results
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.predict import predictor
-from sweetspot.predict.laws import FORMS
+from sweetspot.predict.laws import FORMS, LAWS
 from sweetspot.table import read as table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,12 +88,13 @@ def test_what_the_library_needs_the_schema_demands() -> None:
     assert set(SCHEMA["$defs"]["group"]["required"]) >= predictor._GROUP_KEYS
 
 
-def test_the_reader_knows_every_form() -> None:
-    known = reader()["FORMS"]
-    assert set(known) == set(FORMS)
-    for name, form in known.items():
-        for n, m in ((64, 512), (2048, 7)):
-            assert form(n, m) == pytest.approx(FORMS[name](n, m))
+def test_the_file_says_what_every_term_multiplies(simulated: Made) -> None:
+    """Readers need no table of forms: the file's own parts give the library's values."""
+    for name, law in simulated.results.predictor["laws"].items():
+        for written, term in zip(law["terms"], LAWS[name].terms, strict=True):
+            for n, m in ((64, 512), (2048, 7)):
+                value = sum(c * n**a * m**b for c, a, b in written["parts"])
+                assert value == pytest.approx(FORMS[term.form].value(n, m))
 
 
 def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> None:

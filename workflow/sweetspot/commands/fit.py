@@ -42,8 +42,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _run(options: argparse.Namespace) -> None:
-    from sweetspot.fit import across_models as shared
-    from sweetspot.fit import validation
+    from sweetspot.fit import across_models, validation
     from sweetspot.fit.fit import fit_table
     from sweetspot.predict import predictor
     from sweetspot.table import read as table
@@ -58,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
     models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
     architectures, refused = (
-        shared.read_architectures(options.architectures, models) if options.architectures else ({}, [])
+        across_models.read_architectures(options.architectures, models) if options.architectures else ({}, [])
     )
     for note in refused:
         print(f"warning: {note}", file=sys.stderr)
@@ -71,5 +70,5 @@ def _run(options: argparse.Namespace) -> None:
         raise SweetspotError(f"cannot write to {options.out}: {error.strerror}; choose another --out") from None
     print(validation.summary(fitted, errors))
     if architectures:
-        print(shared.summary(fitted["shared"]))
+        print(across_models.summary(fitted["across_models"]))
     print(f"wrote predictor.json, validation.csv and predictions.parquet to {options.out}")

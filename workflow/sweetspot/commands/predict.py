@@ -4,16 +4,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sweetspot.commands.arguments import add_group
 from sweetspot.errors import SweetspotError
 
-if TYPE_CHECKING:
-    from sweetspot.predict.across_models import SharedPrediction
-    from sweetspot.predict.predictor import Prediction
-
-_WIDE = 0.25  # half an interval as a share of the prediction: then another law is worth asking
+_WIDE = 0.25  # half an interval as a share of the prediction: beyond it another law is worth asking
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -49,49 +44,23 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _run(options: argparse.Namespace) -> None:
-    from sweetspot.predict import predictor
+    from sweetspot.predict import across_models, predictor
 
-    if options.architecture:
-        print(_shown(_predict_unmeasured(options), options))
-        return
     fitted = predictor.load(options.predictor)
-    answer = predictor.predict(
-        fitted,
-        options.model,
-        options.input_tokens,
-        options.output_tokens,
-        batch=options.batch,
-        gpu=options.gpu,
-        engine=options.engine,
-        precision=options.precision,
-    )
-    wide = answer.energy_per_request_high_j / answer.energy_per_request_j - 1
-    if wide > _WIDE and predictor.is_pooled(fitted, answer.model):
-        print(
-            f"note: its own cells leave {answer.model} an interval of ±{wide:.0%}; the law across models counts those "
-            "of other models too: ask it with --architecture and the config.json of this one",
-            file=sys.stderr,
-        )
-    print(_shown(answer, options))
-
-
-def _predict_unmeasured(options: argparse.Namespace) -> "SharedPrediction":
-    from sweetspot.predict import across_models as prices
-    from sweetspot.predict import predictor
-
-    return prices.predict(
-        predictor.load(options.predictor),
-        prices.read_architecture(options.architecture),
-        options.input_tokens,
-        options.output_tokens,
-        batch=options.batch,
-        gpu=options.gpu,
-        engine=options.engine,
-        precision=options.precision,
-    )
-
-
-def _shown(answer: "Prediction | SharedPrediction", options: argparse.Namespace) -> str:
+    request = {"input_tokens": options.input_tokens, "output_tokens": options.output_tokens, "batch": options.batch}
+    choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
+    if options.architecture:
+        architecture = across_models.read_architecture(options.architecture)
+        answer = across_models.predict(fitted, architecture, **request, **choice)
+    else:
+        answer = predictor.predict(fitted, options.model, **request, **choice)
+        wide = answer.energy_per_request_high_j / answer.energy_per_request_j - 1
+        if wide > _WIDE and predictor.is_pooled(fitted, answer.model):
+            print(
+                f"note: the interval of {answer.model} from its own cells is ±{wide:.0%}; the law across models also "
+                "uses the cells of other models: ask it with --architecture and the config.json of this model",
+                file=sys.stderr,
+            )
     if options.strict and answer.extrapolates:
         raise SweetspotError(f"{answer.model}: {'; '.join(answer.extrapolates)} (--strict)")
-    return json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text()
+    print(json.dumps(answer.as_dict(), indent=2) if options.json else answer.as_text())

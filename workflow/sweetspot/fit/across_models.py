@@ -9,7 +9,7 @@ Energy and time are fitted alike and apart.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import element_bytes
-from sweetspot.predict.across_models import TERMS, evaluate, features, read_architecture, waves
+from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, read_architecture, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
 
 Array = NDArray[np.float64]
 
-LAW, SCHEME = "shared", "leave-one-model-out"
+SCHEME = "leave-one-model-out"
 FEWEST_MODELS = 3
 _TARGETS = {"energy": "energy_j", "duration": "duration_s"}
 _SMALLEST_SPREAD = 1e-4  # keeps an exact table from dividing by zero
@@ -76,7 +76,7 @@ class _Fit:
         return spread.model**2 * np.outer(prices, prices) + spread.price**2 * np.diag(self.sizes**2)
 
 
-def fit_shared(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
+def fit_across_models(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
     """One entry of plain JSON per GPU, engine and bytes per element: prices, spreads, errors on models left out.
 
     `cells` is what `cell_means` makes, `architectures` maps its model names. An entry whose `reason` is not empty has
@@ -88,7 +88,7 @@ def fit_shared(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -
 def fit_and_hold_out(
     cells: pl.DataFrame, architectures: Mapping[str, Architecture]
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    """What `fit_shared` makes, and every cell as predicted without its model.
+    """What `fit_across_models` makes, and every cell as predicted without its model.
 
     The frame has group, cell, energy_j, predicted_j, low_j and high_j (95 %), ape_percent, law, scheme, held_out; and
     duration_s, predicted_s, low_s, high_s (null without).
@@ -105,7 +105,7 @@ def fit_and_hold_out(
 
 
 def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFrame) -> dict[str, Any]:
-    """Draw the shared prices of an entry towards rows of one model, for `predict_shared(..., own=)`.
+    """Draw the shared prices of an entry towards rows of one model, for `predict_by(..., own=)`.
 
     `cells` are of that model alone, any number of them. Raises SweetspotError when they are of several models.
     """
@@ -190,7 +190,13 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     sizes = [architectures[model].parameters() for model in models]
     entry["measured_range"]["parameters"] = [min(sizes), max(sizes)]
     entry["models"] = {
-        model: {"cells": rows.height, "precision": rows["precision"][0], "odd_cells": []} | dict.fromkeys(_TARGETS)
+        model: {
+            "cells": rows.height,
+            "precision": rows["precision"][0],
+            "architecture": asdict(architectures[str(model)]),
+            "odd_cells": [],
+            **dict.fromkeys(_TARGETS),
+        }
         for (model,), rows in cells.group_by("model", maintain_order=True)
     }
     frame = cells.with_columns(held_out=pl.lit("model ") + pl.col("model"), law=pl.lit(LAW), scheme=pl.lit(SCHEME))
@@ -258,7 +264,7 @@ def _law(
         prior = fit.prior(fit.without[j], spread)
         folded = _law_json(fit.without[j], prior, spread, len(names) - 1)
         mine = owner == j
-        predicted[mine] = [evaluate(folded, None, row.tolist()) for row in terms[mine]]
+        predicted[mine] = [astuple(evaluate(folded, None, row.tolist())[0]) for row in terms[mine]]
         errors[name] = float(100 * np.mean(np.abs(predicted[mine, 0] / measured[mine] - 1)))
         models[name][target] = _as_json(*_update(fit.without[j], prior, spread.cell, group))
     error = 100 * np.abs(predicted[:, 0] / measured - 1)

@@ -9,17 +9,16 @@ import polars as pl
 from sweetspot import __version__, gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
-from sweetspot.fit.across_models import fit_shared
+from sweetspot.fit.across_models import fit_across_models
 from sweetspot.fit.choice import Schemes, choose, hold_out_all
 from sweetspot.fit.heldout import Calibration, calibrate
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, solve, units
 from sweetspot.fit.sweet_spots import sweet_spots
 from sweetspot.predict.laws import LAWS, Law
+from sweetspot.predict.predictor import KIND, SCHEMA_VERSION
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL, GROUP, group_name
-
-SCHEMA_VERSION = 2
 
 
 def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
@@ -33,17 +32,18 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         fit_group(frame, _of_group(table.frame, frame), _of_group(screened.outliers, frame))
         for frame in screened.cells.partition_by(GROUP, maintain_order=True)
     ]
-    across = fit_shared(screened.cells, architectures or {})
+    across = fit_across_models(screened.cells, architectures or {})
     if not any(group["law"] for group in groups) and all(entry["reason"] for entry in across):
         reasons = [f"{group_name(group[name] for name in GROUP)}: {group['chosen_because']}" for group in groups]
         raise SweetspotError("\n".join(reasons or ["no valid row: every row is marked invalid"]))
     return {
         "schema_version": SCHEMA_VERSION,
-        "kind": "sweetspot-predictor",
+        "kind": KIND,
         "created_by": f"sweetspot {__version__}",
+        "laws": {law.name: law.as_dict() for law in LAWS.values() if law.terms},
         "groups": groups,
         "not_fitted": not_fitted(table.frame),
-        "shared": across,
+        "across_models": across,
     }
 
 

@@ -222,7 +222,6 @@ def as_json(solution: Solution, points: Points, features: Array) -> dict[str, An
             "value": float(solution.values[index]),
             "standard_error": None if solution.at_bound[index] else float(errors[index]),
             "at_bound": bool(solution.at_bound[index]),
-            **{name: getattr(law.terms[index], name) for name in ("form", "per_batch", "routing")},
         }
         for index in kept
     }

@@ -10,12 +10,13 @@ import polars as pl
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.files import write_atomically
-from sweetspot.fit.across_models import LAW, SCHEME, fit_and_hold_out
+from sweetspot.fit.across_models import SCHEME, fit_and_hold_out
 from sweetspot.fit.choice import Schemes, hold_out_all
 from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Mask, Points
 from sweetspot.fit.sweet_spots import plateau
+from sweetspot.predict.across_models import LAW
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.table.files import write_parquet
 from sweetspot.table.read import Table

@@ -1,13 +1,12 @@
 """The law across models: what a batch run computes and moves, at prices that all models of a GPU and engine share.
 
-Energy (J) and time (s) of a batch run are each a sum of architecture terms times prices, so that a model that was never
-measured is predicted from its config.json. shared.py fits the prices. Standard library only, as predictor.py.
+Energy (J) and time (s) of a batch run are each a sum of architecture terms times prices, so a model that was never
+measured can be predicted from its config.json. fit/across_models.py fits the prices. Standard library only.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sweetspot import gpus
 from sweetspot.architecture import Architecture, ElementBytes, load
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes
+from sweetspot.predict.prediction import SIMULATED, UNSPECIFIED, Interval, Prediction, check_request, span
 
 TERMS = {
     "prefill_flop": "a FLOP of the prompts",
@@ -27,8 +27,7 @@ TERMS = {
 }
 """What is priced. Each price is what one of these costs, and none is negative."""
 
-_SENSOR_GAIN = 0.05  # by which all readings of a board may be off: a power at the limit may read that much above it
-_UNSPECIFIED = "unspecified"  # as in table.py, which needs the analysis packages
+LAW = "across-models"
 
 
 def features(
@@ -88,64 +87,6 @@ def read_architecture(path: Path) -> Architecture:
         return load(path)
 
 
-@dataclass(frozen=True)
-class SharedPrediction:
-    """Energy and time of `batch` equal requests by the law across models, with 95 % prediction intervals.
-
-    `cells`: how many cells of this very model the prices were drawn towards (0: it was never measured). Times and power
-    are None where the table has no durations. `extrapolates` and `warnings` as in predictor.Prediction.
-    """
-
-    model: str
-    gpu: str
-    engine: str
-    precision: str
-    source: str
-    law: str
-    cells: int
-    input_tokens: int
-    output_tokens: int
-    batch: int
-    waves: int
-    energy_per_request_j: float
-    energy_per_request_low_j: float
-    energy_per_request_high_j: float
-    energy_per_output_token_j: float
-    energy_per_output_token_low_j: float
-    energy_per_output_token_high_j: float
-    energy_batch_j: float
-    duration_s: float | None
-    duration_low_s: float | None
-    duration_high_s: float | None
-    power_w: float | None
-    extrapolates: list[str]
-    warnings: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    def as_text(self) -> str:
-        """For people: what was asked, the numbers with their intervals, and every reservation."""
-        where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != _UNSPECIFIED)
-        lines = [
-            self.model + (f" ({where})" if where else ""),
-            f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",
-            f"  per request       {self.energy_per_request_j:.4g} J  "
-            f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
-            f"  per output token  {self.energy_per_output_token_j:.4g} J  "
-            f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
-            f"  whole batch       {self.energy_batch_j:.4g} J",
-        ]
-        if self.duration_s is not None:
-            lines[-1] += (
-                f" in {self.duration_s:.4g} s  (95 %: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
-                f"{self.power_w:.0f} W"
-            )
-        lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
-        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
-
-
 def predict(
     predictor: Mapping[str, Any],
     architecture: Architecture,
@@ -155,15 +96,15 @@ def predict(
     gpu: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
-) -> SharedPrediction:
-    """Predict a model from its architecture, by the entry of `predictor["shared"]` that the selectors mean.
+) -> Prediction:
+    """Predict a model from its architecture, by the entry of `predictor["across_models"]` that the selectors mean.
 
     Rows of a model of this name in the entry count. Without `batch` the smallest measured one is taken. Raises
     SweetspotError where the predictor has no such law.
     """
-    entry = choose(predictor.get("shared", []), gpu, engine, precision)
+    entry = choose(predictor.get("across_models", []), gpu, engine, precision)
     batch = entry["measured_range"]["batch"][0] if batch is None else batch
-    return predict_shared(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
+    return predict_by(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
 
 
 def choose(
@@ -193,7 +134,7 @@ def choose(
     raise SweetspotError(f"the law across models {problem}:\n{there}")
 
 
-def predict_shared(
+def predict_by(
     entry: Mapping[str, Any],
     architecture: Architecture,
     input_tokens: int,
@@ -201,62 +142,46 @@ def predict_shared(
     batch: int = 1,
     own: Mapping[str, Any] | None = None,
     precision: str | None = None,
-) -> SharedPrediction:
+) -> Prediction:
     """Predict one batch by an entry that has a law.
 
-    `own`: what `shared.pool` learned from rows of this model; by default what the entry holds under its name. Raises
-    SweetspotError for lengths or a batch below 1, an entry without law, or a model that does not fit the board.
+    `own`: what `fit.across_models.pool` learned from rows of this model; by default what the entry holds under its
+    name. Raises SweetspotError for lengths or a batch below 1, an entry without law, or a model that does not fit the
+    board.
     """
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
-    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
-        if not 0 < value < 2**31 or value != int(value):
-            raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+    check_request(input_tokens, output_tokens, batch)
     own = own or entry["models"].get(architecture.name)
     precision = precision or (own or {}).get("precision") or entry["precisions"][0]
     times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch)
     row = features(architecture, element_bytes(precision), input_tokens, output_tokens, batch, times)
     asked = {"input_tokens": input_tokens, "output_tokens": output_tokens, "batch": batch}
     reach = _reach(entry["measured_range"], asked)
-    energy, low, high = evaluate(entry["energy"], own and own["energy"], row, *reach)
-    duration: tuple[float | None, ...] = (None, None, None)
-    if entry["duration"]:
-        duration = evaluate(entry["duration"], own and own["duration"], row, *reach)
-    power = energy / duration[0] if duration[0] else None
-    tokens = batch * output_tokens
-    return SharedPrediction(
-        model=architecture.name,
-        **{name: entry[name] for name in ("gpu", "engine", "source")},
-        precision=precision,
-        law="shared",
+    energy, parts = evaluate(entry["energy"], own and own["energy"], row, *reach)
+    duration = evaluate(entry["duration"], own and own["duration"], row, *reach)[0] if entry["duration"] else None
+    return Prediction.of(
+        {**entry, "model": architecture.name, "precision": precision},
+        (input_tokens, output_tokens, batch),
+        energy,
+        duration,
+        (entry["idle_w"], entry["power_cap_w"]),
+        law=LAW,
         cells=own["cells"] if own else 0,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        batch=batch,
         waves=times,
-        energy_per_request_j=energy / batch,
-        energy_per_request_low_j=low / batch,
-        energy_per_request_high_j=high / batch,
-        energy_per_output_token_j=energy / tokens,
-        energy_per_output_token_low_j=low / tokens,
-        energy_per_output_token_high_j=high / tokens,
-        energy_batch_j=energy,
-        duration_s=duration[0],
-        duration_low_s=duration[1],
-        duration_high_s=duration[2],
-        power_w=power,
+        interval_parts=parts,
         extrapolates=_outside(entry, architecture, own, asked),
-        warnings=_warnings(entry, own, times, power),
+        warnings=_warnings(entry, own, times),
     )
 
 
 def evaluate(
     law: Mapping[str, Any], own: Mapping[str, Any] | None, row: Sequence[float], beyond: float = 0.0, blind: float = 0.0
-) -> tuple[float, float, float]:
-    """Value, low and high end of its 95 % interval, by a law and what rows of the model itself taught.
+) -> tuple[Interval, dict[str, float]]:
+    """A value with its 95 % interval by a law and what rows of the model itself taught, and the interval's parts.
 
     The error is relative, so the interval is symmetric in the logarithm and its low end stays positive. Each factor of
-    two `beyond` the measured range adds the error of a cell; each along an axis of which the rows show one value only
+    two `beyond` the measured range adds the error of a cell; each along an axis on which the rows have one value only
     (`blind`) may double or halve the energy.
     """
     known = own or law
@@ -265,14 +190,18 @@ def evaluate(
         raise SweetspotError("the law across models has no price for anything here; ask nearer to its rows")
     columns = zip(row, known["covariance"], strict=True)
     prices = sum(x * y * entry for x, line in columns for y, entry in zip(row, line, strict=True)) / value**2
-    cell = law["relative_sd"]["cell"] ** 2 * (1 + beyond**2)
-    spread = math.exp(math.hypot(law["quantile"] * math.sqrt(max(prices, 0.0) + cell), blind * math.log(2)))
-    return value, value / spread, value * spread
+    cell, quantile = law["relative_sd"]["cell"], law["quantile"]
+    parts = {
+        "law": quantile * math.sqrt(max(prices, 0.0) + cell**2),
+        "distance": math.hypot(quantile * cell * beyond, blind * math.log(2)),
+    }
+    spread = math.exp(math.hypot(*parts.values()))
+    return Interval(value, value / spread, value * spread), parts
 
 
 def _described(entry: Mapping[str, Any]) -> str:
     names = (entry["gpu"], entry["engine"], "/".join(entry["precisions"]), entry["source"])
-    return ", ".join(name for name in names if name != _UNSPECIFIED) + (
+    return ", ".join(name for name in names if name != UNSPECIFIED) + (
         f": {entry['reason']}" if entry["reason"] else ""
     )
 
@@ -295,7 +224,7 @@ def _outside(
         low, high = entry["measured_range"][name]
         if not low <= value <= high:
             side = "below" if value < low else "above"
-            reasons.append(f"{name} {value} is {side} the measured {f'{low}-{high}' if low != high else low}")
+            reasons.append(f"{name} {value} is {side} the measured {span(low, high)}")
             if low == high and name in asked:
                 reasons[-1] += f", and no row shows what another {name} does"
     if (total := asked["input_tokens"] + asked["output_tokens"]) > architecture.max_positions:
@@ -303,23 +232,17 @@ def _outside(
     return reasons
 
 
-def _warnings(entry: Mapping[str, Any], own: Mapping[str, Any] | None, times: int, power: float | None) -> list[str]:
+def _warnings(entry: Mapping[str, Any], own: Mapping[str, Any] | None, times: int) -> list[str]:
     warnings = []
     if not own:
         error = entry["energy"]["leave_one_model_out"]
         warnings.append(
-            f"this model was not measured: by prices of {len(entry['models'])} others, which predict each other within "
-            f"{error['mape_percent']:.2g} % on average, {error['worst_model_mape_percent']:.2g} % at worst"
+            f"this model was not measured: predicted from the prices of {len(entry['models'])} others, which predict "
+            f"each other within {error['mape_percent']:.2g} % on average, {error['worst_model_mape_percent']:.2g} % at "
+            "worst (held-out: leave one model out)"
         )
     if entry["source"] == "simulated":
-        warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
+        warnings.append(SIMULATED)
     if times > 1:
-        warnings.append(f"the KV cache does not hold the batch: taken to run in {times} waves")
-    cap, idle = entry["power_cap_w"], entry["idle_w"]
-    if power and cap and power > cap * (1 + _SENSOR_GAIN):
-        warnings.append(f"{power:.0f} W exceed the board's {cap:.0f} W: energy and time contradict each other here")
-    if power and idle and power < idle * (1 - _SENSOR_GAIN):
-        warnings.append(
-            f"{power:.0f} W are less than the idle {idle:.0f} W: energy and time contradict each other here"
-        )
+        warnings.append(f"the KV cache does not hold the batch: assumed to run in {times} waves")
     return warnings

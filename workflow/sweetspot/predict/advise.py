@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweetspot.errors import SweetspotError
+from sweetspot.predict import predictor as predictors
 from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
-from sweetspot.predict.laws import why_not_identified
-from sweetspot.predict.predictor import Prediction
+from sweetspot.predict.prediction import Prediction
+from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
 
 KINDS = ("truncate", "summarise", "cap", "split", "batches")
 _PROBES = 33  # lengths tried for a break-even before it is narrowed down
-_PLATEAU = 0.01  # energies per token this near to the least are called the same
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,6 @@ class Wishes:
     summariser: str | None = None
     max_latency_s: float | None = None
     grid_g_per_kwh: float | None = None
-
-
-@dataclass(frozen=True)
-class SweetSpot:
-    """Reply length of least energy per output token at `input_tokens`; None where there is none, and `status` why."""
-
-    input_tokens: int
-    output_tokens: int | None
-    energy_per_output_token_j: float | None
-    plateau: tuple[int, int] | None
-    status: str
 
 
 @dataclass(frozen=True)
@@ -126,9 +115,9 @@ class Advice:
 
     @property
     def times_above(self) -> float | None:
-        """Joules per output token now over those at the sweet spot."""
+        """Joules per output token now over those at the sweet spot, if that lies inside the measured replies."""
         least = self.spot.energy_per_output_token_j
-        return None if least is None else self.per_token_j / least
+        return None if least is None or self.spot.status != "interior" else self.per_token_j / least
 
 
 def advise(
@@ -148,12 +137,15 @@ def advise(
         raise SweetspotError(
             f"{model}: the predictor knows no durations, so --max-latency cannot be kept; fit a table with duration_s"
         )
-    spot = _sweet_spot(costs, now, place)
-    what_ifs = {kind: list(numbers) for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
     notes = list(workload.notes)
+    try:
+        spot = predictors.sweet_spot(costs.group, place.input_tokens, max(1.0, now.in_flight))
+    except SweetspotError as error:
+        spot, notes = SweetSpot("not identified"), [*notes, f"no sweet spot is known: {error}"]
+    what_ifs = {kind: list(numbers) for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
     if not what_ifs:
         what_ifs = _usual(costs, workload, now, spot)
-        if "cap" not in what_ifs and spot.output_tokens is not None:
+        if "cap" not in what_ifs and spot.status == "interior":
             notes.append("no reply is longer than the sweet spot, so that capping or splitting is not listed")
     options = [
         _option(kind, number, plan, costs, now, wishes)
@@ -229,8 +221,8 @@ def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict
     shortest = costs.group["measured_range"]["input_tokens"][0]
     prompts = [k for k in (workload.input_tokens // 2, workload.input_tokens // 4) if k >= shortest]
     usual = {"truncate": prompts, "summarise": prompts}
-    if spot.output_tokens is not None and spot.output_tokens < max(m for _, m, _ in workload.lengths):
-        usual |= {"cap": [spot.output_tokens], "split": [spot.output_tokens]}
+    if spot.status == "interior" and (best := spot.reply) < max(m for _, m, _ in workload.lengths):
+        usual |= {"cap": [best], "split": [best]}
     return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.in_flight]}
 
 
@@ -258,40 +250,6 @@ def _check_latency(now: Cost, options: Sequence[Option], most_s: float | None) -
             f"--max-latency {most_s:g}: nothing keeps it; the fastest, {name}, takes {fastest:.3g} s; allow more, or "
             "name other what-ifs (a smaller --batches, a shorter --cap)"
         )
-
-
-def _sweet_spot(costs: Costs, now: Cost, place: Ask) -> SweetSpot:
-    """Reply length of least energy per output token at the mean prompt and the batch of now, if the range has one."""
-    n = place.input_tokens
-    low, high = costs.group["measured_range"]["output_tokens"]
-    entries = costs.group.get("sweet_spots", [])
-    if entries:
-        batch = max(1.0, now.in_flight)
-        near = min(entries, key=lambda e: (abs(math.log(e["batch"] / batch)), abs(math.log(e["input_tokens"] / n))))
-        if near["status"] == "not identified":
-            return SweetSpot(n, None, None, None, "not identified: " + why_not_identified(costs.group["law"]))
-
-    def per_token(m: int) -> float:
-        return costs.energy_j([Ask(n, m)], now.running) / m
-
-    try:
-        probed = _spread(low, high)
-        best = min(probed, key=per_token)
-        index = probed.index(best)
-        left, right = probed[max(index - 1, 0)], probed[min(index + 1, len(probed) - 1)]
-        while right - left > 2:  # between neighbours of the least probe the energy per token has one minimum
-            third = (right - left) // 3
-            one, two = left + third, right - third
-            left, right = (left, two) if per_token(one) <= per_token(two) else (one, right)
-        best = min(range(left, right + 1), key=per_token)
-    except SweetspotError as error:
-        return SweetSpot(n, None, None, None, f"not known: {error}")
-    least = per_token(best)
-    if best in (low, high):
-        why = "it falls" if best == high else "it rises"
-        return SweetSpot(n, None, None, None, f"none inside the measured {low}-{high} output tokens: {why} throughout")
-    flat = [m for m in (*probed, best) if per_token(m) <= (1 + _PLATEAU) * least]
-    return SweetSpot(n, best, least, (min(flat), max(flat)), "interior")
 
 
 def _spread(low: int, high: int) -> list[int]:

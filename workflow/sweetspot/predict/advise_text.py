@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweetspot.predict.advise import Advice, BreakEven, Option, once
-from sweetspot.predict.costs import Cost, Interval
+from sweetspot.predict.costs import Cost
+from sweetspot.predict.laws import why_not_identified
+from sweetspot.predict.prediction import Interval
 
 _J_PER_KWH = 3.6e6
 _SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
@@ -34,13 +36,13 @@ def as_dict(advice: Advice) -> dict[str, Any]:
         },
         "now": _cost_dict(advice, advice.now),
         "sweet_spot": {
-            "input_tokens": advice.spot.input_tokens,
+            "input_tokens": advice.workload.input_tokens,
             "requests_in_flight": advice.now.in_flight,
-            "output_tokens": advice.spot.output_tokens,
-            "plateau_output_tokens": advice.spot.plateau,
-            "energy_per_output_token_j": advice.spot.energy_per_output_token_j,
+            "output_tokens": advice.spot.reply if advice.times_above else None,
+            "plateau_output_tokens": advice.spot.plateau if advice.times_above else None,
+            "energy_per_output_token_j": advice.spot.energy_per_output_token_j if advice.times_above else None,
             "times_above": advice.times_above,
-            "status": advice.spot.status,
+            "status": advice.spot.status if advice.times_above else _no_spot(advice),
         },
         "what_ifs": [_option_dict(advice, option) for option in (*advice.ranked, *advice.excluded)],
         "break_evens": [
@@ -159,15 +161,26 @@ def _now_lines(advice: Advice) -> list[str]:
 
 def _spot_lines(advice: Advice) -> list[str]:
     spot, above = advice.spot, advice.times_above
-    prompt = f"{'the mean' if advice.workload.is_mix else 'this'} prompt of {spot.input_tokens:,} tokens"
-    if spot.energy_per_output_token_j is None or above is None or spot.plateau is None:
-        return [f"  {_figures(advice.per_token_j)} J per output token; sweet spot at {prompt}: {spot.status}"]
+    prompt = f"{'the mean' if advice.workload.is_mix else 'this'} prompt of {advice.workload.input_tokens:,} tokens"
+    plateau = spot.plateau
+    if spot.energy_per_output_token_j is None or above is None or plateau is None:
+        return [f"  {_figures(advice.per_token_j)} J per output token; sweet spot at {prompt}: {_no_spot(advice)}"]
     return [
         f"  {_figures(advice.per_token_j)} J per output token, {_figures(above, 3)} times that of the sweet spot",
-        f"  sweet spot at {prompt}: {spot.output_tokens:,} output tokens, "
-        f"{_figures(spot.energy_per_output_token_j)} J each (within 1 % from {spot.plateau[0]:,} to "
-        f"{spot.plateau[1]:,})",
+        f"  sweet spot at {prompt}: {spot.reply:,} output tokens, {_figures(spot.energy_per_output_token_j)} J each "
+        f"(within 1 % from {plateau[0]:,} to {plateau[1]:,})",
     ]
+
+
+def _no_spot(advice: Advice) -> str:
+    """Why there is no sweet spot to name."""
+    if advice.spot.status == "not identified":
+        return f"not identified: {why_not_identified(advice.costs.group['law'])}"
+    low, high = advice.costs.group["measured_range"]["output_tokens"]
+    way = "falls or rises"
+    if advice.spot.output_tokens is not None:
+        way = "falls" if advice.spot.output_tokens > high else "rises"
+    return f"none inside the measured {low:,}-{high:,} output tokens: the energy per token {way} throughout"
 
 
 def _verdict(advice: Advice) -> list[str]:

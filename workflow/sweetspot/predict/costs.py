@@ -9,7 +9,7 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
-from sweetspot.predict.predictor import Prediction
+from sweetspot.predict.prediction import Interval, Prediction
 
 _BEYOND = 4  # batches up to this many times the largest measured one are tried for a request rate
 _SLOW = 0.95  # the latency of a mix of lengths is that of the request slower than this share of them
@@ -31,15 +31,6 @@ Running = tuple[tuple[int, float], ...]
 """Batches and their weights (they add to 1): one batch, or the two whole ones beside a number in flight."""
 
 _Parts = dict[tuple[Ask, int], tuple[float, Prediction]]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

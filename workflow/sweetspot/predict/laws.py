@@ -7,37 +7,63 @@ own: then B is the batch divided by the waves. Standard library only, because a 
 analysis packages.
 """
 
-import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-Number = Any  # a Python number or a NumPy array of float64: the forms below serve both
+Number = Any  # a Python number or a NumPy array of float64: what is below serves both
 
-FORMS: dict[str, Callable[[Number, Number], Number]] = {
-    "1": lambda n, m: m / m,
-    "n/m": lambda n, m: n / m,
-    "m": lambda n, m: m,
-    "n": lambda n, m: n,
-    "n^2/m": lambda n, m: n * (n / m),
-    "1/m": lambda n, m: 1 / m,
-    "n + m/2": lambda n, m: n + (m - 1) / 2,
-    "n^2 + nm + m^2/3": lambda n, m: n * (n + m - 1) + (m - 1) * (2 * m - 1) / 6,
-}
-"""How a term depends on the lengths. Where the cells cannot tell two forms apart, the earlier one is kept.
 
-The last two are means over the steps of a reply: of the context n + j, and of its square, j = 0 .. m - 1.
-"""
+@dataclass(frozen=True)
+class Form:
+    """How a term depends on the lengths: the sum of c * n^a * m^b over `parts` (c, a, b).
 
-_POWERS: dict[str, Callable[[float], tuple[float, float, float]]] = {
-    "n/m": lambda n: (n, 0.0, 0.0),
-    "m": lambda n: (0.0, 1.0, 0.0),
-    "n^2/m": lambda n: (n * n, 0.0, 0.0),
-    "1/m": lambda n: (1.0, 0.0, 0.0),
-    "n + m/2": lambda n: (0.0, 0.5, 0.0),
-    "n^2 + nm + m^2/3": lambda n: (0.0, n - 0.5, 1 / 3),
-}
-"""What multiplies 1/m, m and m^2 in a form, at n input tokens; nothing in the forms that are not here."""
+    Everything else follows from the parts: values, powers of the reply, the unit of the coefficient, and what
+    predictor.json says of the form, from which the report's page and other programs compute.
+    """
+
+    name: str
+    parts: tuple[tuple[float, float, float], ...]
+
+    def value(self, n: Number, m: Number) -> Number:
+        """What a coefficient is multiplied by at `n` input and `m` output tokens."""
+        return sum(c * n**a * m**b for c, a, b in self.parts)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the coefficient, when the sum of all terms is J per output token."""
+        power = 1 + max(a + b for _, a, b in self.parts)
+        if power <= 0:
+            return "J" + " token" * (power < 0) + _superscript(-power)
+        return "J/token" + _superscript(power)
+
+    @property
+    def shown(self) -> str:
+        """The name with powers as superscripts."""
+        return re.sub(r"\^(-?\d+)", lambda match: _superscript(int(match[1])), self.name)
+
+
+def _superscript(power: float) -> str:
+    """A power as it is written behind a unit or a length; the first power and none are not written."""
+    if power in (0, 1):
+        return ""
+    return f"{power:g}".translate(str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·"))
+
+
+_FORMS = (
+    Form("1", ((1, 0, 0),)),
+    Form("n/m", ((1, 1, -1),)),
+    Form("m", ((1, 0, 1),)),
+    Form("n", ((1, 1, 0),)),
+    Form("n^2/m", ((1, 2, -1),)),
+    Form("1/m", ((1, 0, -1),)),
+    # Means over the steps j = 0 .. m - 1 of a reply: of the context n + j, and of its square.
+    Form("n + m/2", ((1, 1, 0), (1 / 2, 0, 1), (-1 / 2, 0, 0))),
+    Form("n^2 + nm + m^2/3", ((1, 2, 0), (1, 1, 1), (-1, 1, 0), (1 / 3, 0, 2), (-1 / 2, 0, 1), (1 / 6, 0, 0))),
+)
+FORMS: dict[str, Form] = {form.name: form for form in _FORMS}
+"""Every form by its name. If the cells cannot tell two forms apart, the earlier one is kept."""
 
 ROUTINGS: dict[str, Callable[[Number, Number], Number]] = {
     "even": lambda chosen, batch: 1 - (1 - chosen) ** batch,
@@ -71,15 +97,30 @@ class Term:
 
         `chosen`: the share of a mixture's experts that one token activates, k/E.
         """
-        form = FORMS[self.form](n, m)
+        form = FORMS[self.form].value(n, m)
         form = form * ROUTINGS[self.routing](chosen, batch) if self.routing else form
         return form / batch if self.per_batch else form
 
-    def powers(self, n: float, batch: float) -> tuple[float, float, float]:
-        """What multiplies 1/m, m and m^2 in `value` at these input tokens and this batch."""
-        inverse, linear, square = _POWERS[self.form](n) if self.form in _POWERS else (0.0, 0.0, 0.0)
-        share = batch if self.per_batch else 1
-        return inverse / share, linear / share, square / share
+    def powers(self, n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
+        """What multiplies each power of m in `value`, at these input tokens and this batch."""
+        share = (ROUTINGS[self.routing](chosen, batch) if self.routing else 1.0) / (batch if self.per_batch else 1.0)
+        found: dict[float, float] = {}
+        for c, a, b in FORMS[self.form].parts:
+            found[b] = found.get(b, 0.0) + share * c * n**a
+        return found
+
+    @property
+    def multiplies(self) -> str:
+        """What the coefficient is multiplied by, in the notation of the formulas."""
+        form = FORMS[self.form].shown
+        if not self.per_batch:
+            return form
+        over = {"1": "A/B" if self.routing else "1/B", "1/m": "1/(B m)"}
+        return over.get(form, f"({form})/B" if " " in form else f"{form}/B")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For predictor.json; `parts` are those of the form."""
+        return {**asdict(self), "parts": [list(part) for part in FORMS[self.form].parts]}
 
 
 @dataclass(frozen=True)
@@ -108,7 +149,19 @@ class Law:
     @property
     def can_have_sweet_spot(self) -> bool:
         """Whether a term grows with the reply; without, no coefficients give a reply of least energy per token."""
-        return any(any(term.powers(1.0, 1.0)[1:]) for term in self.terms)
+        return any(b > 0 for term in self.terms for _, _, b in FORMS[term.form].parts)
+
+    def powers(self, values: Mapping[str, float], n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
+        """What multiplies each power of m in E_tok, by coefficients `values`; a term that they lack counts as 0."""
+        found: dict[float, float] = {}
+        for term in self.terms:
+            for power, factor in term.powers(n, batch, chosen).items():
+                found[power] = found.get(power, 0.0) + values.get(term.name, 0.0) * factor
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For predictor.json."""
+        return {"formula": self.formula, "source": self.source, "terms": [term.as_dict() for term in self.terms]}
 
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
@@ -146,7 +199,7 @@ _LAWS = (
         "nothing to fit: TDP times the measured duration",
     ),
     Law(
-        "shared",
+        "across-models",
         "E_batch = sum of FLOPs, bytes, passes, layers and tokens, each at a price",
         "this project: prices shared by the models of a GPU and engine, terms from each model's architecture",
         (),
@@ -248,27 +301,3 @@ def why_not_identified(law: str | None) -> str:
     if law in LAWS and not LAWS[law].can_have_sweet_spot:
         return f"no term of law {law} grows with the reply, so it can show no minimum even where there is one"
     return "the measured cells do not tell where it lies"
-
-
-def sweet_spot(law: Law, values: Mapping[str, float], n: float, batch: float) -> float | None:
-    """Output length of least energy per output token at `n` input tokens, in tokens (not rounded).
-
-    With N, a and q what multiplies 1/m, m and m^2, it solves 2 q m^3 + a m^2 = N. Where q = 0 that is the closed form
-    m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695, with t5 = w + x/B in the laws for every batch. None
-    where there is no interior minimum: nothing grows with m, or N is not positive.
-    """
-    inverse, linear, square = (
-        sum(values.get(term.name, 0.0) * term.powers(n, batch)[power] for term in law.terms) for power in range(3)
-    )
-    if linear < 0 or square < 0 or linear + square <= 0 or inverse <= 0:
-        return None
-    if square == 0:
-        spot = math.sqrt(inverse / linear)
-        return spot if math.isfinite(spot) else None
-    spot = (inverse / (2 * square)) ** (1 / 3)  # right of the root of an increasing convex cubic: Newton falls onto it
-    for _ in range(100):
-        step = (2 * square * spot**3 + linear * spot**2 - inverse) / (6 * square * spot**2 + 2 * linear * spot)
-        spot -= step
-        if abs(step) <= 1e-12 * spot:
-            break
-    return spot if math.isfinite(spot) else None

@@ -4,84 +4,25 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.predict.laws import LAWS, Law, per_token
+from sweetspot.predict.prediction import SELECTORS, SIMULATED, Interval, Prediction, check_request, listed, span
+from sweetspot.predict.sweet_spots import SweetSpot
+from sweetspot.predict.sweet_spots import sweet_spot as search
 
-_KIND, _SCHEMA_VERSION = "sweetspot-predictor", 2
-_UNSPECIFIED = "unspecified"  # as in table.py, which this module does not import: it needs the analysis packages
-_SELECTORS = ("gpu", "engine", "precision")
+KIND, SCHEMA_VERSION = "sweetspot-predictor", 3
+_READ = (2, SCHEMA_VERSION)  # 2 called the law across models "shared", and left the laws' terms to its reader
 _GROUP_KEYS = {
-    *("model", *_SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
+    *("model", *SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
     *("idle_w", "power_cap_w"),
     *("law", "law_any_batch", "chosen_because", "laws"),
 }
 _Place = tuple[float, float, float, float]  # input tokens, output tokens, requests in flight, share of the experts
-_OVER_TDP, _UNDER_IDLE = 1.05, 0.95  # by how much the sensors' gain alone may pass them
 _UNDETERMINED = 1.0  # relative error assumed where the cells do not know what the request needs
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
-
-    `waves`: how often the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are
-    None where the table had no durations. `interval_parts`: relative half widths of the interval's parts, which add in
-    squares: scatter of cells about the law and its coefficients (calibrated on held-out cells), distance from the
-    measured cells, the sensors' common gain where the table states it, which cancels between two predictions, and
-    another number of waves where the cells do not tell.
-    `extrapolates` lists in what the request lies outside the measured cells (empty: it does not). `warnings` says what
-    was assumed.
-    """
-
-    model: str
-    gpu: str
-    engine: str
-    precision: str
-    source: str
-    law: str
-    input_tokens: int
-    output_tokens: int
-    batch: int
-    energy_per_request_j: float
-    energy_per_request_low_j: float
-    energy_per_request_high_j: float
-    energy_per_output_token_j: float
-    energy_per_output_token_low_j: float
-    energy_per_output_token_high_j: float
-    energy_batch_j: float
-    waves: int
-    duration_s: float | None
-    duration_low_s: float | None
-    duration_high_s: float | None
-    power_w: float | None
-    interval_parts: dict[str, float]
-    extrapolates: list[str]
-    warnings: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    def as_text(self) -> str:
-        """For people: what was asked, the energies with their intervals, and every reservation."""
-        where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != _UNSPECIFIED)
-        lines = [
-            self.model + (f" ({where})" if where else ""),
-            f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",
-            f"  per request       {self.energy_per_request_j:.4g} J  "
-            f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
-            f"  per output token  {self.energy_per_output_token_j:.4g} J  "
-            f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
-            f"  whole batch       {self.energy_batch_j:.4g} J"
-            + (f" in {self.duration_s:.4g} s, {self.power_w:.0f} W" if self.duration_s and self.power_w else ""),
-        ]
-        lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
-        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
 def write(predictor: Mapping[str, Any], path: Path) -> None:
@@ -97,12 +38,12 @@ def load(path: Path) -> dict[str, Any]:
         raise SweetspotError(f"{path}: cannot be read ({error.strerror}); make it with `sweetspot fit`") from None
     except ValueError as error:
         raise SweetspotError(f"{path}: not whole JSON ({error}); make it again with `sweetspot fit`") from None
-    if not isinstance(content, dict) or content.get("kind") != _KIND:
+    if not isinstance(content, dict) or content.get("kind") != KIND:
         raise SweetspotError(f"{path}: not a predictor; give the predictor.json that `sweetspot fit` made")
     version = content.get("schema_version")
-    if version != _SCHEMA_VERSION:
+    if version not in _READ:
         raise SweetspotError(
-            f"{path}: schema version {version}, and this sweetspot reads {_SCHEMA_VERSION}; "
+            f"{path}: schema version {version}, and this sweetspot reads {' and '.join(map(str, _READ))}; "
             "fit again, or use the sweetspot that made it"
         )
     if not isinstance(content.get("groups"), list) or not content["groups"]:
@@ -110,6 +51,12 @@ def load(path: Path) -> dict[str, Any]:
     for number, group in enumerate(content["groups"], 1):
         if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
             raise SweetspotError(f"{path}: group {number} is not whole; make it again with `sweetspot fit`")
+        if unknown := {group["law"], group["law_any_batch"]} - {None, *LAWS}:
+            raise SweetspotError(
+                f"{path}: this sweetspot does not know the law {sorted(unknown)[0]}; use the one that made the file"
+            )
+    if version != SCHEMA_VERSION:
+        content["across_models"] = content.pop("shared", [])
     return content
 
 
@@ -134,15 +81,13 @@ def predict(
     if batch is None:
         batch = min(group["batches"])
         if len(group["batches"]) > 1:
-            warnings.append(f"no batch given: {batch} taken, the smallest of {_listed(group['batches'])}")
-    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
-        if not 0 < value < 2**31 or value != int(value):
-            raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+            warnings.append(f"no batch given: {batch} taken, the smallest of {listed(group['batches'])}")
+    check_request(input_tokens, output_tokens, batch)
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
     if group["source"] == "simulated":
-        warnings.append("SIMULATED: fitted to a simulated GPU, not to measurements")
+        warnings.append(SIMULATED)
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
@@ -173,36 +118,52 @@ def predict(
         parts["waves"] = math.sqrt(apart * (apart + 2 * half))
         half += apart
         extrapolates.append(f"the measured cells do not tell in how many waves this batch runs: {fewest} to {most}")
-    low, high = max(per_output_token * (1 - half), 0.0), per_output_token * (1 + half)
     energy_batch_j = per_output_token * output_tokens * batch
     duration_s = _duration(law, fit, place, batch)
     late = _of_duration(fit, parts["distance"])
     if duration_s:
         late += _apart(law, fit["duration"]["terms"], place, ends)
-    power_w = energy_batch_j / duration_s if duration_s else None
-    warnings += _impossible(power_w, group["idle_w"], group["power_cap_w"])
-    return Prediction(
-        **{name: group[name] for name in ("model", *_SELECTORS, "source")},
+    return Prediction.of(
+        group,
+        (input_tokens, output_tokens, batch),
+        _around(energy_batch_j, half),
+        _around(duration_s, late) if duration_s else None,
+        (group["idle_w"], group["power_cap_w"]),
         law=law.name,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        batch=batch,
-        energy_per_request_j=per_output_token * output_tokens,
-        energy_per_request_low_j=low * output_tokens,
-        energy_per_request_high_j=high * output_tokens,
-        energy_per_output_token_j=per_output_token,
-        energy_per_output_token_low_j=low,
-        energy_per_output_token_high_j=high,
-        energy_batch_j=energy_batch_j,
+        cells=group.get("cells", 0),
         waves=times,
-        duration_s=duration_s,
-        duration_low_s=duration_s and max(duration_s * (1 - late), 0.0),
-        duration_high_s=duration_s and duration_s * (1 + late),
-        power_w=power_w,
         interval_parts=parts,
         extrapolates=extrapolates,
         warnings=warnings,
     )
+
+
+def _around(value: float, half: float) -> Interval:
+    """The interval of relative half-width `half` around a value; no end of it is negative."""
+    return Interval(value, max(value * (1 - half), 0.0), value * (1 + half))
+
+
+def sweet_spot(group: Mapping[str, Any], input_tokens: int, batch: float) -> SweetSpot:
+    """The sweet spot by the chosen law of a group, after a prompt of `input_tokens` with `batch` requests in flight.
+
+    "not identified" if the nearest entry that the fit made is. Raises SweetspotError if no fitted law covers the batch.
+    """
+    entries = group.get("sweet_spots", [])
+
+    def distance(entry: Mapping[str, Any]) -> tuple[float, float]:
+        return abs(math.log(entry["batch"] / batch)), abs(math.log(entry["input_tokens"] / input_tokens))
+
+    if not entries or min(entries, key=distance)["status"] == "not identified":
+        return SweetSpot("not identified")
+    fit, capacity = _fit_for(group, math.ceil(batch), []), group["kv_capacity"]
+    values = {name: term["value"] for name, term in fit["terms"].items()}
+    low, high = group["measured_range"]["output_tokens"]
+
+    def waves_of(output_tokens: int) -> int:
+        return waves(capacity, input_tokens + output_tokens, math.ceil(batch))
+
+    law, share = LAWS[fit["law"]], chosen(group)
+    return search(law, values, input_tokens, batch, (low, high), waves_of if capacity else None, share)
 
 
 def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
@@ -215,10 +176,10 @@ def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | 
             partial = [group for group in found if value.casefold() in group[name].casefold()]
             if not exact and not partial:
                 there = sorted({group[name] for group in found})
-                raise SweetspotError(f"{model}: no {name} {value!r} in this predictor; there is {_listed(there)}")
+                raise SweetspotError(f"{model}: no {name} {value!r} in this predictor; there is {listed(there)}")
             found = exact or partial
     if len(found) > 1:
-        names = [name for name in _SELECTORS if len({group[name] for group in found}) > 1]
+        names = [name for name in SELECTORS if len({group[name] for group in found}) > 1]
         choices = "\n".join("  " + " ".join(f"--{name} {group[name]!r}" for name in names) for group in found)
         raise SweetspotError(f"{model} was measured in several ways; choose one:\n{choices}")
     return found[0]
@@ -226,7 +187,7 @@ def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | 
 
 def is_pooled(predictor: Mapping[str, Any], model: str) -> bool:
     """Whether the law across models was fitted to cells of the model."""
-    return any(model in entry.get("models", {}) for entry in predictor.get("shared", []) if not entry["reason"])
+    return any(model in entry.get("models", {}) for entry in predictor.get("across_models", []) if not entry["reason"])
 
 
 def _other_way(predictor: Mapping[str, Any], model: str) -> str:
@@ -244,13 +205,13 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
             if "skipped" not in fit and (chosen or fit["batch"] is None):
                 if batch not in group["batches"]:
                     warnings.append(
-                        f"batch {batch} was not measured: {name} carries over from {_listed(group['batches'])}"
+                        f"batch {batch} was not measured: {name} carries over from {listed(group['batches'])}"
                     )
                 elif name != group["law"]:
                     warnings.append(f"{group['law']} was not fitted for batch {batch}: predicted by {name}")
                 return dict(fit)
     raise SweetspotError(
-        f"{group['model']}: nothing fitted for batch {batch}; measured: {_listed(group['batches'])} "
+        f"{group['model']}: nothing fitted for batch {batch}; measured: {listed(group['batches'])} "
         "(a batch between them needs a law fitted to two batches or more)"
     )
 
@@ -285,8 +246,8 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
     for name, value in asked.items():
         low, high = group["measured_range"][name]
         if not low <= value <= high:
-            measured = f"{low}-{high}" if low != high else f"{low}"
-            reasons[name] = f"{name} {value:.0f} is {'below' if value < low else 'above'} the measured {measured}"
+            side = "below" if value < low else "above"
+            reasons[name] = f"{name} {value:.0f} is {side} the measured {span(low, high)}"
     if reasons.keys() & {"input_tokens", "output_tokens"}:
         reasons.pop("total_tokens", None)  # it says nothing new
     if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
@@ -326,15 +287,6 @@ def _of_distance(
     }
     parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
     return float(fit["t_quantile_95"]) * math.hypot(*parts)
-
-
-def _impossible(power_w: float | None, idle_w: float | None, cap_w: float | None) -> list[str]:
-    """What is said where energy and duration contradict each other."""
-    if power_w and cap_w and power_w > cap_w * _OVER_TDP:
-        return [f"energy over duration is {power_w:.0f} W, above the {cap_w:.0f} W of the board"]
-    if power_w and idle_w and power_w < idle_w * _UNDER_IDLE:
-        return [f"energy over duration is {power_w:.0f} W, below the {idle_w:.0f} W of the idle board"]
-    return []
 
 
 def _octaves(value: float, low: float, high: float) -> float:
@@ -391,8 +343,4 @@ def _suggest(name: str, known: set[str]) -> str:
     plain = {model.casefold(): model for model in sorted(known)}
     close = [model for key, model in plain.items() if name.casefold() in key]
     close = close or [plain[key] for key in difflib.get_close_matches(name.casefold(), plain, n=3, cutoff=0.5)]
-    return f"; did you mean {' or '.join(close[:3])}?" if close else f"; there is {_listed(sorted(known))}"
-
-
-def _listed(values: list[Any]) -> str:
-    return ", ".join(map(str, values))
+    return f"; did you mean {' or '.join(close[:3])}?" if close else f"; there is {listed(sorted(known))}"

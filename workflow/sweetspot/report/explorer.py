@@ -39,14 +39,8 @@ def data(
     return {
         "schema_version": predictor["schema_version"],
         "asked": asked,
-        "laws": {
-            law.name: {
-                "formula": law.formula,
-                "terms": [asdict(term) for term in law.terms],
-                "can_have_sweet_spot": law.can_have_sweet_spot,
-            }
-            for law in LAWS.values()
-        },
+        "laws": {law.name: law.as_dict() for law in LAWS.values()},
+        "across_models": [entry for entry in predictor.get("across_models", []) if not entry["reason"]],
         "groups": [group for group, _ in usable],
         "names": [name for _, name in usable],
         "looks": [asdict(style.model_style(group["model"])) for group, _ in usable],

@@ -8,23 +8,18 @@ from typing import Any
 import polars as pl
 
 from sweetspot.measure.protocol import Protocol
-from sweetspot.predict.laws import LAWS, why_not_identified
+from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
 from sweetspot.report import results as summary
 from sweetspot.report.results import Group, listed, number, percent, tokens
 from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
 
-_UNITS = {
-    **{"1": "J/token", "n/m": "J/token", "m": "J/token²", "n": "J/token²", "n^2/m": "J/token²", "1/m": "J"},
-    **{"n + m/2": "J/token²", "n^2 + nm + m^2/3": "J/token³"},
-}
-_FORMS = {"n^2/m": "n²/m", "n^2 + nm + m^2/3": "n² + nm + m²/3"}
 _ROLES = {
     "paper-6": "the paper's",
     "wilkins": "baseline",
     "linear": "baseline",
     "tdp-time": "baseline",
     "trees": "baseline",
-    "shared": "across models",
+    "across-models": "across models",
 }
 _SHORT = {  # for a narrow table, which must not break at a hyphen
     "in-sample": "in‑sample",
@@ -128,9 +123,9 @@ def coefficients(group: Group) -> Table | None:
     )
     if fits[0]["batch"] is None:
         head = ["term", "multiplies", "meaning", "unit", "value"]
-        rows = [[t.name, _multiplied(t), t.meaning, _UNITS[t.form], _coefficient(fits[0], t.name)] for t in law.terms]
+        rows = [[t.name, t.multiplies, t.meaning, FORMS[t.form].unit, _coefficient(fits[0], t.name)] for t in law.terms]
         return Table(caption, head, rows, text=4)
-    head = ["batch", *(f"{term.name} · {_multiplied(term)}, {_UNITS[term.form]}" for term in law.terms)]
+    head = ["batch", *(f"{term.name} · {term.multiplies}, {FORMS[term.form].unit}" for term in law.terms)]
     rows = [[str(fit["batch"]), *(_coefficient(fit, term.name) for term in law.terms)] for fit in fits]
     return Table(caption, head, rows, text=0)
 
@@ -310,13 +305,6 @@ def _span(rows: pl.DataFrame, column: str, unit: str) -> str:
         return ""
     low, high = number(min(values)), number(max(values))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
-
-
-def _multiplied(term: Any) -> str:
-    form = _FORMS.get(term.form, term.form)
-    if not term.per_batch:
-        return str(form)
-    return {"1": "1/B", "1/m": "1/(B m)"}.get(form, f"{form}/B")
 
 
 def _spot(spot: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,154 @@
+"""What a prediction is, whichever law made it. Standard library only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweetspot.errors import SweetspotError
+
+SELECTORS = ("gpu", "engine", "precision")
+UNSPECIFIED = "unspecified"  # as in table/schema.py, which this wing does not import: it needs the analysis packages
+SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements"
+
+_OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain alone may carry a power past these limits
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
+
+    `cells`: measured cells of this very model behind the prediction (0: it was never measured). `waves`: how many times
+    the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are None if the table
+    had no durations. `interval_parts`: relative half-widths of the interval's parts, which add in squares: "law"
+    (scatter of cells about the law, and its coefficients), "distance" (from the measured cells), "sensor_gain" (common
+    to all rows of a board; it cancels between two predictions) and "waves" (if the cells leave their number open).
+    `extrapolates` lists in what respects the request lies outside the measured cells (empty: in none). `warnings`
+    lists what was assumed.
+    """
+
+    model: str
+    gpu: str
+    engine: str
+    precision: str
+    source: str
+    law: str
+    cells: int
+    input_tokens: int
+    output_tokens: int
+    batch: int
+    energy_per_request_j: float
+    energy_per_request_low_j: float
+    energy_per_request_high_j: float
+    energy_per_output_token_j: float
+    energy_per_output_token_low_j: float
+    energy_per_output_token_high_j: float
+    energy_batch_j: float
+    waves: int
+    duration_s: float | None
+    duration_low_s: float | None
+    duration_high_s: float | None
+    power_w: float | None
+    interval_parts: dict[str, float]
+    extrapolates: list[str]
+    warnings: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        origin: Mapping[str, Any],
+        request: tuple[int, int, int],
+        energy_batch_j: Interval,
+        duration_s: Interval | None,
+        limits_w: tuple[float | None, float | None],
+        **rest: Any,
+    ) -> "Prediction":
+        """A prediction from the energy and the time of a batch run.
+
+        `origin` names model, gpu, engine, precision and source; `request` is input tokens, output tokens and batch;
+        `limits_w` are the idle power and the power cap of the board, as far as they are known.
+        """
+        input_tokens, output_tokens, batch = request
+        per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
+        power_w = energy_batch_j.value / duration_s.value if duration_s else None
+        rest["warnings"] = [*rest["warnings"], *_impossible(power_w, *limits_w)]
+        return cls(
+            **{name: origin[name] for name in ("model", *SELECTORS, "source")},
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            batch=batch,
+            energy_per_request_j=per_request.value,
+            energy_per_request_low_j=per_request.low,
+            energy_per_request_high_j=per_request.high,
+            energy_per_output_token_j=per_token.value,
+            energy_per_output_token_low_j=per_token.low,
+            energy_per_output_token_high_j=per_token.high,
+            energy_batch_j=energy_batch_j.value,
+            duration_s=duration_s.value if duration_s else None,
+            duration_low_s=duration_s.low if duration_s else None,
+            duration_high_s=duration_s.high if duration_s else None,
+            power_w=power_w,
+            **rest,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """For people: what was asked, the energies with their intervals, and every reservation."""
+        where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != UNSPECIFIED)
+        lines = [
+            self.model + (f" ({where})" if where else ""),
+            f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",
+            f"  per request       {self.energy_per_request_j:.4g} J  "
+            f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
+            f"  per output token  {self.energy_per_output_token_j:.4g} J  "
+            f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
+            f"  whole batch       {self.energy_batch_j:.4g} J",
+        ]
+        if self.duration_s is not None:
+            lines[-1] += (
+                f" in {self.duration_s:.4g} s  (95 %: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
+                f"{self.power_w:.0f} W"
+            )
+        lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
+        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
+
+
+def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:
+    """Raises SweetspotError unless all are whole numbers of at least 1."""
+    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
+        if not 0 < value < 2**31 or value != int(value):
+            raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Values for a sentence."""
+    return ", ".join(map(str, values))
+
+
+def span(low: float, high: float) -> str:
+    """A measured range for a sentence: "64-2048", or the one value."""
+    return f"{low}-{high}" if low != high else f"{low}"
+
+
+def _divided(interval: Interval, by: float) -> Interval:
+    return Interval(interval.value / by, interval.low / by, interval.high / by)
+
+
+def _impossible(power_w: float | None, idle_w: float | None, cap_w: float | None) -> list[str]:
+    """A warning if energy and duration contradict each other."""
+    if power_w and cap_w and power_w > cap_w * _OVER_CAP:
+        return [f"energy over duration is {power_w:.0f} W, above the {cap_w:.0f} W of the board"]
+    if power_w and idle_w and power_w < idle_w * _UNDER_IDLE:
+        return [f"energy over duration is {power_w:.0f} W, below the {idle_w:.0f} W of the idle board"]
+    return []
