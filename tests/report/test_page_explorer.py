@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ import browser
 from browser import Browser, Tab
 from energies import BATCHES, measured
 from pages import Made, Results, page, results
+from simulation import ARCHITECTURES
+from sweetspot import architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
-from sweetspot.predict import predictor
-from sweetspot.predict.laws import FORMS, LAWS, sweet_spot
+from sweetspot.predict import advise, predictor, workload
+from sweetspot.predict.across_models import predict_by
+from sweetspot.predict.laws import LAWS
 from sweetspot.table import read as table
 
 REASON = browser.unavailable()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO BROWSER ASKED THE EXPLORER: {REASON}")
 
+DATA = "JSON.parse(document.getElementById('explorer-data').textContent)"
 ASK = """(queries) => {
     const data = JSON.parse(document.getElementById("explorer-data").textContent);
     return queries.map(([index, query]) => {
@@ -142,12 +147,120 @@ def test_the_page_knows_in_how_many_waves_a_batch_runs(chromium: Browser, tmp_pa
     tab.close()
 
 
-def test_the_page_knows_every_form_of_every_term(chromium: Browser, simulated: Made) -> None:
+def test_the_page_knows_what_every_term_multiplies(chromium: Browser, simulated: Made) -> None:
     tab = chromium.open(simulated.path)
-    for name, form in FORMS.items():
-        for n, m in ((64, 64), (2048, 7), (1, 4096)):
-            value = tab.run(f"FORMS[{json.dumps(name)}]({n}, {m})")
-            assert value == pytest.approx(form(float(n), float(m)), rel=1e-12), name
+    for law in LAWS.values():
+        for number, term in enumerate(law.terms):
+            for n, m, batch in ((64, 64, 1), (2048, 7, 16), (1, 4096, 3)):
+                written = f"{DATA}.laws[{json.dumps(law.name)}].terms[{number}]"
+                value = tab.run(f"termValue({written}, {n}, {m}, {batch}, 0.125)")
+                assert value == pytest.approx(term.value(float(n), float(m), float(batch), 0.125), rel=1e-12), term
+    tab.close()
+
+
+def lengths_and_batches(fitted: dict[str, Any], count: int) -> list[tuple[int, int, int, int]]:
+    """Random groups with a prompt, a reply and a batch, measured ones among them."""
+    rng, found = random.Random(11), []
+    for _ in range(count):
+        group = rng.randrange(len(fitted["groups"]))
+        n, m = (round(2 ** rng.uniform(3, 12)) for _ in range(2))
+        found.append((group, rng.choice([64, 1024, n]), m, rng.choice([1, 8, 64, round(2 ** rng.uniform(0, 8))])))
+    return found
+
+
+def waves_and_all(tmp_path: Path) -> Made:
+    """A page about a model whose KV cache is too small for its largest batches."""
+    rows = measured("batch-7", batches=BATCHES, capacity=60_000, noise=0.02)
+    timed = rows.with_columns(duration_s=pl.col("energy_j") / 400, uncertainty_gain=pl.lit(0.05))
+    timed.write_parquet(tmp_path / "rows.parquet")
+    read = table.read([tmp_path / "rows.parquet"])
+    found = Results(read.frame, fit_table(read), *validate(read), None, None)
+    return Made(found, page(found, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["one wave", "a cache that fills"])
+def test_the_page_finds_the_sweet_spots_of_the_library(
+    chromium: Browser, simulated: Made, tmp_path: Path, full: bool
+) -> None:
+    made = waves_and_all(tmp_path) if full else simulated
+    fitted, tab = made.results.predictor, chromium.open(made.path)
+    asked = lengths_and_batches(fitted, 200)
+    code = f"({json.dumps(asked)}).map(([g, n, m, b]) => sweetSpot({DATA}.groups[g], {DATA}.laws, n, b))"
+    seen = set()
+    for (index, n, _, batch), ours in zip(asked, tab.run(code), strict=True):
+        theirs = predictor.sweet_spot(fitted["groups"][index], n, batch).as_dict()
+        seen.add(theirs["status"])
+        for name, value in theirs.items():
+            expected = value if isinstance(value, str) or value is None else pytest.approx(value, rel=1e-9)
+            assert ours.get(name) == expected, (index, n, batch, name)
+    assert "interior" in seen
+    tab.close()
+
+
+SAVINGS = """(asked) => asked.map(([g, n, m, b, change, k]) => {
+    const data = JSON.parse(document.getElementById("explorer-data").textContent);
+    const request = (n, m, b, summary) => ({ key: `${n}/${m}/${b}/${summary}`, weight: 1,
+        p: predict(data.groups[g], data.laws, { input_tokens: n, output_tokens: m, batch: b }) });
+    const then = { truncate: () => [request(k, m, b, false)], cap: () => [request(n, k, b, false)],
+        batches: () => [request(n, m, k, false)],
+        summarise: () => [request(n, k, b, true), request(k, m, b, false)] }[change]();
+    const now = [request(n, m, b, false)];
+    return { now: costOf(now), then: costOf(then), ...savingOf(now, then) };
+})"""
+
+
+def test_the_page_and_advise_save_the_same(chromium: Browser, simulated: Made, tmp_path: Path) -> None:
+    """The same changes of 200 random requests, at one wave and with a cache that fills: joules, percent, intervals."""
+    for made in (simulated, waves_and_all(tmp_path)):
+        fitted, tab, rng = made.results.predictor, chromium.open(made.path), random.Random(5)
+        asked = []
+        for index, n, m, batch in lengths_and_batches(fitted, 100):
+            change = rng.choice(("truncate", "summarise", "cap", "batches"))
+            most = {"truncate": n, "summarise": n, "cap": m, "batches": 65}[change]
+            asked.append((index, n, m, batch, change, max(1, rng.randrange(1, max(most, 2)))))
+        asked = [one for one in asked if one[5] < {"cap": one[2], "batches": 10**6}.get(one[4], one[1])]
+        answers = tab.run(f"({SAVINGS})({json.dumps(asked)})")
+        for (index, n, m, batch, change, k), ours in zip(asked, answers, strict=True):
+            wishes = advise.Wishes(batch=batch, what_ifs={change: [k]})
+            answer = advise.advise(fitted, fitted["groups"][index]["model"], workload.of_pair(n, m), wishes)
+            (option,) = answer.options
+            assert option.cost is not None
+            assert option.saving is not None
+            theirs = {"now": answer.now.energy_j, "then": option.cost.energy_j}
+            theirs |= {"joules": option.saving.energy_j, "percent": option.saving.percent}
+            for name, interval in theirs.items():
+                expected = pytest.approx(list(astuple(interval)), rel=1e-9, abs=1e-9)
+                assert ours[name] == expected, (index, n, m, batch, change, k, name)
+        tab.close()
+
+
+def test_the_law_across_models_is_on_the_page(chromium: Browser, tmp_path: Path) -> None:
+    models = ("opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "qwen2-7b")
+    found = results(tmp_path, models=models, lengths=(64, 256, 1024), batches=(1, 16))
+    architectures = {model: architecture.load(ARCHITECTURES / f"{model}.json") for model in models}
+    read = table.read([tmp_path / "simulated-4.parquet"])
+    found.predictor = fit_table(read, architectures)
+    found.validation, found.predictions = validate(read, architectures)
+    page(found, tmp_path)
+    tab = chromium.open(tmp_path / "report.html")
+    (entry,) = found.predictor["across_models"]
+    assert entry["reason"] == ""
+    asked = [(i % 4, n, m, batch) for i, (_, n, m, batch) in enumerate(lengths_and_batches(found.predictor, 200))]
+    code = f"""({json.dumps(asked)}).map(([g, n, m, b]) => {{
+        try {{ return predictAcross({DATA}.across[g], {{ input_tokens: n, output_tokens: m, batch: b }}); }}
+        catch (error) {{ return {{ error: error.message }}; }}
+    }})"""
+    for (index, n, m, batch), ours in zip(asked, tab.run(code), strict=True):
+        model = found.predictor["groups"][index]["model"]
+        try:
+            theirs = predict_by(entry, architectures[model], n, m, batch).as_dict()
+        except SweetspotError as error:
+            theirs = {"error": str(error)}
+        assert same(ours, theirs), (model, n, m, batch, ours, theirs)
+    tab.run("document.getElementById('ask-law').value = 'across-models'")
+    tab.run("document.forms.ask.dispatchEvent(new Event('input'))")
+    assert tab.run("document.querySelector('#ask-costs tbody tr').lastChild.textContent") == "across-models"
+    assert tab.complaints() == []
     tab.close()
 
 
@@ -171,17 +284,14 @@ def test_what_the_page_shows_is_what_it_was_asked(chromium: Browser, simulated: 
     numbers = [float(part) for part in costs[1][1].replace("[", "").replace("]", "").replace(",", "").split()]
     bounds = (answer.energy_per_request_j, answer.energy_per_request_low_j, answer.energy_per_request_high_j)
     assert numbers == pytest.approx(bounds, rel=6e-3)
-    law, group = LAWS[answer.law], fitted["groups"][1]
-    terms = group["laws"][answer.law][0]["terms"]
-    spot = sweet_spot(law, {name: term["value"] for name, term in terms.items()}, 1500, 8)
-    assert spot is not None
-    assert float(costs[1][-2].split(" ")[0].replace(",", "")) == pytest.approx(spot, rel=0.02)
+    spot = predictor.sweet_spot(fitted["groups"][1], 1500, 8)
+    assert costs[1][-2].startswith(f"{spot.reply:,} (within 1 %: ")
 
     own = {row[1]: row for row in instead if row[0] == costs[1][0]}
     now = joules(1500, 300, 8)
     expected = {
         "truncate the prompt to 500": joules(500, 300, 8),
-        "sum the prompt up in 500 first": joules(1500, 500, 8) + joules(500, 300, 8),
+        "summarise the prompt to 500 tokens first": joules(1500, 500, 8) + joules(500, 300, 8),
         "cap the reply at 100": joules(1500, 100, 8),
         "batch 64 instead of 8": joules(1500, 300, 64),
     }

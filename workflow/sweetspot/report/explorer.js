@@ -15,6 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
     ["power", "w", "W"],
   ];
   const SVG = "http://www.w3.org/2000/svg";
+  const ACROSS = "across-models";
   const ORDER = DATA.groups.map((_, index) => index);
 
   const number = (x) => x.toLocaleString("en", Math.abs(x) >= 100 ? { maximumFractionDigits: 0 }
@@ -57,34 +58,26 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   const ask = (index, s, changes = {}) => {
     const q = { n: s.n, m: s.m, batch: s.batch, ...changes };
-    return predict(DATA.groups[index], DATA.laws,
-      { input_tokens: q.n, output_tokens: q.m, batch: q.batch, law: s.law || undefined });
+    const query = { input_tokens: q.n, output_tokens: q.m, batch: q.batch, law: s.law || undefined };
+    if (s.law !== ACROSS) return predict(DATA.groups[index], DATA.laws, query);
+    if (!DATA.across[index]) throw new Error("the law across models was not fitted to this model");
+    return predictAcross(DATA.across[index], query);
   };
   const attempt = (action) => {
     try { return action(); } catch (error) { return { error: error.message }; }
   };
 
-  /* The reply of least energy per output token inside the measured replies, and where it is within 1 % of that. */
+  /* The sweet spot in words. */
   const spot = (index, s) => {
-    const group = DATA.groups[index];
-    if (!DATA.laws[s.law || group.law].can_have_sweet_spot) return "not identified: no term of this law grows with it";
-    const known = group.sweet_spots.filter((one) => one.batch === s.batch);
-    if (!s.law && known.length && known.every((one) => one.status === "not identified")) return "not identified by these cells";
-    const said = (best, from, to) => `${whole(Math.round(best))} (within 1 %: ${whole(Math.round(from))} to ${whole(Math.round(to))})`;
-    const fitted = known.find((one) => !s.law && one.input_tokens === s.n && one.status === "interior");
-    if (fitted) return said(fitted.output_tokens, fitted.plateau_low, fitted.plateau_high);
-    const [low, high] = group.measured_range.output_tokens;
-    const span = `${whole(low)} to ${whole(high)}`;
-    if (!(high > low)) return "one reply length measured";
-    const at = (x) => low * (high / low) ** x;
-    const energy = (x) => attempt(() => ask(index, s, { m: Math.round(at(x)) })).energy_per_output_token_j ?? Infinity;
-    const steps = Array.from({ length: 481 }, (_, i) => i / 480);
-    const values = steps.map(energy);
-    const best = values.indexOf(Math.min(...values));
-    if (values[best] === Infinity) return "–";
-    if (best === 0 || best === 480) return `none inside ${span}`;
-    const near = steps.filter((_, i) => values[i] <= 1.01 * values[best]).map((x) => Math.round(at(x)));
-    return said(at(steps[best]), near[0], near.at(-1));
+    if (s.law === ACROSS) return "–";
+    const found = attempt(() => sweetSpot(DATA.groups[index], DATA.laws, s.n, s.batch, s.law || undefined));
+    if (found.error) return "–";
+    const tokens = (x) => whole(Math.floor(x + 0.5));
+    if (found.status === "interior") {
+      return `${tokens(found.output_tokens)} (within 1 %: ${tokens(found.plateau_low)} to ${tokens(found.plateau_high)})`;
+    }
+    const [low, high] = DATA.groups[index].measured_range.output_tokens;
+    return found.status === "not identified" ? "not identified by these cells" : `none inside ${whole(low)} to ${whole(high)}`;
   };
 
   /* --- what is shown ------------------------------------------------------------------------------------------- */
@@ -120,62 +113,62 @@ document.addEventListener("DOMContentLoaded", () => {
       make("li", names.length === s.groups.length ? text : `${names.join(", ")}: ${text}`)));
   };
 
-  /* A saving in percent of what is asked, with its interval: of two predictions taken as independent. */
-  const saving = (now, then) => {
-    const ratio = then[0] / now[0];
-    const error = Math.hypot((now[2] - now[1]) / 2 / now[0], (then[2] - then[1]) / 2 / then[0]);
-    return [1 - ratio, 1 - ratio * Math.exp(error), 1 - ratio * Math.exp(-error)].map((x) => 100 * x);
+  /* A request as costOf and savingOf take it; a summary differs from a request of the same lengths. */
+  const request = (index, s, change = {}, summary = false) => {
+    const p = ask(index, s, change);
+    return { key: `${p.input_tokens}/${p.output_tokens}/${p.batch}/${summary}`, weight: 1, p };
   };
-  const triple = (p) => [p.energy_per_request_j, p.energy_per_request_low_j, p.energy_per_request_high_j];
   const changes = (index, s, now) => {
-    const once = (words, change) => [words, () => [ask(index, s, change)]];
     const list = [];
     if (s.shorter < s.n) {
-      list.push(once(`truncate the prompt to ${whole(s.shorter)}`, { n: s.shorter }));
-      list.push([`sum the prompt up in ${whole(s.shorter)} first`,
-        () => [ask(index, s, { m: s.shorter }), ask(index, s, { n: s.shorter })]]);
+      list.push([`truncate the prompt to ${whole(s.shorter)}`, () => [request(index, s, { n: s.shorter })]]);
+      list.push([`summarise the prompt to ${whole(s.shorter)} tokens first`,
+        () => [request(index, s, { m: s.shorter }, true), request(index, s, { n: s.shorter })]]);
     }
-    if (s.cap < s.m) list.push(once(`cap the reply at ${whole(s.cap)}`, { m: s.cap }));
-    if (s.other !== s.batch) list.push(once(`batch ${whole(s.other)} instead of ${whole(s.batch)}`, { batch: s.other }));
+    if (s.cap < s.m) list.push([`cap the reply at ${whole(s.cap)}`, () => [request(index, s, { m: s.cap })]]);
+    if (s.other !== s.batch) {
+      list.push([`batch ${whole(s.other)} instead of ${whole(s.batch)}`, () => [request(index, s, { batch: s.other })]]);
+    }
     return list.map(([words, action]) => {
-      const parts = attempt(action);
-      if (parts.error) return { words, error: parts.error };
-      const cost = parts.map(triple).reduce((sum, one) => sum.map((x, i) => x + one[i]));
-      const outside = parts.some((p) => p.extrapolates.length);
-      const gain = now[0] - parts.at(-1).energy_per_request_j;
-      const reuse = parts.length > 1 && gain > 0 ? Math.floor(parts[0].energy_per_request_j / gain) + 1 : null;
-      return { words, cost, saved: saving(now, cost), outside, reuse };
+      const then = attempt(action);
+      if (then.error) return { words, error: then.error };
+      const outside = then.some(({ p }) => p.extrapolates.length);
+      const gain = costOf(now)[0] - then.at(-1).p.energy_per_request_j;
+      const reuse = then.length > 1 && gain > 0 ? Math.floor(then[0].p.energy_per_request_j / gain) + 1 : null;
+      return { words, cost: costOf(then), saved: savingOf(now, then), outside, reuse };
     });
   };
+  const ordinal = (x) => `${whole(x)}${["th", "st", "nd", "rd"][x % 100 >= 11 && x % 100 <= 13 ? 0 : x % 10] ?? "th"}`;
 
   const showInstead = (s, answers) => {
     const rows = [];
     let advice = "";
     s.groups.forEach((index, i) => {
       if (answers[i].error) return;
-      const found = changes(index, s, triple(answers[i]));
+      const found = changes(index, s, [request(index, s)]);
       for (const one of found) {
         const row = make("tr");
         row.append(swatch(index), make("td", one.words));
         if (one.error) row.append(make("td", one.error, { colspan: 2 }));
         else {
           const signed = (x) => `${x < 0 ? "−" : ""}${number(Math.abs(x))}`;
-          const [mid, low, high] = one.saved;
-          const words = low > 0 ? `saves ${number(mid)} % [${number(low)}, ${number(high)}]`
-            : high < 0 ? `costs ${number(-mid)} % more [${number(-high)}, ${number(-low)}]`
-              : `no difference shown: saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`;
+          const [mid, low, high] = one.saved.percent;
+          const words = one.saved.joules[1] > 0 ? `saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`
+            : one.saved.joules[2] < 0 ? `costs ${signed(-mid)} % more [${signed(-high)}, ${signed(-low)}]`
+              : `no clear difference: saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`;
           row.append(cell("J per request", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`));
           const said = `${words}${one.outside ? " (extrapolates)" : ""}` +
-            (one.reuse ? `; pays from reply ${whole(one.reuse)} to the same prompt on` : "");
+            (one.reuse ? `; pays off from the ${ordinal(one.reuse)} reply to the same prompt` : "");
           row.append(make("td", said, { "data-head": "against now" }));
         }
         rows.push(row);
       }
-      const good = found.filter((one) => !one.error && one.saved[1] > 0 && !one.outside);
+      const good = found.filter((one) => !one.error && one.saved.joules[1] > 0);
       if (i === 0) {
-        const best = good.sort((a, b) => b.saved[0] - a.saved[0])[0];
-        advice = best ? ` Of the changes below it saves most to ${best.words}: ${number(best.saved[0])} % ` +
-          `[${number(best.saved[1])}, ${number(best.saved[2])}].` : " None of the changes below is shown to save energy.";
+        const best = good.sort((a, b) => b.saved.joules[0] - a.saved.joules[0])[0];
+        const [mid, low, high] = best ? best.saved.percent.map(number) : [];
+        advice = best ? ` Of the changes below, the largest saving is to ${best.words}: ${mid} % [${low}, ${high}]` +
+          `${best.outside ? " (extrapolates)" : ""}.` : " None of the changes below clearly saves energy.";
       }
     });
     fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["against now"]], rows);
@@ -283,6 +276,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const law of Object.keys(DATA.laws)) {
     if (DATA.groups.some((g) => (g.laws[law] || []).some((fit) => !("skipped" in fit)))) get("law").append(make("option", law, { value: law }));
   }
+  if (DATA.across.some(Boolean)) get("law").append(make("option", "across models", { value: ACROSS }));
   const batches = [...new Set(DATA.groups.flatMap((g) => g.batches))].sort((a, b) => a - b);
   get("batches").textContent = `measured: ${batches.length > 8 ? `${batches[0]} to ${batches.at(-1)}` : batches.join(", ")}`;
   const { input_tokens, output_tokens, batch } = DATA.asked;

@@ -1,26 +1,29 @@
-/* predictor.predict in JavaScript, for the page. It must say what the library says: tests/test_page_explorer.py compares
-   the two in a real browser. Laws come as data from laws.py; a new form of a term, or a new step of predict, goes here. */
+/* The library's answers in JavaScript, for the page: predictions, sweet spots and savings. They must equal those of
+   `sweetspot predict` and `sweetspot advise`: tests/report/test_page_explorer.py compares them in a real browser. The
+   laws and their terms come as data from predictor.json; a new step of a prediction goes here as well. */
 "use strict";
-
-const FORMS = {
-  "1": (n, m) => 1,
-  "n/m": (n, m) => n / m,
-  "m": (n, m) => m,
-  "n": (n, m) => n,
-  "n^2/m": (n, m) => n * (n / m),
-  "1/m": (n, m) => 1 / m,
-  "n + m/2": (n, m) => n + (m - 1) / 2,
-  "n^2 + nm + m^2/3": (n, m) => n * (n + m - 1) + (m - 1) * (2 * m - 1) / 6,
-};
 
 const ROUTINGS = { // the share of experts that a batch activates, by the share that one token does
   even: (share, batch) => 1 - (1 - share) ** batch,
   skewed: (share, batch) => (batch * share) / (1 + (batch - 1) * share),
 };
 
-const UNDETERMINED = 1.0, OVER_TDP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py
+const UNDETERMINED = 1.0, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
+const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
+const SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements";
 
-/* How often the KV cache has to be filled, by where it was seen full: most, likely and fewest waves. */
+const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
+
+/* What a term's coefficient is multiplied by: the sum of c n^a m^b, for `requests` in flight. */
+const routed = (term, requests, share) =>
+  (term.routing ? ROUTINGS[term.routing](share, requests) : 1) / (term.per_batch ? requests : 1);
+const termValue = (term, n, m, requests, share) =>
+  sum(term.parts.map(([c, a, b]) => c * n ** a * m ** b)) * routed(term, requests, share);
+
+/* The share of a mixture's experts that one token activates; 1 for a dense model. */
+const shareOf = (group) => (group.experts ? group.experts.per_token / group.experts.experts : 1);
+
+/* Number of waves, inferred from the lengths at which the KV cache was full: most, likely and fewest. */
 function wavesOf(group, total, batch) {
   if (!group.kv_capacity.length) return [1, 1, 1];
   const points = group.kv_capacity.map((full) => [full.total_tokens, full.tokens]);
@@ -40,47 +43,75 @@ function rounded(x) {
 
 const octaves = (value, [low, high]) => Math.max(0, Math.log2(low / value), Math.log2(value / high));
 
-/* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` what explorer.py
-   made of laws.LAWS, `law` another law than the chosen one (or nothing). Returns the fields of predictor.Prediction;
-   throws an Error with the library's words where it raises SweetspotError. */
-function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: wanted }) {
+function checkRequest(n, m, batch) {
   for (const [name, value] of [["input_tokens", n], ["output_tokens", m], ["batch", batch]]) {
     if (!(value > 0 && value < 2 ** 31) || value !== Math.floor(value)) {
       throw new Error(`${name} is ${value}: give a whole number of at least 1`);
     }
   }
-  const chosen = wanted || group.law;
-  const warnings = [];
-  if (!chosen) throw new Error(`${group.model}: ${group.chosen_because}`);
+}
 
-  let fit = null;
-  search: for (const name of new Set([chosen, group.law_any_batch])) {
-    for (const one of group.laws[name] || []) {
-      if (!("skipped" in one) && ((name === chosen && one.batch === batch) || one.batch === null)) {
+/* The fit that covers `batch`: that of the law asked for, or else that of the law for every batch. */
+function fitFor(group, batch, law, warnings) {
+  for (const name of new Set([law, group.law_any_batch])) {
+    for (const fit of group.laws[name] || []) {
+      if (!("skipped" in fit) && ((name === law && fit.batch === batch) || fit.batch === null)) {
         if (!group.batches.includes(batch)) {
           warnings.push(`batch ${batch} was not measured: ${name} carries over from ${group.batches.join(", ")}`);
-        } else if (name !== chosen) {
-          warnings.push(`${chosen} was not fitted for batch ${batch}: predicted by ${name}`);
+        } else if (name !== law) {
+          warnings.push(`${law} was not fitted for batch ${batch}: predicted by ${name}`);
         }
-        fit = one;
-        break search;
+        return fit;
       }
     }
   }
-  if (!fit) {
-    throw new Error(`${group.model}: nothing fitted for batch ${batch}; measured: ${group.batches.join(", ")} ` +
-      "(a batch between them needs a law fitted to two batches or more)");
+  throw new Error(`${group.model}: nothing fitted for batch ${batch}; measured: ${group.batches.join(", ")} ` +
+    "(a batch between them needs a law fitted to two batches or more)");
+}
+
+/* A warning if energy and duration contradict each other. */
+function impossible(power, idle, cap) {
+  if (power && cap && power > cap * OVER_CAP) {
+    return [`energy over duration is ${rounded(power)} W, above the ${rounded(cap)} W of the board`];
   }
-  if (group.source === "simulated") warnings.push("SIMULATED: fitted to a simulated GPU, not to measurements");
+  if (power && idle && power < idle * UNDER_IDLE) {
+    return [`energy over duration is ${rounded(power)} W, below the ${rounded(idle)} W of the idle board`];
+  }
+  return [];
+}
+
+/* The fields of prediction.Prediction from energy and duration of a batch run, each [value, low, high]. */
+function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) {
+  const power = duration ? energy[0] / duration[0] : null;
+  const triple = (name, unit, numbers) => ({
+    [`${name}_${unit}`]: numbers[0], [`${name}_low_${unit}`]: numbers[1], [`${name}_high_${unit}`]: numbers[2] });
+  return {
+    model: origin.model, gpu: origin.gpu, engine: origin.engine, precision: origin.precision, source: origin.source,
+    input_tokens: n, output_tokens: m, batch,
+    ...triple("energy_per_request", "j", energy.map((x) => x / batch)),
+    ...triple("energy_per_output_token", "j", energy.map((x) => x / batch / m)),
+    energy_batch_j: energy[0], ...triple("duration", "s", duration ?? [null, null, null]), power_w: power, ...rest,
+    warnings: [...rest.warnings, ...impossible(power, idle, cap)],
+  };
+}
+
+const around = (value, half) => [value, Math.max(value * (1 - half), 0), value * (1 + half)];
+
+/* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` its laws, `law`
+   another law than the chosen one (or nothing). Returns the fields of prediction.Prediction; throws an Error with the
+   library's words if it raises SweetspotError. */
+function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: wanted }) {
+  checkRequest(n, m, batch);
+  const warnings = [], chosen = wanted || group.law;
+  if (!chosen) throw new Error(`${group.model}: ${group.chosen_because}`);
+  const fit = fitFor(group, batch, chosen, warnings);
+  if (group.source === "simulated") warnings.push(SIMULATED);
 
   const [most, waves, fewest] = wavesOf(group, n + m, batch), together = batch / waves;
   if (waves > 1) warnings.push(`the KV cache does not hold ${batch} such requests: ${waves} waves`);
-  const mixture = group.experts;
-  const share = mixture ? mixture.per_token / mixture.experts : 1;
-  const terms = laws[fit.law].terms;
-  const featuresOf = (requests) => Object.fromEntries(terms.map((term) => [
-    term.name, FORMS[term.form](n, m) * (term.routing ? ROUTINGS[term.routing](share, requests) : 1) /
-      (term.per_batch ? requests : 1)]));
+  const share = shareOf(group), terms = laws[fit.law].terms;
+  const featuresOf = (requests) => Object.fromEntries(terms.map(
+    (term) => [term.name, termValue(term, n, m, requests, share)]));
   const features = featuresOf(together);
   const kept = terms.filter((term) => term.name in fit.terms).map((term) => term.name);
 
@@ -150,30 +181,170 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     half += away;
     extrapolates.push(`the measured cells do not tell in how many waves this batch runs: ${fewest} to ${most}`);
   }
-  const low = Math.max(energy * (1 - half), 0), high = energy * (1 + half);
-
   let duration = null;
   if (fit.duration) {
-    const perToken = kept.reduce((sum, name) => sum + (fit.duration.terms[name] || 0) * features[name], 0);
+    const perToken = kept.reduce((total, name) => total + (fit.duration.terms[name] || 0) * features[name], 0);
     if (perToken > 0) duration = perToken * m * batch;
   }
   let late = fit.duration ? Math.hypot(
     fit.duration.t_quantile_95 * fit.duration.relative_residual_sd * fit.interval_scale, parts.distance) : 0;
   if (duration) late += apart((name) => fit.duration.terms[name] || 0);
-  const power = duration ? energy * m * batch / duration : null;
-  if (power && group.power_cap_w && power > group.power_cap_w * OVER_TDP) {
-    warnings.push(`energy over duration is ${rounded(power)} W, above the ${rounded(group.power_cap_w)} W of the board`);
-  } else if (power && group.idle_w && power < group.idle_w * UNDER_IDLE) {
-    warnings.push(`energy over duration is ${rounded(power)} W, below the ${rounded(group.idle_w)} W of the idle board`);
-  }
-  return {
-    model: group.model, gpu: group.gpu, engine: group.engine, precision: group.precision, source: group.source,
-    law: fit.law, input_tokens: n, output_tokens: m, batch,
-    energy_per_request_j: energy * m, energy_per_request_low_j: low * m, energy_per_request_high_j: high * m,
-    energy_per_output_token_j: energy, energy_per_output_token_low_j: low, energy_per_output_token_high_j: high,
-    energy_batch_j: energy * m * batch, waves,
-    duration_s: duration, duration_low_s: duration && Math.max(duration * (1 - late), 0),
-    duration_high_s: duration && duration * (1 + late), power_w: power, interval_parts: parts,
-    extrapolates, warnings,
+  return prediction(group, [n, m, batch], around(energy * m * batch, half), duration && around(duration, late),
+    [group.idle_w, group.power_cap_w],
+    { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings });
+}
+
+/* The sweet spot after a prompt of n tokens, as predictor.sweet_spot finds it: {status} and, if there is one,
+   output_tokens, plateau_low, plateau_high, energy_per_output_token_j. */
+function sweetSpot(group, laws, n, batch, wanted) {
+  const chosen = wanted || group.law, none = (status) => ({ status });
+  if (chosen === group.law) {
+    const distance = (spot) => [Math.abs(Math.log(spot.batch / batch)), Math.abs(Math.log(spot.input_tokens / n))];
+    const nearer = (one, other) => {
+      const [a, b] = [distance(one), distance(other)];
+      return a[0] < b[0] || (a[0] === b[0] && a[1] < b[1]);
+    };
+    const nearest = group.sweet_spots.reduce((best, one) => (!best || nearer(one, best) ? one : best), null);
+    if (!nearest || nearest.status === "not identified") return none("not identified");
+  } else if (!laws[chosen].terms.some((term) => term.parts.some(([, , b]) => b > 0))) return none("not identified");
+  const fit = fitFor(group, batch, chosen, []), share = shareOf(group);
+  const [low, high] = group.measured_range.output_tokens;
+  const powersAt = (requests) => {
+    const powers = new Map();
+    for (const term of laws[fit.law].terms) {
+      const value = (fit.terms[term.name]?.value ?? 0) * routed(term, requests, share);
+      for (const [c, a, b] of term.parts) powers.set(b, (powers.get(b) ?? 0) + value * c * n ** a);
+    }
+    return [...powers];
   };
+  const energyAt = (powers, m) => sum(powers.map(([power, factor]) => factor * m ** power));
+  if (group.kv_capacity.length) {
+    const replies = [...new Set(Array.from({ length: STEPS },
+      (_, i) => Math.floor(low * (high / low) ** (i / (STEPS - 1)) + 0.5)))];
+    const together = replies.map((m) => batch / wavesOf(group, n + m, batch)[1]);
+    if (Math.min(...together) < batch) {
+      const energies = replies.map((m, i) => energyAt(powersAt(together[i]), m));
+      const best = energies.indexOf(Math.min(...energies)), most = (1 + PLATEAU) * energies[best];
+      if (best === 0 || best === replies.length - 1) return none("no interior minimum");
+      let first = best, last = best;
+      while (first > 0 && energies[first - 1] <= most) first--;
+      while (last < replies.length - 1 && energies[last + 1] <= most) last++;
+      return { status: "interior", output_tokens: replies[best], plateau_low: replies[first],
+        plateau_high: replies[last], energy_per_output_token_j: energies[best] };
+    }
+  }
+  const powers = powersAt(batch), slope = (m) => sum(powers.map(([power, factor]) => power * factor * m ** power));
+  const halve = (from, to, isBefore) => { // the end of what is before, between `from` and `to`
+    let [inside, outside] = [from, to];
+    for (let i = 0; i < HALVINGS; i++) {
+      const middle = (inside + outside) / 2;
+      if (isBefore(middle)) inside = middle; else outside = middle;
+    }
+    return [inside, outside];
+  };
+  let spot = null;
+  for (let octave = OCTAVES[0]; octave <= OCTAVES[1] && spot === null; octave++) {
+    const [from, to] = [2 ** octave, 2 ** (octave + 1)];
+    if (slope(from) < 0 && slope(to) >= 0) spot = sum(halve(from, to, (m) => slope(m) < 0)) / 2;
+  }
+  if (spot === null) return none("no interior minimum");
+  const least = energyAt(powers, spot), isFlat = (m) => energyAt(powers, m) <= (1 + PLATEAU) * least;
+  const edge = (outside) => (isFlat(outside) ? outside : halve(spot, outside, isFlat)[0]);
+  return { status: low <= spot && spot <= high ? "interior" : "outside measured range", output_tokens: spot,
+    plateau_low: edge(Math.max(1, spot / REACH)), plateau_high: edge(spot * REACH), energy_per_output_token_j: least };
+}
+
+/* --- what a change of requests saves, as costs.py has it --------------------------------------------------------- */
+const gainOf = (p) => (p.interval_parts.sensor_gain ?? 0) * p.energy_per_request_j;
+/* Half-widths without the sensors' gain, which is common to all; requests of negative weight belong to the other side. */
+const ownOf = (requests) => sum(requests.map(({ weight, p }) => Math.max(weight, 0) * Math.sqrt(Math.max(
+  (p.energy_per_request_high_j - p.energy_per_request_j) ** 2 - gainOf(p) ** 2, 0))));
+const totalOf = (requests, of) => sum(requests.map(({ weight, p }) => weight * of(p)));
+
+/* The cost of requests that are made one after the other, in J: [value, low, high]. A request is {key, weight, p}. */
+function costOf(requests) {
+  const value = totalOf(requests, (p) => p.energy_per_request_j);
+  const half = Math.hypot(ownOf(requests), totalOf(requests, gainOf));
+  return [value, Math.max(value - half, 0), value + half];
+}
+
+/* What `then` saves over `now`: {joules, percent}, each [value, low, high]. What both ask alike cancels. */
+function savingOf(now, then) {
+  const less = (some, others) => some.map(({ key, weight, p }) => ({
+    key, p, weight: weight - sum(others.filter((other) => other.key === key).map((other) => other.weight)) }));
+  const [ownBefore, ownAfter] = [ownOf(less(now, then)), ownOf(less(then, now))];
+  const [before, after] = [costOf(now)[0], costOf(then)[0]];
+  const saved = before - after, ratio = after / before, shared = ownOf(now) - ownBefore;
+  const half = Math.hypot(ownBefore, ownAfter, totalOf(now, gainOf) - totalOf(then, gainOf));
+  const relative = Math.hypot(ownBefore * ratio, ownAfter, shared * (1 - ratio)) / before;
+  return { joules: [saved, saved - half, saved + half],
+    percent: [1 - ratio, 1 - ratio - relative, 1 - ratio + relative].map((x) => 100 * x) };
+}
+
+/* --- the law across models, as across_models.py has it ----------------------------------------------------------- */
+/* How much of each priced thing one run of a batch takes, in the order of across_models.TERMS. */
+function priced(a, sizes, n, m, batch, waves) {
+  const query = a.heads * a.head_size, keys = a.kv_heads * a.head_size, window = a.sliding_window ?? Infinity;
+  const perToken = a.layers * a.hidden * (2 * query + 2 * keys + (a.gated ? 3 : 2) * a.ffn) +
+    (a.embedding_size === a.hidden ? 0 : 2 * a.hidden * a.embedding_size);
+  const head = a.vocabulary * a.embedding_size;
+  const attended = (tokens, width) => {
+    const full = Math.min(tokens, width);
+    return full * (full + 1) / 2 + (tokens - full) * full;
+  };
+  const over = (full, sliding) => (a.layers - a.sliding_layers) * full + a.sliding_layers * sliding;
+  const attention = (upto) => 4 * query * over(attended(upto, Infinity), attended(upto, window));
+  const last = n + m - 1, steps = m - 1;
+  const prefill = 2 * perToken * n + 2 * head + attention(n);
+  const request = 2 * perToken * last + 2 * head * m + attention(last);
+  const cache = over(n + steps + attended(last, Infinity) - attended(n, Infinity),
+    Math.min(n, window) + steps + attended(last, window) - attended(n, window)) * 2 * keys * sizes.cached;
+  return [batch * prefill, batch * (request - prefill), waves * m * (perToken + head) * sizes.weight, batch * cache,
+    waves * m, waves * m * a.layers, batch * m];
+}
+
+/* `across` is what explorer.py made of one model of an entry of the law. */
+function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
+  checkRequest(n, m, batch);
+  const { architecture: a, memory, measured_range: range } = across;
+  let waves = 1;
+  if (memory.kv_cache_bytes !== null) {
+    const window = a.sliding_window ?? Infinity, tokens = n + m;
+    const each = 2 * a.kv_heads * a.head_size * memory.cached *
+      ((a.layers - a.sliding_layers) * tokens + a.sliding_layers * Math.min(tokens, window));
+    const together = Math.floor(Math.max(0, memory.kv_cache_bytes) / each);
+    if (together < 1) {
+      throw new Error(`${a.name}: ${memory.weights_gb} GB of weights and the KV cache of one request of ${n} + ${m} ` +
+        `tokens do not fit one ${memory.board}; the law is of one GPU`);
+    }
+    waves = Math.ceil(batch / together);
+  }
+  const row = priced(a, memory, n, m, batch, waves), asked = { input_tokens: n, output_tokens: m, batch };
+  const squares = { true: 0, false: 0 }, extrapolates = [];
+  for (const [name, value] of Object.entries(asked)) {
+    const [low, high] = range[name];
+    squares[low < high] += octaves(value, range[name]) ** 2;
+    if (value < low || value > high) {
+      extrapolates.push(`${name} ${value} is ${value < low ? "below" : "above"} the measured ` +
+        (low === high ? `${low}, and no row shows what another ${name} does` : `${low}-${high}`));
+    }
+  }
+  if (n + m > a.max_positions) {
+    extrapolates.push(`${n + m} tokens exceed the ${a.max_positions} positions of ${a.name}`);
+  }
+  const evaluate = (law, own) => {
+    const value = sum(own.prices.map((price, i) => price * row[i]));
+    if (value <= 0) throw new Error("the law across models has no price for anything here; ask nearer to its rows");
+    const prices = sum(row.map((x, i) => sum(row.map((y, j) => x * y * own.covariance[i][j])))) / value ** 2;
+    const parts = { law: law.quantile * Math.sqrt(Math.max(prices, 0) + law.cell ** 2),
+      distance: Math.hypot(law.quantile * law.cell * Math.sqrt(squares.true), Math.sqrt(squares.false) * Math.LN2) };
+    const spread = Math.exp(Math.hypot(parts.law, parts.distance));
+    return [[value, value / spread, value * spread], parts];
+  };
+  const [energy, parts] = evaluate(across.energy, across.own.energy);
+  const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
+  const warnings = across.source === "simulated" ? [SIMULATED] : [];
+  if (waves > 1) warnings.push(`the KV cache does not hold the batch: assumed to run in ${waves} waves`);
+  return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w],
+    { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings });
 }

@@ -1,7 +1,8 @@
 """What the page's explorer computes with: the fitted laws and the measured cells, as JSON inside the page.
 
-`explorer.predict.js` is `predictor.predict` once more, in the language of the page; `explorer.js` is its controls. Both
-are plain JavaScript without a library, so that the page needs no network and stays small.
+`explorer.predict.js` repeats the library's predictions, sweet spots and savings in the language of the page;
+`explorer.js` holds its controls. Both are plain JavaScript without a library, so the page needs no network and stays
+small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,9 @@ from typing import Any
 
 import polars as pl
 
+from sweetspot import gpus
+from sweetspot.architecture import Architecture
+from sweetspot.memory import Memory, element_bytes
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import results as summary
 from sweetspot.report import style
@@ -40,12 +44,48 @@ def data(
         "schema_version": predictor["schema_version"],
         "asked": asked,
         "laws": {law.name: law.as_dict() for law in LAWS.values()},
-        "across_models": [entry for entry in predictor.get("across_models", []) if not entry["reason"]],
         "groups": [group for group, _ in usable],
+        "across": [_across(predictor, group) for group, _ in usable],
         "names": [name for _, name in usable],
         "looks": [asdict(style.model_style(group["model"])) for group, _ in usable],
         "cells": [summary.of(means, group).select(_CELL).rows() for group, _ in usable],
     }
+
+
+def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None:
+    """What the law across models needs to predict the model of a group; None if it was not fitted to that model."""
+    for entry in predictor.get("across_models", []):
+        own = entry["models"].get(group["model"])
+        alike = all(entry[name] == group[name] for name in ("gpu", "engine", "source"))
+        if not (alike and own and not entry["reason"] and group["precision"] in entry["precisions"]):
+            continue
+        if "architecture" not in own:  # a file of an earlier version
+            continue
+        architecture, board = Architecture(**own["architecture"]), gpus.find(entry["gpu"])
+        memory = Memory.of(architecture, board, group["precision"]) if board else None
+        return {
+            **{name: group[name] for name in ("model", "gpu", "engine", "precision", "source")},
+            **{name: entry[name] for name in ("measured_range", "idle_w", "power_cap_w")},
+            "cells": own["cells"],
+            "architecture": own["architecture"],
+            "memory": {
+                **element_bytes(group["precision"])._asdict(),
+                "kv_cache_bytes": memory and memory.kv_cache_bytes,
+                "weights_gb": memory and f"{memory.weights_bytes / 1e9:.1f}",
+                "board": board and board.name,
+            },
+            **{target: _law(entry[target]) for target in ("energy", "duration")},
+            "own": {target: _prices(own[target] or entry[target]) for target in ("energy", "duration")},
+        }
+    return None
+
+
+def _law(law: Mapping[str, Any] | None) -> dict[str, float] | None:
+    return {"quantile": law["quantile"], "cell": law["relative_sd"]["cell"]} if law else None
+
+
+def _prices(known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return {"prices": list(known["prices"].values()), "covariance": known["covariance"]} if known else None
 
 
 def script() -> str:
