@@ -249,7 +249,9 @@ def test_durations_may_be_missing() -> None:
     )
 
 
-@pytest.mark.parametrize(("factor", "word"), [(3, "above the 700 W of the board"), (0.2, "below the 110 W of the idle board")])
+@pytest.mark.parametrize(
+    ("factor", "word"), [(3, "above the 700 W of the board"), (0.2, "below the 110 W of the idle board")]
+)
 def test_a_power_that_no_board_draws_is_said(factor: float, word: str) -> None:
     rows = table(idle_w=110.0).with_columns(pl.col("energy_j") * factor)
     answer = predict_by(fit_across_models(rows, ARCHS)[0], NEW, 512, 256, 8)

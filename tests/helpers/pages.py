@@ -1,4 +1,4 @@
-"""Results as a campaign leaves them, the page made of them, and that page taken apart."""
+"""Outcome as a campaign leaves them, the page made of them, and that page taken apart."""
 
 import random
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
 from sweetspot.report import figures
 from sweetspot.report import page as report
+from sweetspot.report.results import Results
 from sweetspot.table import read as table
 
 FOUR = ("opt-6.7b", "llama-3.1-8b", "gemma-2-9b", "qwen2-7b")
@@ -20,8 +21,8 @@ NASTY = r'"><script>alert(1)</script>&amp;$\frac$'
 
 
 @dataclass
-class Results:
-    """What a campaign leaves behind, in the order that `figures.draw_all` and `report.write` take it."""
+class Outcome:
+    """What a campaign leaves behind, by the names and in the order that `Results.of` takes."""
 
     measurements: pl.DataFrame
     predictor: dict[str, Any]
@@ -37,7 +38,7 @@ def results(
     lengths: tuple[int, ...] = LENGTHS,
     batches: tuple[int, ...] = (1, 64),
     source: str = "simulated",
-) -> Results:
+) -> Outcome:
     """A campaign whose rows obey batch-8 within 1 %: one row invalid, one cell of each model without any valid row."""
     rng = random.Random(1)
     rows, plan = [], []
@@ -82,7 +83,7 @@ def results(
             for model in models
         ],
     }
-    return Results(read.frame, fit_table(read), validation, predictions, pl.DataFrame(plan), campaign)
+    return Outcome(read.frame, fit_table(read), validation, predictions, pl.DataFrame(plan), campaign)
 
 
 def row(
@@ -112,11 +113,11 @@ def row(
     }
 
 
-def page(results: Results, directory: Path) -> str:
+def page(results: Outcome, directory: Path) -> str:
     """Draw and write everything as the workflow does; the page as text."""
-    fitted = (results.measurements, results.predictor, results.validation, results.predictions)
-    figures.draw_all(*fitted, results.plan, results.campaign, directory / "figures")
-    report.write(*fitted, results.plan, results.campaign, directory / "figures", directory / "report.html")
+    prepared = Results.of(**vars(results))
+    figures.draw_all(prepared, directory / "figures")
+    report.write(prepared, directory / "figures", directory / "report.html")
     return (directory / "report.html").read_text(encoding="utf-8")
 
 
@@ -124,7 +125,7 @@ def page(results: Results, directory: Path) -> str:
 class Made:
     """A page, the results it shows, and where its figures lie."""
 
-    results: Results
+    results: Outcome
     html: str
     directory: Path
 

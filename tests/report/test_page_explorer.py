@@ -13,7 +13,7 @@ import pytest
 import browser
 from browser import Browser, Tab
 from energies import BATCHES, measured
-from pages import Made, Results, page, results
+from pages import Made, Outcome, page, results
 from simulation import ARCHITECTURES
 from sweetspot import architecture
 from sweetspot.errors import SweetspotError
@@ -114,7 +114,7 @@ def test_what_the_cells_do_not_combine_is_known_to_the_page(
     rows = results(tmp_path, models=("model",), lengths=(64, 128, 256, 512, 1024), batches=(1,)).measurements
     rows.filter(kept).write_parquet(tmp_path / "some.parquet")
     read = table.read([tmp_path / "some.parquet"])
-    found = Results(read.frame, fit_table(read), *validate(read), None, None)
+    found = Outcome(read.frame, fit_table(read), *validate(read), None, None)
     page(found, tmp_path)
     tab = chromium.open(tmp_path / "report.html")
     asked = [
@@ -135,7 +135,7 @@ def test_the_page_knows_in_how_many_waves_a_batch_runs(chromium: Browser, tmp_pa
     timed = rows.with_columns(duration_s=pl.col("energy_j") / 400, gpu=pl.lit("g"), engine=pl.lit("e"))
     timed.drop(unknown).write_parquet(tmp_path / "rows.parquet")
     read = table.read([tmp_path / "rows.parquet"])
-    found = Results(read.frame, fit_table(read), *validate(read), None, None)
+    found = Outcome(read.frame, fit_table(read), *validate(read), None, None)
     page(found, tmp_path)
     tab = chromium.open(tmp_path / "report.html")
     asked = queries(found.predictor, 200)
@@ -174,7 +174,7 @@ def waves_and_all(tmp_path: Path) -> Made:
     timed = rows.with_columns(duration_s=pl.col("energy_j") / 400, uncertainty_gain=pl.lit(0.05))
     timed.write_parquet(tmp_path / "rows.parquet")
     read = table.read([tmp_path / "rows.parquet"])
-    found = Results(read.frame, fit_table(read), *validate(read), None, None)
+    found = Outcome(read.frame, fit_table(read), *validate(read), None, None)
     return Made(found, page(found, tmp_path), tmp_path)
 
 

@@ -10,13 +10,14 @@ import polars as pl
 import pytest
 from matplotlib.colors import to_rgb
 
-from pages import FOUR, NASTY, Made, PageText, Results, page, results
+from pages import FOUR, NASTY, Made, Outcome, PageText, page, results
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.heldout import SCHEMES
 from sweetspot.fit.validation import validate
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import page as report
 from sweetspot.report import style
+from sweetspot.report.results import Results
 from sweetspot.table import read as table
 
 
@@ -175,8 +176,8 @@ def test_a_law_for_each_batch_has_a_line_for_each_batch(simulated: Made, tmp_pat
     predictor = json.loads(json.dumps(found.predictor))
     for group in predictor["groups"]:
         group["law"] = "paper-6"
-    fitted = (found.measurements, predictor, found.validation, found.predictions, found.plan, found.campaign)
-    report.write(*fitted, simulated.directory / "figures", tmp_path / "report.html")
+    prepared = Results.of(**{**vars(found), "predictor": predictor})
+    report.write(prepared, simulated.directory / "figures", tmp_path / "report.html")
     head, *rows = PageText((tmp_path / "report.html").read_text()).table("Coefficients of paper-6")
     assert [row[0] for row in rows] == ["1", "64"]
     assert head[1:4] == ["t0 · 1, J/token", "t1 · n²/m, J/token²", "t2 · n, J/token²"]
@@ -202,7 +203,7 @@ def test_a_published_table_without_a_campaign(tmp_path: Path) -> None:
     rows.filter("valid").select(columns).with_columns(source=pl.lit("published")).write_csv(source)
     read = table.read([source])
     validation, predictions = validate(read)
-    found = Results(read.frame.select(*columns, "source"), fit_table(read), validation, predictions, None, None)
+    found = Outcome(read.frame.select(*columns, "source"), fit_table(read), validation, predictions, None, None)
     html = page(found, tmp_path)
     words = PageText(html).words
     assert "PUBLISHED" in words

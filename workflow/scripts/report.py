@@ -1,14 +1,9 @@
 from pathlib import Path
 
 from sweetspot.errors import logged
-from sweetspot.report import page as report
-from sweetspot.table.files import read_result
-
-READ = ("measurements", "predictor", "validation", "predictions", "plan", "campaign")
+from sweetspot.report import page
+from sweetspot.report.results import Results
 
 with logged(snakemake.log[0]):
-    report.write(
-        *(read_result(Path(snakemake.input[name])) for name in READ),
-        Path(snakemake.input.figures),
-        Path(snakemake.output[0]),
-    )
+    files = {name: file for name, file in snakemake.input.items() if name != "figures"}
+    page.write(Results.read(files), Path(snakemake.input.figures), Path(snakemake.output[0]))

@@ -6,8 +6,8 @@ from collections import Counter
 import polars as pl
 
 from sweetspot.fit import controls
-from sweetspot.report.results import listed, number, percent
 from sweetspot.report.tables import Table
+from sweetspot.report.words import listed, number, percent
 from sweetspot.sensors import meter
 from sweetspot.table.schema import CELL, GROUP
 

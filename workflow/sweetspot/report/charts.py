@@ -10,33 +10,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sweetspot.predict.laws import LAWS
-from sweetspot.report import results as summary
-from sweetspot.report import style
-from sweetspot.report.results import Group
+from sweetspot.report import style, words
+from sweetspot.report.results import Results, ratios, rows_of
+from sweetspot.report.words import Group
 
 _WIDTH = 7.6
 RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
 Chart = tuple[str, str, str, Figure, pl.DataFrame]  # kind, title, caption, figure, what it shows
 
 
-def overall(
-    means: pl.DataFrame,
-    groups: Sequence[Group],
-    names: Sequence[str],
-    validation: pl.DataFrame,
-    held_out: pl.DataFrame,
-) -> Iterator[Chart]:
-    """The figures over all groups that the results allow.
-
-    `means` is `summary.cells(...)`, `held_out` the 5-fold predictions of each group's chosen law.
-    """
-    label = summary.source_label(means["source"])
+def overall(results: Results) -> Iterator[Chart]:
+    """The figures over all groups that the results allow."""
+    means, groups, names, label = results.means, results.groups, results.names, results.label
+    held_out = results.held_out
     if any(spot["status"] == "interior" for group in groups for spot in group.get("sweet_spots", [])):
         yield _sweet_spots(groups, names, label)
     yield _ratios(means, groups, names, label)
     if held_out.height:
         yield _predicted(held_out, groups, names, label)
-    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    errors = results.validation.filter(pl.col("mape_percent").is_not_null())
     if errors.height:
         yield _accuracy(errors, groups, names, label)
 
@@ -46,13 +38,13 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         (index, spot) for index, g in enumerate(groups) for spot in g["sweet_spots"] if spot["status"] == "interior"
     ]
     every = sorted({spot["batch"] for _, spot in interior})
-    batches = summary.representative(every)
+    batches = words.representative(every)
     shown = {index for index, spot in interior if spot["batch"] in batches}
     title = "Sweet spots: the reply length of least energy per output token"
     caption = (
         f"m*(n) of each model's chosen law, at the measured prompt lengths where m* lies inside the measured replies; "
         f"{len(shown)} of {len(groups)} models have one."
-        + (f" Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else "")
+        + (f" Batches {words.listed(batches)} of {words.listed(every)}." if len(batches) < len(every) else "")
         + style_words(names)
     )
     columns = style.columns(len(batches))
@@ -86,9 +78,9 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
 
 
 def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], label: str) -> Chart:
-    table = summary.ratios(means)
+    table = ratios(means)
     hues = style.ramp(table["batch"])
-    parts = [(name, summary.of(table, group)) for group, name in zip(groups, names, strict=True)]
+    parts = [(name, rows_of(table, group)) for group, name in zip(groups, names, strict=True)]
     parts = sorted((part for part in parts if part[1].height), key=lambda part: max(part[1]["ratio"]))
     title = "What the lengths decide: worst over best cell"
     caption = (
@@ -102,10 +94,10 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
         ax.hlines(row, min(values), max(values), color=style.GRID, linewidth=3, zorder=1)
         for batch, ratio in part.select("batch", "ratio").iter_rows():
             ax.plot(ratio, row, "o", color=hues[batch], markersize=5.5)
-    ax.axvline(summary.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
+    ax.axvline(words.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="worst / best energy per output token", ylim=(-0.6, len(parts) - 0.4))
     ax.set_yticks(range(len(parts)), [style.shortened(name) for name, _ in parts])
-    ax.set_xlim(1, 1.15 * max(summary.PAPER_RATIO, ax.get_xlim()[1] / 1.1))
+    ax.set_xlim(1, 1.15 * max(words.PAPER_RATIO, ax.get_xlim()[1] / 1.1))
     style.value_axis(ax.xaxis)
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=str(b)) for b, colour in hues.items()]
     fig.legend(handles=handles, title="batch", loc="outside right center", handlelength=0.9)
@@ -122,9 +114,9 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     band = style.band(errors)
     title = "Predicted against measured, held-out cells"
     caption = (
-        f"{table.height} cells, each predicted by its model's chosen law ({summary.law_words(groups)}) fitted without "
+        f"{table.height} cells, each predicted by its model's chosen law ({words.law_words(groups)}) fitted without "
         f"it (5-fold). Band: ±{band:g} %, which holds {100 * np.mean(errors <= band):.3g} % of the cells. MAPE over "
-        f"all these cells: {summary.percent(errors.mean())}." + style_words(names)
+        f"all these cells: {words.percent(errors.mean())}." + style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
@@ -138,7 +130,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     raster = table.height > RASTER_ABOVE
     present = []
     for index, group in enumerate(groups):
-        part = summary.of(table, group)
+        part = rows_of(table, group)
         if part.height:
             present.append(index)
             look = style.model_style(group["model"])
@@ -185,7 +177,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
             ax.patch.set_alpha(0.6)
         for row, law in enumerate(laws):
             _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
-        ax.axvline(summary.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
+        ax.axvline(words.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
         ax.set(xscale="log", xlabel="MAPE, %")
         ax.set_yticks(range(len(laws)), laws)
         ax.set_ylim(len(laws) - 0.45, -0.65)
@@ -208,7 +200,7 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
     mean = part["mape_percent"].to_numpy().mean()
     ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
     place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
-    ax.text(0.98, row - 0.05, summary.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
+    ax.text(0.98, row - 0.05, words.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
 
 
 def style_words(names: Sequence[str]) -> str:

@@ -8,10 +8,10 @@ import polars as pl
 import seaborn as sns
 
 from sweetspot.predict.laws import LAWS
-from sweetspot.report import results as summary
 from sweetspot.report import style
 from sweetspot.report.charts import RASTER_ABOVE, Chart, model_legend, style_words
-from sweetspot.report.results import Group, number
+from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, rows_of
+from sweetspot.report.words import Group, number
 from sweetspot.table.schema import CELL, GROUP
 
 _WIDTH = 7.6
@@ -27,23 +27,14 @@ _SENSORS = {"energy_instant_j": "instant power, integrated", "energy_average_j":
 _ATTENTION = {"MHA": "#d55e00", "GQA": "#0072b2", "MQA": "#009e73"}
 
 
-def overall(
-    rows: pl.DataFrame,
-    groups: Sequence[Group],
-    names: Sequence[str],
-    validation: pl.DataFrame,
-    held_out: pl.DataFrame,
-    campaign: Mapping[str, Any] | None,
-) -> Iterator[Chart]:
-    """The diagnostics that the results allow.
-
-    `rows` is `summary.complete(...)`, `held_out` the 5-fold predictions of each group's chosen law.
-    """
-    label = summary.source_label(rows["source"])
-    residuals = _residual_rows(rows, held_out)
+def overall(results: Results) -> Iterator[Chart]:
+    """The diagnostics that the results allow."""
+    rows, groups, names, campaign = results.rows, results.groups, results.names, results.campaign
+    label = results.label
+    residuals = _residual_rows(rows, results.held_out)
     if residuals.height:
         yield _residuals(residuals, groups, names, label)
-    covered = summary.coverage(summary.of_chosen_law(validation, groups))
+    covered = coverage(of_chosen_law(results.validation, groups))
     if covered.height:
         yield _coverage(covered, names, label)
     compared = _compared(rows)
@@ -87,10 +78,10 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     fig = style.figure(_WIDTH, 2.3 * lines, title, caption, label)
     axes = fig.subplots(lines, columns, squeeze=False, sharey=True)
     raster = table.height > RASTER_ABOVE / 3  # each point is drawn in every panel
-    present = [index for index, group in enumerate(groups) if summary.of(table, group).height]
+    present = [index for index, group in enumerate(groups) if rows_of(table, group).height]
     for ax, name in zip(axes.flat, axes_there, strict=False):
         for index in present:
-            part, look = summary.of(table, groups[index]), style.model_style(groups[index]["model"])
+            part, look = rows_of(table, groups[index]), style.model_style(groups[index]["model"])
             ax.scatter(
                 part[name],
                 part["residual_percent"].clip(-edge, edge),
@@ -147,8 +138,8 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
         ax.plot(mean, row, marker="|", markersize=13, markeredgewidth=2.2, color=style.INK)
         ax.text(1.01, row, f"{number(mean)} %", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
     ax.axvline(95, color=style.INK, linestyle="--", linewidth=0.9)
-    words = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
-    ax.set_yticks(range(len(schemes)), words)
+    labels = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
+    ax.set_yticks(range(len(schemes)), labels)
     ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel="cells inside their 95 % interval, %")
     ax.set_xlim(min(80.0, ax.get_xlim()[0]), 101)
     sns.despine(fig, left=True)
@@ -174,8 +165,8 @@ def _compared(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str) -> Chart:
     tolerance = 100 * float((campaign or {}).get("config", {}).get("protocol", {}).get("energy_tolerance", 0.05))
-    sensors = {name.replace("_j", "_percent"): words for name, words in _SENSORS.items()}
-    sensors = {name: words for name, words in sensors.items() if name in table.columns}
+    sensors = {name.replace("_j", "_percent"): sensor for name, sensor in _SENSORS.items()}
+    sensors = {name: sensor for name, sensor in sensors.items() if name in table.columns}
     edge = 4 * tolerance
     title = "Energy counter against integrated power"
     caption = (
@@ -185,14 +176,14 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str
     )
     fig = style.figure(_WIDTH, 2.7, title, caption, label)
     axes = fig.subplots(1, len(sensors), squeeze=False, sharey=True)
-    for ax, (name, words) in zip(axes.flat, sensors.items(), strict=True):
+    for ax, (name, sensor) in zip(axes.flat, sensors.items(), strict=True):
         ax.axhspan(-tolerance, tolerance, color=style.GRID, alpha=0.5, linewidth=0)
         ax.axhline(0, color=style.INK, linewidth=0.8)
         dots = {"s": 8, "alpha": 0.5, "color": "#0072b2", "linewidths": 0, "rasterized": table.height > RASTER_ABOVE}
         crosses = {"s": 26, "color": style.ALARM, "marker": "x", "linewidths": 1.2}
         for part, look in ((table.filter("valid"), dots), (table.filter(~pl.col("valid")), crosses)):
             ax.scatter(part["power_w"], part[name].clip(-edge, edge), **look)
-        ax.set(xlabel="mean power of the row, W", title=words)
+        ax.set(xlabel="mean power of the row, W", title=sensor)
     farthest = max(float(table[name].abs().to_numpy().max()) for name in sensors)
     reach = 1.08 * min(max(1.4 * tolerance, farthest), edge)
     axes[0, 0].set(ylabel="integrated / counter − 1, %", ylim=(-reach, reach))
@@ -205,7 +196,7 @@ def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Map
     models = {model["name"]: model for model in (campaign or {}).get("models", [])}
     found = []
     for group, name in zip(groups, names, strict=True):
-        model, fits = models.get(group["model"], {}), summary.chosen_fits(group)
+        model, fits = models.get(group["model"], {}), chosen_fits(group)
         if not fits or not model.get("attention") or not model.get("parameters"):
             continue
         fit = max(fits, key=lambda fit: fit["batch"] or 0)

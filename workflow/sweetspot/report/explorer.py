@@ -5,37 +5,32 @@
 small.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.memory import Memory, element_bytes
 from sweetspot.predict.laws import LAWS
-from sweetspot.report import results as summary
 from sweetspot.report import style
-from sweetspot.report.results import Group
+from sweetspot.report.results import Results, is_of, rows_of
+from sweetspot.report.words import Group
 
 _HERE = Path(__file__).parent
-_CELL = ("batch", "input_tokens", "output_tokens", "j_per_token")
+_CELL = ("batch", "input_tokens", "output_tokens", "energy_per_output_token_j")
 
 
-def data(
-    predictor: Mapping[str, Any], means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]
-) -> dict[str, Any]:
+def data(results: Results) -> dict[str, Any]:
     """Everything that the explorer embeds: `groups` as in predictor.json (those with a law), names, looks, cells.
 
-    `means` is `summary.cells(...)`. `asked` is the question that the page opens with: the worst cell of the group and
-    batch whose lengths matter most.
+    `asked` is the question that the page opens with: the worst cell of the group and batch whose lengths matter most.
     """
-    usable = [(group, name) for group, name in zip(groups, names, strict=True) if group.get("law")]
-    top = summary.headline(means)
+    predictor, means, top = results.predictor, results.means, results.top
+    usable = [(group, name) for group, name in zip(results.groups, results.names, strict=True) if group.get("law")]
     asked = top and {
-        "group": next((i for i, (group, _) in enumerate(usable) if summary.is_of(top, group)), 0),
+        "group": next((i for i, (group, _) in enumerate(usable) if is_of(top, group)), 0),
         "batch": top["batch"],
         "input_tokens": top["worst_input_tokens"],
         "output_tokens": top["worst_output_tokens"],
@@ -48,7 +43,7 @@ def data(
         "across": [_across(predictor, group) for group, _ in usable],
         "names": [name for _, name in usable],
         "looks": [asdict(style.model_style(group["model"])) for group, _ in usable],
-        "cells": [summary.of(means, group).select(_CELL).rows() for group, _ in usable],
+        "cells": [rows_of(means, group).select(_CELL).rows() for group, _ in usable],
     }
 
 

@@ -18,21 +18,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from sweetspot.files import write_atomically
-from sweetspot.report import charts, diagnostics, style
-from sweetspot.report import results as summary
-from sweetspot.report.results import Group
+from sweetspot.report import charts, diagnostics, style, words
+from sweetspot.report.results import (
+    Results,
+    chosen_fits,
+    fitted,
+    is_of,
+    ratios,
+    rows_of,
+    slugs,
+)
+from sweetspot.report.words import Group
 from sweetspot.table.schema import CELL
 
 _WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
 _HERO_WIDTH = 6.0  # stands beside the accuracy table
 _DIGITS = 6  # of numbers in the CSV beside a figure: more than any sensor has
 _PER_TOKEN = "J per output token"
-_SHOWN = ["model", *CELL, "repetitions", "j_per_token", "sd"]
+_SHOWN = ["model", *CELL, "repetitions", "energy_per_output_token_j", "sd"]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure and what it is: `kind` names the plot, `group` the index of its group in the predictor (None: all)."""
+    """A figure and what it is: `kind` names the plot, `group` the index of its group in the results (None: all)."""
 
     name: str
     kind: str
@@ -41,28 +49,18 @@ class Drawn:
     caption: str
 
 
-def draw_all(
-    measurements: pl.DataFrame,
-    predictor: Mapping[str, Any],
-    validation: pl.DataFrame,
-    predictions: pl.DataFrame,
-    plan: pl.DataFrame | None,
-    campaign: Mapping[str, Any] | None,
-    directory: Path,
-) -> list[Path]:
+def draw_all(results: Results, directory: Path) -> list[Path]:
     """Draw every figure that these results allow into `directory`; returns the files written.
 
-    `measurements` has one row per repetition (energy_j in J of a whole batch run); `predictor`, `validation` and
-    `predictions` are what a fit wrote; `plan` lists the cells of the grid and `campaign` is its record (None: no
-    campaign). Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself, and
-    has what it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
+    Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself and has the data
+    it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
     files: list[Path] = []
     pdf = directory / "figures.pdf"
     with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
-        for item, fig, shown in _figures(measurements, predictor, validation, predictions, plan, campaign):
+        for item, fig, shown in _figures(results):
             drawn.append(item)
             files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
             write_atomically(files[-1], shown.with_columns(cs.float().round_sig_figs(_DIGITS)).write_csv())
@@ -71,46 +69,29 @@ def draw_all(
     return [*files, pdf, index]
 
 
-def _figures(
-    measurements: pl.DataFrame,
-    predictor: Mapping[str, Any],
-    validation: pl.DataFrame,
-    predictions: pl.DataFrame,
-    plan: pl.DataFrame | None,
-    campaign: Mapping[str, Any] | None,
-) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
-    rows = summary.complete(measurements)
-    means = summary.cells(rows)
-    top = summary.headline(means)
+def _figures(results: Results) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
+    means, top, plan = results.means, results.top, results.plan
     if top is None:
         return
-    groups = predictor["groups"]
-    names = summary.group_names(groups)
     hues = style.ramp(means["input_tokens"])
-    for index, (group, name, slug) in enumerate(zip(groups, names, summary.slugs(names), strict=True)):
-        own = summary.of(means, group)
-        if not own.height:
-            continue
-        label = summary.source_label(own["source"])
-        batches = summary.representative(own["batch"])
-        if summary.is_of(top, group):
+    for index, (group, name, slug) in enumerate(zip(results.groups, results.names, slugs(results.names), strict=True)):
+        own = rows_of(means, group)
+        label = words.source_label(own["source"])
+        batches = words.representative(own["batch"])
+        if is_of(top, group):
             yield *_heat_map(group, name, "hero", index, own, plan, [top["batch"]], label), own.select(_SHOWN)
         yield *_curves(group, name, slug, index, own, hues, label), own.select(_SHOWN)
         yield *_heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label), own.select(_SHOWN)
         if own["batch"].n_unique() > 1:
             yield *_against_batch(group, name, slug, index, own, hues, label), own.select(_SHOWN)
-    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
-    for kind, title, caption, fig, shown in itertools.chain(
-        charts.overall(means, groups, names, validation, held_out),
-        diagnostics.overall(rows, groups, names, validation, held_out, campaign),
-    ):
+    for kind, title, caption, fig, shown in itertools.chain(charts.overall(results), diagnostics.overall(results)):
         yield Drawn(kind, kind, None, title, caption), fig, shown
 
 
 def _curves(
     group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
 ) -> tuple[Drawn, Figure]:
-    batches = summary.representative(own["batch"])
+    batches = words.representative(own["batch"])
     title = f"{name}: energy against reply length"
     caption = (
         f"{own.filter(pl.col('batch').is_in(batches)).height} cells. Points: mean of the valid repetitions, "
@@ -126,7 +107,7 @@ def _curves(
             line = line.sort("output_tokens")
             _points(ax, line["output_tokens"], line, hues[n], str(n))
             reply = np.geomspace(line["output_tokens"][0], line["output_tokens"][-1], 60)
-            values = [summary.fitted(group, batch, n, m) for m in reply]
+            values = [fitted(group, batch, n, m) for m in reply]
             if None not in values:
                 ax.plot(reply, values, color=hues[n], linewidth=1.2)
         ax.set(xscale="log", yscale="log", title=f"batch {batch}")
@@ -143,7 +124,7 @@ def _curves(
 def _against_batch(
     group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
 ) -> tuple[Drawn, Figure]:
-    replies = summary.representative(own["output_tokens"], 3)
+    replies = words.representative(own["output_tokens"], 3)
     title = f"{name}: energy against batch"
     caption = (
         f"{own.filter(pl.col('output_tokens').is_in(replies)).height} cells, {own['batch'].n_unique()} batches. "
@@ -152,7 +133,7 @@ def _against_batch(
     )
     fig = style.figure(_WIDTH, 2.7, title, caption, label)
     axes = fig.subplots(1, len(replies), squeeze=False, sharey=True)
-    everywhere = any(fit["batch"] is None for fit in summary.chosen_fits(group))
+    everywhere = any(fit["batch"] is None for fit in chosen_fits(group))
     for ax, m in zip(axes.flat, replies, strict=True):
         part = own.filter(pl.col("output_tokens") == m)
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
@@ -160,7 +141,7 @@ def _against_batch(
             _points(ax, line["batch"], line, hues[n], str(n))
             measured = line["batch"].to_list()
             batches = np.geomspace(measured[0], measured[-1], 40) if everywhere else measured
-            values = [summary.fitted(group, batch, n, m) for batch in batches]
+            values = [fitted(group, batch, n, m) for batch in batches]
             if None not in values:
                 ax.plot(batches, values, color=hues[n], linewidth=1.2)
         ax.set(xscale="log", yscale="log", title=f"{m} output tokens")
@@ -203,7 +184,7 @@ def _heat_map(
     columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
     rows = -(-len(batches) // columns)
     cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
-    longest = max(len(style.shown(value)) for value in shown["j_per_token"])
+    longest = max(len(style.shown(value)) for value in shown["energy_per_output_token_j"])
     size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
     tallest = 0.42 if columns == 1 else 0.36
     if file == "hero":
@@ -211,7 +192,7 @@ def _heat_map(
     height = min(max(cell, 0.2), tallest) * len(inputs) + 0.55
     fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
-    norm = LogNorm(1, max(2.0, *summary.ratios(shown)["ratio"]))
+    norm = LogNorm(1, max(2.0, *ratios(shown)["ratio"]))
     for ax, batch in zip(axes.flat, batches, strict=False):
         _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, size)
         ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
@@ -231,7 +212,7 @@ def _heat_map(
 
 def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, size: float) -> None:
     values = np.full((len(inputs), len(outputs)), np.nan)
-    for n, m, value in part.select("input_tokens", "output_tokens", "j_per_token").iter_rows():
+    for n, m, value in part.select("input_tokens", "output_tokens", "energy_per_output_token_j").iter_rows():
         values[inputs.index(n), outputs.index(m)] = value
     numbers = np.array([[style.shown(value) if np.isfinite(value) else "" for value in row] for row in values])
     sns.heatmap(
@@ -274,7 +255,7 @@ def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: lis
 def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:
     ax.errorbar(
         x,
-        line["j_per_token"],
+        line["energy_per_output_token_j"],
         yerr=line["sd"].fill_null(0.0),
         color=colour,
         label=label,
@@ -303,9 +284,9 @@ def _legend(fig: Figure, ax: Any, title: str) -> None:
 
 
 def _fit_words(group: Group) -> str:
-    return f"Lines: law {group['law']}, fitted to these cells (in-sample)." if summary.chosen_fits(group) else "No fit."
+    return f"Lines: law {group['law']}, fitted to these cells (in-sample)." if chosen_fits(group) else "No fit."
 
 
 def _batch_words(own: pl.DataFrame, batches: list[int]) -> str:
     every = sorted(set(own["batch"]))
-    return f"Batches {summary.listed(batches)} of {summary.listed(every)}." if len(batches) < len(every) else ""
+    return f"Batches {words.listed(batches)} of {words.listed(every)}." if len(batches) < len(every) else ""

@@ -13,38 +13,33 @@ from scipy import stats
 
 from sweetspot.fit.sweet_spots import plateau
 from sweetspot.predict.laws import why_not_identified
-from sweetspot.report import results as summary
-from sweetspot.report.results import Group, number, percent, tokens
+from sweetspot.report import words
+from sweetspot.report.results import Results, is_of, of_chosen_law
+from sweetspot.report.words import Group, number, percent, tokens
 from sweetspot.table.schema import CELL, GROUP
 
 _NORMAL_95 = 1.96
 Span = tuple[float, float]
 
 
-def sentences(
-    means: pl.DataFrame,
-    groups: Sequence[Group],
-    names: Sequence[str],
-    validation: pl.DataFrame,
-    held_out: pl.DataFrame,
-) -> list[str]:
-    """Three sentences, or none without a valid row. `held_out` are the 5-fold predictions of the chosen laws."""
-    top = summary.headline(means)
+def sentences(results: Results) -> list[str]:
+    """Three sentences, or none without a valid row."""
+    means, groups, names, top = results.means, results.groups, results.names, results.top
     if top is None:
         return []
     name, group = next(
-        ((name, group) for name, group in zip(names, groups, strict=True) if summary.is_of(top, group)),
+        ((name, group) for name, group in zip(names, groups, strict=True) if is_of(top, group)),
         (top["model"], {}),
     )
     best, worst = (_cell(means, top, which) for which in ("best", "worst"))
+    low, high = (_with(cell["energy_per_output_token_j"], _mean_interval(cell)) for cell in (best, worst))
     return [
-        f"{name} at batch {top['batch']} needs {_with(best['j_per_token'], _mean_interval(best))} J per output token "
-        f"at best ({_lengths(best)}) and {_with(worst['j_per_token'], _mean_interval(worst))} J at worst "
-        f"({_lengths(worst)}): the lengths alone make a factor of "
+        f"{name} at batch {top['batch']} needs {low} J per output token at best ({_lengths(best)}) and {high} J "
+        f"at worst ({_lengths(worst)}): the lengths alone make a factor of "
         f"{_with(top['ratio'], _ratio_interval(best, worst))}"
         + (f", the largest of {len(groups)} models." if len(groups) > 1 else "."),
         _spot_sentence(group, top["batch"], groups),
-        _accuracy_sentence(groups, validation, held_out),
+        _accuracy_sentence(groups, results.validation, results.held_out),
     ]
 
 
@@ -62,7 +57,7 @@ def _relative_error(cell: Mapping[str, Any]) -> float | None:
     """Relative standard error of a cell's mean; None for a single repetition."""
     if not cell["sd"] or cell["repetitions"] < 2:
         return None
-    return float(cell["sd"] / math.sqrt(cell["repetitions"]) / cell["j_per_token"])
+    return float(cell["sd"] / math.sqrt(cell["repetitions"]) / cell["energy_per_output_token_j"])
 
 
 def _mean_interval(cell: Mapping[str, Any]) -> Span | None:
@@ -70,7 +65,7 @@ def _mean_interval(cell: Mapping[str, Any]) -> Span | None:
     if error is None:
         return None
     half = float(stats.t.ppf(0.975, cell["repetitions"] - 1)) * error
-    return cell["j_per_token"] * (1 - half), cell["j_per_token"] * (1 + half)
+    return cell["energy_per_output_token_j"] * (1 - half), cell["energy_per_output_token_j"] * (1 + half)
 
 
 def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span | None:
@@ -79,7 +74,7 @@ def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span |
         return None
     fewest = min(best["repetitions"], worst["repetitions"])
     half = float(stats.t.ppf(0.975, fewest - 1)) * math.hypot(errors[0], errors[1])
-    ratio = worst["j_per_token"] / best["j_per_token"]
+    ratio = worst["energy_per_output_token_j"] / best["energy_per_output_token_j"]
     return ratio * math.exp(-half), ratio * math.exp(half)
 
 
@@ -115,7 +110,7 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
 
 
 def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_out: pl.DataFrame) -> str:
-    chosen = summary.of_chosen_law(validation, groups).filter(pl.col("mape_percent").is_not_null())
+    chosen = of_chosen_law(validation, groups).filter(pl.col("mape_percent").is_not_null())
     seen, unseen = (
         chosen.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in ("in-sample", "5-fold")
     )
@@ -127,7 +122,7 @@ def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_o
     )
     mean = sum(unseen) / len(unseen)
     return (
-        f"The chosen law ({summary.law_words(groups)}) predicts cells that its fit has not seen with a MAPE of "
+        f"The chosen law ({words.law_words(groups)}) predicts cells that its fit has not seen with a MAPE of "
         f"{_with(mean, _error_interval(mean, held_out))} % (held-out, 5-fold; {of}); {in_sample}."
     )
 

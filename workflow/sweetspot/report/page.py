@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from sweetspot.files import write_atomically
 from sweetspot.report import audit, explorer, findings, style, tables
-from sweetspot.report import results as summary
+from sweetspot.report.results import Results, rows_of, slugs
 
 _HERE = Path(__file__).parent
 _BANNERS = {
@@ -27,40 +27,26 @@ _BANNERS = {
 _THEMED = {style.INK: "--ink", style.MUTED: "--muted", style.GRID: "--grid", style.ALARM: "--alarm"}
 
 
-def write(
-    measurements: pl.DataFrame,
-    predictor: Mapping[str, Any],
-    validation: pl.DataFrame,
-    predictions: pl.DataFrame,
-    plan: pl.DataFrame | None,
-    campaign: Mapping[str, Any] | None,
-    figures: Path,
-    output: Path,
-) -> None:
-    """Write the page to `output`, whole or not at all.
+def write(results: Results, figures: Path, output: Path) -> None:
+    """Write the page to `output`, whole or not at all. `figures` is the directory that `figures.draw_all` drew into.
 
-    The inputs are those of `figures.draw_all`, `figures` is the directory it drew into, `campaign` the record of the
-    campaign (None: a table that belongs to none, as `plan`). Results without a valid row make a page that says so.
+    Results without a valid row make a page that says so.
     """
-    rows = summary.complete(measurements)
-    means = summary.cells(rows)
-    groups = [group for group in predictor["groups"] if summary.of(means, group).height]
+    rows, groups, names, campaign = results.rows, results.groups, results.names, results.campaign
+    validation = results.validation
     drawn = json.loads((figures / "figures.json").read_text())
-    names = summary.group_names(groups)
-    slugs = summary.slugs(names)
-    label = summary.source_label(rows["source"]) or "MEASURED"
-    held_out = summary.of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
+    label = results.label or "MEASURED"
     context = {
         "title": (campaign or {}).get("campaign") or "table of measurements",
         "label": label,
         "banner": _banner(label, rows),
         "simulated": label == "SIMULATED",
         "random_weights": any("random_weights" in flags.split(";") for flags in rows["flags"].unique()),
-        "valid": means.height > 0,
-        "findings": findings.sentences(means, groups, names, validation, held_out),
-        "measured_on": tables.measured_on(rows, means),
-        "overview": tables.accuracy_overview(validation, groups),
-        "explorer": explorer.data(predictor, means, groups, names),
+        "valid": results.means.height > 0,
+        "findings": findings.sentences(results),
+        "measured_on": tables.measured_on(results),
+        "overview": tables.accuracy_overview(results),
+        "explorer": explorer.data(results),
         "figures": {
             item["kind"]: _inline(figures, item) for item in drawn if item["group"] is None or item["kind"] == "hero"
         },
@@ -73,31 +59,29 @@ def write(
                 "cells": group["cells"],
                 "rows": group["rows"],
                 "figures": [
-                    _inline(figures, item)
-                    for item in drawn
-                    if item["group"] == predictor["groups"].index(group) and item["kind"] != "hero"
+                    _inline(figures, item) for item in drawn if item["group"] == index and item["kind"] != "hero"
                 ],
                 "coefficients": tables.coefficients(group),
                 "sweet_spots": tables.sweet_spots(group),
-                "notes": tables.accuracy_notes(summary.of(validation, group)),
-                "accuracy": tables.accuracy_of(summary.of(validation, group), group.get("law")),
+                "notes": tables.accuracy_notes(rows_of(validation, group)),
+                "accuracy": tables.accuracy_of(rows_of(validation, group), group.get("law")),
             }
-            for group, name, slug in zip(groups, names, slugs, strict=True)
+            for index, (group, name, slug) in enumerate(zip(groups, names, slugs(names), strict=True))
         ],
-        "provenance": tables.provenance(rows, means, predictor, campaign),
+        "provenance": tables.provenance(results),
         "architectures": tables.architectures(campaign),
         "protocol": tables.protocol(campaign),
-        "spot_ranges": tables.sweet_spot_ranges(groups, names),
-        "ratios": tables.best_and_worst(means, groups, names),
-        "accuracy": tables.accuracy(validation, groups),
-        "worst_predicted": tables.worst_predicted(held_out, groups, names),
-        "skipped": audit.skipped(plan),
+        "spot_ranges": tables.sweet_spot_ranges(results),
+        "ratios": tables.best_and_worst(results),
+        "accuracy": tables.accuracy(results),
+        "worst_predicted": tables.worst_predicted(results),
+        "skipped": audit.skipped(results.plan),
         "weights": audit.weights_control(rows),
         "budget": audit.error_budget(rows),
         "invalid": audit.invalid_by_reason(rows),
         "invalid_rows": audit.invalid_rows(rows),
         "flags": audit.flags(rows),
-        "created_by": predictor.get("created_by", "sweetspot"),
+        "created_by": results.predictor.get("created_by", "sweetspot"),
         "css": Markup((_HERE / "page.css").read_text()),
         "script": Markup(explorer.script()),
     }

@@ -1,21 +1,73 @@
-"""What figures and report both need to know about a set of results: cells, ratios, sources, names, numbers."""
+"""The results of a campaign or of a table, prepared once for figures and page."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from sweetspot.predict.laws import LAWS, per_token
 from sweetspot.predict.predictor import chosen, waves
+from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
+from sweetspot.table.files import read_result
 from sweetspot.table.schema import GROUP, UNSPECIFIED
 
-PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
-PAPER_RATIO = 33.41  # arXiv 2602.05695, abstract: worst over best cell
 
-Group = Mapping[str, Any]
+@dataclass(frozen=True)
+class Results:
+    """What a fit wrote, and the rows behind it.
+
+    `rows`: one per repetition, with every column that figures and page use. `means`: its cells, with
+    `energy_per_output_token_j` and its `sd` (null for a single repetition). `groups`: those of the predictor that have
+    a valid row, and `names` a name for each. `held_out`: the 5-fold predictions of each group's chosen law. `plan` and
+    `campaign` are None for a table that belongs to no campaign.
+    """
+
+    rows: pl.DataFrame
+    means: pl.DataFrame
+    predictor: Mapping[str, Any]
+    groups: Sequence[Group]
+    names: Sequence[str]
+    validation: pl.DataFrame
+    held_out: pl.DataFrame
+    plan: pl.DataFrame | None
+    campaign: Mapping[str, Any] | None
+
+    @classmethod
+    def of(
+        cls,
+        measurements: pl.DataFrame,
+        predictor: Mapping[str, Any],
+        validation: pl.DataFrame,
+        predictions: pl.DataFrame,
+        plan: pl.DataFrame | None = None,
+        campaign: Mapping[str, Any] | None = None,
+    ) -> "Results":
+        """From the table of measurements and what a fit and a validation made of it."""
+        rows = complete(measurements)
+        means = cells(rows)
+        groups = [group for group in predictor["groups"] if rows_of(means, group).height]
+        held_out = of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
+        return cls(rows, means, predictor, groups, group_names(groups), validation, held_out, plan, campaign)
+
+    @classmethod
+    def read(cls, files: Mapping[str, str]) -> "Results":
+        """From files by the names of the arguments of `of`. Raises SweetspotError for one that is not whole."""
+        return cls.of(**{name: read_result(Path(file)) for name, file in files.items()})
+
+    @cached_property
+    def label(self) -> str:
+        """The word that must stand on whatever shows these rows; "" if all were measured."""
+        return source_label(self.rows["source"])
+
+    @cached_property
+    def top(self) -> dict[str, Any] | None:
+        """The row of `ratios` with the largest ratio; None without cells."""
+        return headline(self.means)
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
@@ -37,15 +89,15 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def cells(rows: pl.DataFrame) -> pl.DataFrame:
-    """`cell_means` of the valid rows, with `j_per_token` (J per output token) and its `sd` (null for one row)."""
+    """`cell_means` of the valid rows with `energy_per_output_token_j` and its `sd` (null for a single repetition)."""
     tokens = pl.col("batch") * pl.col("output_tokens")
     means = cell_means(complete(rows))
-    return means.with_columns(j_per_token=pl.col("energy_j") / tokens, sd=pl.col("energy_sd_j") / tokens)
+    return means.with_columns(energy_per_output_token_j=pl.col("energy_j") / tokens, sd=pl.col("energy_sd_j") / tokens)
 
 
 def ratios(means: pl.DataFrame) -> pl.DataFrame:
     """Best and worst cell of each group and batch of `cells(...)`, and the ratio of their J per output token."""
-    order = pl.col("j_per_token")
+    order = pl.col("energy_per_output_token_j")
     places = ("input_tokens", "output_tokens")
     return (
         means.group_by(*GROUP, "batch", maintain_order=True)
@@ -71,7 +123,7 @@ def is_of(row: Mapping[str, Any], group: Group) -> bool:
     return all(row[name] == group[name] for name in GROUP)
 
 
-def of(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
+def rows_of(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
     """The rows of `frame` that belong to `group`."""
     return frame.filter(*(pl.col(name) == group[name] for name in GROUP))
 
@@ -97,25 +149,6 @@ def slugs(names: Iterable[str]) -> list[str]:
             slug = f"{base}-{number}"
         taken.append(slug)
     return taken
-
-
-def representative(values: Iterable[int], most: int = 4) -> list[int]:
-    """At most `most` of the distinct `values`: smallest, largest, and evenly (by rank) between."""
-    distinct = sorted(set(values))
-    if len(distinct) <= most:
-        return distinct
-    step = (len(distinct) - 1) / (most - 1)
-    return [distinct[round(index * step)] for index in range(most)]
-
-
-def source_label(sources: Iterable[str]) -> str:
-    """The word that must stand on whatever shows rows of these sources; "" when all rows were measured."""
-    kinds = {kind for source in sources for kind in source.split(",")}
-    if "simulated" in kinds:
-        return "SIMULATED"
-    if "published" in kinds:
-        return "PUBLISHED"
-    return "" if kinds == {"measured"} else "SOURCE NOT STATED"
 
 
 def chosen_fits(group: Group) -> list[Mapping[str, Any]]:
@@ -144,46 +177,3 @@ def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
 def coverage(validation: pl.DataFrame) -> pl.DataFrame:
     """The rows of a validation that say how often its intervals held, as `coverage_percent`; none where none says."""
     return validation.filter(pl.col("coverage_percent").is_not_null())
-
-
-def law_words(groups: Sequence[Group]) -> str:
-    """The chosen laws for a sentence: "paper-6", or "paper-6 for 10 models, batch-8 for 3"."""
-    laws = [str(group["law"]) for group in groups if group.get("law")]
-    counts = {law: laws.count(law) for law in dict.fromkeys(laws)}
-    if len(counts) == 1:
-        return next(iter(counts))
-    words = [f"{law} for {count}" for law, count in counts.items()]
-    return ", ".join([f"{words[0]} models", *words[1:]]) if words else "none"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` significant digits, without an exponent where that stays short; "–" for nothing."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    if -4 <= exponent < 6:
-        return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
-    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}"
-    return f"{mantissa} × 10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
-def tokens(value: float) -> str:
-    """A length that a law gives, in whole tokens."""
-    return f"{value:,.0f}"
-
-
-def percent(value: float | None) -> str:
-    """An error in percent, three significant digits; what rounding alone would leave is below 0.001 %."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return "< 0.001 %" if value < 0.001 else f"{number(value)} %"
-
-
-def listed(values: Iterable[Any], most: int = 12) -> str:
-    """Values for a sentence: "1, 8, 32"; a long list keeps its ends."""
-    items = [str(value) for value in values]
-    if len(items) > most:
-        items = [*items[: most - 2], "…", items[-1]]
-    return ", ".join(items)

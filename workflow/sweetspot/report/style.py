@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sweetspot.report.results import number
+from sweetspot.report.words import number
 
 LineStyle = Literal["-", "--", ":"]
 INK, MUTED, GRID, ALARM = "#1f2328", "#5f6873", "#d9dee3", "#c2410c"

@@ -9,8 +9,9 @@ import polars as pl
 
 from sweetspot.measure.protocol import Protocol
 from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
-from sweetspot.report import results as summary
-from sweetspot.report.results import Group, listed, number, percent, tokens
+from sweetspot.report import words
+from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios, rows_of
+from sweetspot.report.words import Group, listed, number, percent, tokens
 from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
 
 _ROLES = {
@@ -42,10 +43,9 @@ class Table:
     strong: tuple[int, ...] = ()
 
 
-def provenance(
-    rows: pl.DataFrame, means: pl.DataFrame, predictor: Mapping[str, Any], campaign: Mapping[str, Any] | None
-) -> Table:
+def provenance(results: Results) -> Table:
     """What was run and on what."""
+    rows, means, predictor, campaign = results.rows, results.means, results.predictor, results.campaign
     config: Mapping[str, Any] = (campaign or {}).get("config", {})
     facts: list[tuple[str, Any]] = [
         ("Campaign", (campaign or {}).get("campaign")),
@@ -75,8 +75,9 @@ def provenance(
     return Table("Provenance", ["what", "value"], shown, text=2)
 
 
-def measured_on(rows: pl.DataFrame, means: pl.DataFrame) -> str:
+def measured_on(results: Results) -> str:
     """One line: on what, with what, how much."""
+    rows, means = results.rows, results.means
     facts = [
         _distinct(rows, "gpu"),
         " ".join(filter(None, (_distinct(rows, "engine"), _distinct(rows, "engine_version")))),
@@ -114,7 +115,7 @@ def protocol(campaign: Mapping[str, Any] | None) -> Table | None:
 
 def coefficients(group: Group) -> Table | None:
     """Coefficients of the chosen law with their standard errors and units."""
-    fits = summary.chosen_fits(group)
+    fits = chosen_fits(group)
     if not fits:
         return None
     law = LAWS[group["law"]]
@@ -144,10 +145,10 @@ def sweet_spots(group: Group) -> Table | None:
     return Table(caption, head, rows, text=0)
 
 
-def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+def sweet_spot_ranges(results: Results) -> Table | None:
     """Per model: how many sweet spots lie inside the measured lengths, between which values; what the others are."""
     rows = []
-    for group, name in zip(groups, names, strict=True):
+    for group, name in zip(results.groups, results.names, strict=True):
         spots = group.get("sweet_spots", [])
         inside = [spot["output_tokens"] for spot in spots if spot["status"] == "interior"]
         counts = [
@@ -161,12 +162,12 @@ def sweet_spot_ranges(groups: Sequence[Group], names: Sequence[str]) -> Table | 
     return Table(caption, head, rows, text=2) if rows else None
 
 
-def best_and_worst(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+def best_and_worst(results: Results) -> Table | None:
     """Best and worst cell per model, at no more than four batches."""
     rows = []
-    for group, name in zip(groups, names, strict=True):
-        part = summary.ratios(summary.of(means, group))
-        for row in part.filter(pl.col("batch").is_in(summary.representative(part["batch"]))).iter_rows(named=True):
+    for group, name in zip(results.groups, results.names, strict=True):
+        part = ratios(rows_of(results.means, group))
+        for row in part.filter(pl.col("batch").is_in(words.representative(part["batch"]))).iter_rows(named=True):
             ends = [
                 text
                 for which in ("best", "worst")
@@ -181,13 +182,13 @@ def best_and_worst(means: pl.DataFrame, groups: Sequence[Group], names: Sequence
     return Table(caption, head, rows) if rows else None
 
 
-def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
+def accuracy(results: Results) -> Table | None:
     """Mean and worst MAPE over the models by law and scheme, the chosen laws first."""
-    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    errors = results.validation.filter(pl.col("mape_percent").is_not_null())
     if not errors.height:
         return None
-    chosen = summary.of_chosen_law(errors, groups)
-    parts = [(f"chosen ({summary.law_words(groups)})", "", chosen)]
+    chosen = of_chosen_law(errors, results.groups)
+    parts = [(f"chosen ({words.law_words(results.groups)})", "", chosen)]
     parts += [(law.name, law.source, errors.filter(pl.col("law") == law.name)) for law in LAWS.values()]
     rows: list[list[str]] = []
     strong: list[int] = []
@@ -203,22 +204,22 @@ def accuracy(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
                 rows.append([name, said, scheme_words(scheme, name), *map(percent, values), str(len(mapes))])
     paper = "SweetSpot paper, arXiv 2602.05695"
     known = "H100, TensorRT-LLM; batch and rows not known to us"
-    rows.append([paper, known, "not known to us", f"{summary.PAPER_MAPE_PERCENT} %", "–", "–", "13"])
+    rows.append([paper, known, "not known to us", f"{words.PAPER_MAPE_PERCENT} %", "–", "–", "13"])
     head = ["law", "what it is", "scheme", "mean MAPE", "worst model", "worst cell", "models"]
     return Table("Accuracy by law and scheme: MAPE over cell means", head, rows, text=3, strong=tuple(strong))
 
 
-def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Table | None:
+def accuracy_overview(results: Results) -> Table | None:
     """Mean MAPE over the models by law and scheme: the chosen laws, the paper's form, the baselines."""
-    errors = validation.filter(pl.col("mape_percent").is_not_null())
+    errors = results.validation.filter(pl.col("mape_percent").is_not_null())
     schemes = [scheme for scheme in _SCHEMES if scheme in set(errors["scheme"])]
-    chosen = summary.of_chosen_law(errors, groups)
-    covered = summary.coverage(summary.of_chosen_law(validation, groups)).filter(pl.col("scheme") == "5-fold")
+    chosen = of_chosen_law(errors, results.groups)
+    covered = coverage(of_chosen_law(results.validation, results.groups)).filter(pl.col("scheme") == "5-fold")
     first = "chosen law"
     shown = [law for law in dict.fromkeys([*_ROLES, *errors["law"]]) if law in _ROLES or law not in LAWS]
     parts = [(f"{law} ({_ROLES.get(law, 'baseline')})", errors.filter(pl.col("law") == law)) for law in shown]
     rows = []
-    most = sum(bool(group.get("law")) for group in groups)
+    most = sum(bool(group.get("law")) for group in results.groups)
     for name, part in [(first, chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
         if any(values):  # trees need a package that may not be installed, the law across models several of them
@@ -226,7 +227,7 @@ def accuracy_overview(validation: pl.DataFrame, groups: Sequence[Group]) -> Tabl
     if not schemes or not chosen.height:
         return None
     caption = f"MAPE in %, mean of {most} models" if most > 1 else "MAPE in %"
-    caption += f" (the paper's 13: {summary.PAPER_MAPE_PERCENT}, scheme not known to us)"
+    caption += f" (the paper's 13: {words.PAPER_MAPE_PERCENT}, scheme not known to us)"
     if covered.height:
         held = covered["coverage_percent"].to_list()
         caption += f"; 95 % intervals held {number(sum(held) / len(held))} % of held-out cells (5-fold)"
@@ -265,11 +266,15 @@ def scheme_words(scheme: str, law: str = "") -> str:
     return "in-sample" if scheme == "in-sample" else f"held-out: {scheme}"
 
 
-def worst_predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[str]) -> Table | None:
+def worst_predicted(results: Results) -> Table | None:
     """The ten cells that the chosen laws, fitted without them, miss by most."""
-    name_of = {tuple(group[key] for key in GROUP): name for group, name in zip(groups, names, strict=True)}
+    name_of = {
+        tuple(group[key] for key in GROUP): name for group, name in zip(results.groups, results.names, strict=True)
+    }
     tokens = pl.col("batch") * pl.col("output_tokens")
-    worst = held_out.with_columns(measured=pl.col("energy_j") / tokens, predicted=pl.col("predicted_j") / tokens)
+    worst = results.held_out.with_columns(
+        measured=pl.col("energy_j") / tokens, predicted=pl.col("predicted_j") / tokens
+    )
     rows = [
         [
             name_of[tuple(row[key] for key in GROUP)],
