@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Checkout
 
+from checkouts import Checkout
 from sweetspot.commands.main import main
 from sweetspot.measure import raw
 from sweetspot.table.schema import CELL

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Checkout
 from test_campaign import campaign
 
+from checkouts import Checkout
 from sweetspot.campaign.survey import Cost, as_text, survey
 
 

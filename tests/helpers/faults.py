@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from conftest import Checkout
+
+from checkouts import Checkout
 
 # Cells that take a few tenths of a second each: many repetitions, so that a job lives long enough to be hit.
 SLOW = {

@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Checkout
 
 import faults
+from checkouts import Checkout
 from faults import CELLS, SLOW, assert_whole, running, wait_for
 
 

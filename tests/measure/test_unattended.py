@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Checkout
 
 import simulation
+from checkouts import Checkout
 from sweetspot import architecture
 from sweetspot.campaign import offline
 from sweetspot.campaign.campaign import Campaign

@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from conftest import Checkout
+
+from checkouts import Checkout
 
 MISTAKES = {
     "misspelt model": ({"select": ["opt-1.3"]}, ["'opt-1.3'", "config/models.tsv", "did you mean 'opt-1.3b'"]),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, ROOT
+
+from checkouts import CONFIG, ROOT
 
 OTHER = """
 configfile: "config.yaml"

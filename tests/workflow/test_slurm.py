@@ -12,11 +12,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import Checkout
 
 import faults
 import nvml_stub
 import slurm
+from checkouts import Checkout
 from faults import SLOW, assert_whole, running, wait_for
 
 REASON = slurm.unavailable()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import PARTS, Checkout
+
+from checkouts import PARTS, Checkout
 
 ANALYSIS = {"fit": 1, "validate": 1, "figures": 1, "report": 1}
 

@@ -11,7 +11,7 @@ The library lies in wings, and imports point one way:
     everything <- commands
 
 sensors, engines, measure and predict run beside an engine: they import the standard library only, and nvidia-ml-py or
-the engine's own package inside functions. tests/test_architecture_of_the_house.py holds both rules.
+the engine's own package inside functions. tests/test_wings.py holds both rules.
 """
 
 __version__ = "0.1.0"
