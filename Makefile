@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 DEV := $(VENV)/ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint format lock clean
+.PHONY: help demo test test-quick test-vllm walk lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -35,6 +35,9 @@ demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU 
 test: $(DEV)  ## run the tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+walk:  ## run every command of README and the how-to that needs no GPU, in a fresh copy
+	$(PYTHON) tests/walk_docs.py
+
 test-vllm:  ## hold the vLLM adapter against the real package, without a GPU (installs 5 GB)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check pytest nvidia-ml-py \
@@ -43,10 +46,10 @@ test-vllm:  ## hold the vLLM adapter against the real package, without a GPU (in
 
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
-	ruff check . && ruff format --check . && mypy && snakefmt --check workflow/Snakefile workflow/rules && snakemake --lint
+	ruff check . && ruff format --check . && mypy && snakefmt --check Snakefile workflow/Snakefile workflow/rules && snakemake --lint
 
 format: $(DEV)  ## format all code
-	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; ruff check --fix . && ruff format . && snakefmt workflow/Snakefile workflow/rules
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; ruff check --fix . && ruff format . && snakefmt Snakefile workflow/Snakefile workflow/rules
 
 lock: $(DEV)  ## renew the locked dependencies (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
