@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEV := $(VENV)/ready-dev
+# One worker more than cores: Slurm and browsers mostly wait.
+PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-vllm walk lint format lock clean
@@ -33,7 +35,10 @@ demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU 
 	@echo "open results/demo/report.html"
 
 test: $(DEV)  ## run the tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PARALLEL)
+
+test-quick: $(DEV)  ## run the tests that need neither Snakemake nor Slurm nor a browser
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PARALLEL) -m "not slow"
 
 walk:  ## run every command of README and the how-to that needs no GPU, in a fresh copy
 	$(PYTHON) tests/walk_docs.py

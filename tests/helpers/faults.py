@@ -24,6 +24,7 @@ SLOW = {
     "protocol": {"repetitions": 20, "min_repetitions": 20, "visits": 1, "anchor_every": 0},
 }
 CELLS, REPETITIONS = 20, 20
+COLLECT = ("--until", "collect")  # the analysis that follows is not what breaks
 _VISIT = ("input_tokens", "output_tokens", "visit")
 
 
@@ -83,7 +84,7 @@ def assert_whole(checkout: Checkout, blocks: int) -> None:
     assert len(counted) == blocks * CELLS
     rows = pl.read_parquet(out(checkout) / "measurements.parquet")
     assert rows.height == rows.filter("valid").height == blocks * CELLS * REPETITIONS
-    assert checkout.planned() == {}
+    assert not checkout.planned().keys() & {"build_engine", "measure", "collect"}
 
 
 def measuring(checkout: Checkout, model: str, batch: int, other_than: int = 0) -> int | None:

@@ -12,7 +12,7 @@ import pytest
 
 import faults
 from checkouts import Checkout
-from faults import CELLS, SLOW, assert_whole, running, wait_for
+from faults import CELLS, COLLECT, SLOW, assert_whole, running, wait_for
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def slow(checkout: Checkout) -> Checkout:
 
 def test_a_killed_run_is_continued(slow: Checkout) -> None:
     """SIGKILL to all of it in the middle of a cell, and half a line as a crash in the middle of a write leaves it."""
-    with running(slow) as run:
+    with running(slow, *COLLECT) as run:
         wait_for("cells", lambda: len(faults.visits(slow)) >= 5)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
@@ -41,14 +41,14 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
     assert "--unlock" in slow.snakemake().stderr, "a killed run leaves its lock, and the way out is in the message"
     slow.run("--unlock")
     assert slow.planned()["measure"] == 1
-    slow.run()
+    slow.run(*COLLECT)
     assert faults.lines(slow)[: len(before) + 1] == [*before, '{"key": "half a li'], "what was written stays as it was"
     assert_whole(slow, 1)
 
 
 def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_same(slow: Checkout) -> None:
     """SIGKILL to Snakemake alone: its job goes on, and the next run's job for the same cells waits for it."""
-    with running(slow) as run:
+    with running(slow, *COLLECT) as run:
         wait_for("cells", lambda: len(faults.visits(slow)) >= 2)
         job = faults.measuring(slow, "opt-1.3b", 8)
         assert job
@@ -58,7 +58,7 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
         assert "opt-1.3b batch 8 grid-" in faults.plan(slow).split("running; the last line")[1]
         assert "begun and not done" not in faults.plan(slow)
         slow.run("--unlock")
-        with running(slow) as second:
+        with running(slow, *COLLECT) as second:
             wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(slow))
             os.kill(job, signal.SIGCONT)
             assert second.wait(timeout=120) == 0
@@ -67,31 +67,31 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
 
 def test_a_job_that_ended_after_its_run_was_killed_is_done(slow: Checkout) -> None:
     """Its rows are there and Snakemake does not trust them: they are written again from the journal, without engine."""
-    with running(slow) as run:
+    with running(slow, *COLLECT) as run:
         wait_for("cells", lambda: len(faults.visits(slow)) >= 2)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
         wait_for("its rows", lambda: list(faults.out(slow).glob("measurements/*/*/*.jsonl")))
     shutil.rmtree(faults.out(slow) / "engines")
     slow.run("--unlock")
-    slow.run()
+    slow.run(*COLLECT)
     assert_whole(slow, 1)
 
 
 def test_ctrl_c_ends_the_run_and_keeps_finished_cells(slow: Checkout) -> None:
-    with running(slow) as run:
+    with running(slow, *COLLECT) as run:
         wait_for("cells", lambda: len(faults.visits(slow)) >= 5)
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(timeout=60) != 0
     assert "Traceback" not in (slow.path / "run.log").read_text()
     before = faults.lines(slow)
     assert slow.planned()["measure"] == 1, "no lock is left"
-    slow.run()
+    slow.run(*COLLECT)
     assert faults.lines(slow)[: len(before)] == before
     assert_whole(slow, 1)
 
 
-_RUN = f"{sys.executable} -m snakemake --profile local"
+_RUN = f"{sys.executable} -m snakemake --profile local --until collect"
 _FULL = {
     # A disk of 100 kB under the journal, for this run alone; what was written there is kept.
     os.strerror(errno.ENOSPC): ["unshare", "-Urm", "bash", "-c", f"""
@@ -121,7 +121,7 @@ def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout, 
     assert not half.endswith(b"\n"), "the last row is half a row"
     made = len(faults.visits(slow))
     assert 0 < made < CELLS
-    slow.run()
+    slow.run(*COLLECT)
     assert half in journal.read_bytes().splitlines(), "it stays a line of its own"
     assert_whole(slow, 1)
 
@@ -167,7 +167,7 @@ def test_a_journal_cut_short_costs_the_cell_it_was_cut_in(checkout: Checkout) ->
     last = max(index for index, line in enumerate(lines) if json.loads(line).get("visit") is not None)
     journal.write_text("\n".join([*lines[:last], lines[last][:300]]))
     assert "To measure: 1 cells in 1 jobs" in checkout.run("--dry-run")
-    checkout.run()
+    checkout.run(*COLLECT)
     after = journal.read_text().splitlines()
     assert after[: last + 1] == [*lines[:last], lines[last][:300]]
     assert sum(json.loads(line).get("visit") is not None for line in after[last + 1 :]) == 1

@@ -12,16 +12,18 @@ import polars as pl
 import pytest
 
 import browser
+import debian
 from browser import DESKTOP, PHONE, Browser, Tab
 from pages import Made, page, results
 
 REASON = browser.unavailable()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO BROWSER SAW THE REPORT: {REASON}")
 CONTROLS = "#ask input, #ask select"
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    if REASON:
+        debian.skip(f"NO BROWSER SAW THE REPORT: {REASON}")
     with browser.running() as running:
         yield running
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import browser
+import debian
 from browser import Browser, Tab
 from energies import BATCHES, measured
 from pages import Made, Outcome, page, results
@@ -25,7 +26,6 @@ from sweetspot.predict.laws import LAWS
 from sweetspot.table import read as table
 
 REASON = browser.unavailable()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO BROWSER ASKED THE EXPLORER: {REASON}")
 
 DATA = "JSON.parse(document.getElementById('explorer-data').textContent)"
 ASK = """(queries) => {
@@ -38,6 +38,8 @@ ASK = """(queries) => {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    if REASON:
+        debian.skip(f"NO BROWSER SAW THE REPORT: {REASON}")
     with browser.running() as running:
         yield running
 

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
-from checkouts import Checkout
+from checkouts import ROOT, Checkout
+from sweetspot.campaign.campaign import Campaign
+from sweetspot.errors import SweetspotError
 
 MISTAKES = {
     "misspelt model": ({"select": ["opt-1.3"]}, ["'opt-1.3'", "config/models.tsv", "did you mean 'opt-1.3b'"]),
@@ -30,7 +34,32 @@ MISTAKES = {
 }
 
 
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """What a configuration names, without results."""
+    for part in ("config", "resources"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    checkout = Checkout(tmp_path)
+    checkout.configure()
+    return checkout
+
+
 def refused(checkout: Checkout, *parts: str) -> None:
+    """Refused as the Snakefile does it, by one error."""
+    config = yaml.safe_load((checkout.path / "config/config.yaml").read_text())
+    with pytest.raises(SweetspotError) as error:
+        Campaign(config, "config/config.yaml").check_writable()
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("mistake", ["misspelt model", "misspelt key", "results in a file"])
+def test_a_mistake_is_one_clear_message_on_the_screen(checkout: Checkout, mistake: str) -> None:
+    changes, parts = MISTAKES[mistake]
+    checkout.configure(**changes)
     done = checkout.snakemake("--dry-run")
     output = done.stdout + done.stderr
     assert done.returncode != 0
@@ -42,17 +71,17 @@ def refused(checkout: Checkout, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_wrong_configuration_is_refused(checkout: Checkout, mistake: str) -> None:
+def test_a_wrong_configuration_is_refused(bare: Checkout, mistake: str) -> None:
     changes, parts = MISTAKES[mistake]
-    checkout.configure(**changes)
-    refused(checkout, *parts)
+    bare.configure(**changes)
+    refused(bare, *parts)
 
 
-def test_heads_that_do_not_divide_are_refused(checkout: Checkout) -> None:
-    path = checkout.path / "resources/architectures/llama-3.2-1b.json"
+def test_heads_that_do_not_divide_are_refused(bare: Checkout) -> None:
+    path = bare.path / "resources/architectures/llama-3.2-1b.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "num_key_value_heads": 5}))
-    refused(checkout, "llama-3.2-1b.json", "num_key_value_heads", "5")
+    refused(bare, "llama-3.2-1b.json", "num_key_value_heads", "5")
 
 
 @pytest.mark.parametrize(
@@ -64,15 +93,15 @@ def test_heads_that_do_not_divide_are_refused(checkout: Checkout) -> None:
         ("opt-1.3b\t../resources/architectures/opt-1.3b.json", ["line 2", "2 columns"]),
     ],
 )
-def test_a_wrong_line_of_the_table_of_models_is_refused(checkout: Checkout, line: str, parts: list[str]) -> None:
-    (checkout.path / "config/models.tsv").write_text(f"model\tarchitecture\tprecision\n{line}\n")
-    checkout.configure(select=None)
-    refused(checkout, *parts)
+def test_a_wrong_line_of_the_table_of_models_is_refused(bare: Checkout, line: str, parts: list[str]) -> None:
+    (bare.path / "config/models.tsv").write_text(f"model\tarchitecture\tprecision\n{line}\n")
+    bare.configure(select=None)
+    refused(bare, *parts)
 
 
-def test_a_campaign_without_a_cell_that_can_run_is_refused(checkout: Checkout) -> None:
-    checkout.configure(select=["opt-1.3b"], input_tokens=[4096], output_tokens=[64])
-    refused(checkout, "no cell", "positions")
+def test_a_campaign_without_a_cell_that_can_run_is_refused(bare: Checkout) -> None:
+    bare.configure(select=["opt-1.3b"], input_tokens=[4096], output_tokens=[64])
+    refused(bare, "no cell", "positions")
 
 
 def test_skipped_cells_are_listed_with_their_reason(checkout: Checkout) -> None:

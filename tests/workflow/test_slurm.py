@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+import debian
 import faults
 import nvml_stub
 import slurm
@@ -20,7 +21,6 @@ from checkouts import Checkout
 from faults import SLOW, assert_whole, running, wait_for
 
 REASON = slurm.unavailable()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO SLURM WAS TESTED: {REASON}")
 
 # The tests' machine is small and has no time; a site keeps what the profile says.
 HERE = {"slurm-init-seconds-before-status-checks": 1, "seconds-between-status-checks": 1, "latency-wait": 15}
@@ -28,6 +28,8 @@ HERE = {"slurm-init-seconds-before-status-checks": 1, "seconds-between-status-ch
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if REASON:
+        debian.skip(f"NO SLURM WAS TESTED: {REASON}")
     with slurm.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as root:
         yield root
 

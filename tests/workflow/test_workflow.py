@@ -1,7 +1,10 @@
 """What Snakemake would do, asked of the real Snakemake: nothing twice, nothing too much, nothing too little."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +66,7 @@ def test_a_new_length_keeps_every_finished_cell(checkout: Checkout) -> None:
     old = pl.read_parquet(checkout.out / "measurements.parquet")
     checkout.configure(output_tokens=[64, 128, 256, 512])
     assert checkout.planned()["measure"] == 6
-    checkout.run()
+    checkout.run("--until", "collect")
     after = visits(checkout)
     assert set(before) < set(after)
     assert len(after) - len(before) == 2 * 3 * 2 * 2, "models, batches, new cells, visits"
@@ -77,7 +80,7 @@ def test_another_partition_into_jobs_measures_nothing(checkout: Checkout) -> Non
     before = visits(checkout)
     checkout.configure(cells_per_job=1)
     assert checkout.planned()["measure"] == 2 * 3 * 6
-    checkout.run()
+    checkout.run("--until", "measure")
     assert visits(checkout) == before
 
 
@@ -175,7 +178,7 @@ def test_what_a_changed_grid_needs_is_seen(checkout: Checkout, records: bool) ->
 def test_a_model_that_goes_and_comes_back_is_not_measured_again(checkout: Checkout) -> None:
     checkout.configure(select=["opt-1.3b"])
     assert checkout.planned() == {"plan": 1, "collect": 1, **ANALYSIS}
-    checkout.run()
+    checkout.run("--until", "collect")
     assert set(pl.read_parquet(checkout.out / "measurements.parquet")["model"]) == {"opt-1.3b"}
     checkout.configure()
     assert checkout.planned() == {"plan": 1, "collect": 1, **ANALYSIS}
@@ -208,3 +211,41 @@ def test_a_clone_with_the_results_copied_in_measures_nothing(checkout: Checkout,
     assert expensive(clone) == {}
     clone.configure(batches=[1, 8, 32, 64])
     assert expensive(clone) == {"build_engine": 2, "measure": 2}
+
+
+@pytest.mark.parametrize("target", ["all", "default"])
+def test_the_snakefile_at_the_top_plans_what_all_plans(checkout: Checkout, target: str) -> None:
+    """A run without targets, a run of `all`, and the Snakefile that the catalog finds plan the same jobs."""
+    (checkout.out / "report.html").unlink()
+    checkout.configure(batches=[1, 8, 32, 64])
+    wanted = checkout.planned()
+    assert wanted["measure"] == 2
+    snakefile = [] if target == "default" else ["--snakefile", "workflow/Snakefile"]
+    shown = checkout.run("--dry-run", *snakefile, *([target] if target == "default" else ["all"]))
+    assert {rule: f"{count}" for rule, count in wanted.items()}.items() <= dict(
+        re.findall(r"^(\w+) +(\d+)$", shown.split("Job stats:")[-1], flags=re.MULTILINE)
+    ).items()
+
+
+def test_a_run_that_does_not_say_where_says_what_to_type(checkout: Checkout) -> None:
+    command = [sys.executable, "-m", "snakemake"]
+    done = subprocess.run(command, cwd=checkout.path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "snakemake --profile local" in done.stderr
+    assert "Traceback" not in done.stderr
+    dry = subprocess.run([*command, "--dry-run"], cwd=checkout.path, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+
+
+def test_a_line_in_the_table_of_models_is_measured_or_said_to_be_left_out(checkout: Checkout) -> None:
+    table = checkout.path / "config/mine.tsv"
+    lines = (checkout.path / "config/models.tsv").read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line for line in lines if line.startswith(("opt-1.3b", "llama-3.2-1b")))]))
+    checkout.configure(models="config/mine.tsv", select=None)
+    assert "measure" not in checkout.planned()
+    with table.open("a") as file:
+        file.write("\nnew\t../resources/architectures/qwen2-1.5b.json\tbfloat16\n")
+    assert checkout.planned()["measure"] == 3
+    checkout.configure(models="config/mine.tsv")
+    said = checkout.run("--dry-run")
+    assert "Not measured, because `select` does not name them: new of config/mine.tsv" in said
