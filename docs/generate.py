@@ -35,20 +35,20 @@ def _configuration() -> str:
         "# Configuration",
         NOTE,
         "A campaign is one YAML file (`config/config.yaml`, or another with `--configfile`) and one table of models. "
-        "Keys that are not listed here are refused, with the nearest that is.",
+        "An unknown key is refused with the nearest known one.",
         "## The campaign",
         _table(Config),
         "## `engine`",
         _table(EngineConfig),
         "## `protocol`",
-        "How a cell is measured. Every number has its source in `workflow/sweetspot/measure/protocol.py`. A changed "
-        "number measures again; raise `version` when the meaning of the procedure changes.",
+        "How a cell is measured. `workflow/sweetspot/measure/protocol.py` gives the source of every number. If a "
+        "number changes, its cells are measured again; raise `version` if the meaning of the procedure changes.",
         _protocol(),
         "## The table of models",
-        "Tab-separated, one line a model. `architecture` points at a publisher's `config.json`; "
-        "`resources/architectures/` holds those of 13 models.",
+        "Tab-separated, one line per model. `architecture` points at the publisher's `config.json`; "
+        "`resources/architectures/` holds the files of 13 models.",
         _table(ModelRow),
-        "To add a model: download its `config.json`, add a line to the table, run the same command again. Only that "
+        "To add a model, download its `config.json`, add a line to the table and run the same command again. Only that "
         "model is measured.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -123,7 +123,7 @@ class Model:
         return total
 
     def attended(self, token: int, window: int | None) -> list[int]:
-        """The positions (from 1) that a token attends in a layer, itself included."""
+        """The positions (from 1) that a token attends to in a layer, itself included."""
         return [p for p in range(1, token + 1) if window is None or p > token - window]
 
     def flops(self, tokens: range, emitted: int) -> int:
@@ -139,7 +139,7 @@ class Model:
         return total + emitted * 2 * self.head[0] * self.head[1]
 
     def cached(self, tokens: int) -> int:
-        """Elements in the KV cache of a request of that many tokens: what the next token may still attend."""
+        """Elements in the KV cache of a request of that many tokens: those the next token may still attend to."""
         return sum(2 * self.kv_heads * self.head_size * len(self.attended(tokens, w)) for w in self.windows)
 
     def bytes_moved(self, n: int, m: int, batch: int, size: int) -> int:
@@ -200,7 +200,7 @@ def test_published_facts(name: str, facts: tuple[str, int, int | None, int]) -> 
 
 
 def test_known_kv_cache_sizes() -> None:
-    """KiB a token in 16 bits, as widely published."""
+    """KiB per token in 16 bits, as widely published."""
     sizes = {file.stem: load(file).kv_bytes_per_token(2) for file in FILES}
     assert [sizes[name] / 1024 for name in ("llama-3.1-8b", "falcon-7b", "opt-6.7b")] == [128, 8, 512]
 
@@ -383,13 +383,13 @@ def test_broken_json_says_so(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [[GQA], 3, "text", None])
-def test_json_that_is_no_object_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(SweetspotError, match="holds no JSON object"):
+def test_json_that_is_not_an_object_is_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(SweetspotError, match="is not a JSON object"):
         load(write(tmp_path / "list.json", content))
 
 
 def test_needs_the_standard_library_only() -> None:
-    """It runs inside an engine's environment, where the analysis packages are absent."""
+    """The module runs in an engine's environment, where the analysis packages are absent."""
     code = (
         "import sys; before = set(sys.modules); import sweetspot.architecture; "
         "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"

@@ -1,4 +1,4 @@
-"""The rules of the house: imports point one way, what runs beside an engine needs no packages, files stay small."""
+"""Rules of the library: imports point one way, wings that run beside an engine need no packages, files stay short."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from sweetspot import __doc__ as written
 
 PACKAGE = Path(__file__).resolve().parents[1] / "workflow/sweetspot"
 BASE = ("errors", "files", "gpus", "architecture", "memory")
-MAY_IMPORT = {  # each wing, and those beneath it; every wing may import the base and itself
+MAY_IMPORT = {  # the wings that each may import, besides the base and itself
     "base": (),
     "sensors": (),
     "engines": ("sensors",),
@@ -28,32 +28,33 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.
 
 
 def wing(module: list[str]) -> str:
-    """The wing of a module of the package, given by its path below it; the package itself is of the base."""
+    """The wing of a module, given by its path in the package; the package itself belongs to the base."""
     return module[0] if module and module[0] in MAY_IMPORT else "base"
 
 
-def imports(tree: ast.AST, path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, and every name that may be one."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def imports(node: ast.AST, functions: bool = True) -> Iterator[str]:
+    """Every imported module, or name that may be a module, below a node; inside functions only if `functions`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert not child.level, "imports are absolute"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif functions or not isinstance(child, ast.FunctionDef):
+            yield from imports(child, functions)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_point_one_way(path: Path) -> None:
     tree, own = ast.parse(path.read_text()), wing(list(path.relative_to(PACKAGE).parts))
-    for name in imports(tree, path):
+    for name in imports(tree):
         package, *module = name.split(".")
         if package == "sweetspot":
             target = wing(module)
             assert target in ("base", own, *MAY_IMPORT[own]), f"{own} may not import {target} ({name})"
     if own in BESIDE_AN_ENGINE:
-        for statement in (node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)):
-            for name in imports(ast.Module([statement], []), path):
-                assert name.split(".")[0] in {"sweetspot", *sys.stdlib_module_names}, f"{name} at the top of the file"
+        for name in imports(tree, functions=False):
+            assert name.split(".")[0] in {"sweetspot", *sys.stdlib_module_names}, f"{name} outside functions"
 
 
 def test_every_wing_says_what_it_is() -> None:

@@ -64,7 +64,7 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     cell = {"model": "m", "batch": 1, "input_tokens": 8, "output_tokens": 8, "energy_j": 1.0, "source": "measured"}
     block.write_text(json.dumps({**cell, "reasons": "", "flags": "", "session": "A", "raw": "raw/m/x.gz"}) + "\n")
     assert main(["dataset", str(tmp_path), str(tmp_path)]) == 1
-    assert "there already" in capsys.readouterr().err
+    assert ": exists; choose a new name" in capsys.readouterr().err
     assert main(["dataset", str(tmp_path), str(tmp_path / "new")]) == 1
     assert "raw/m/x.gz" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -135,8 +135,8 @@ def test_a_whole_grid_ends_the_loop_whatever_its_accuracy(campaign: Any, tmp_pat
     [
         (None, ["cells.csv", "sweetspot design"]),
         ("model,batch\nopt-1.3b,1\n", ["input_tokens, output_tokens missing"]),
-        ("model,batch,input_tokens,output_tokens\nopt-1.3b,1,64,x\n", ["line 2", "whole numbers"]),
-        ("model,batch,input_tokens,output_tokens\nopt-1.3b,0,64,64\n", ["line 2", "at least 1"]),
+        ("model,batch,input_tokens,output_tokens\nopt-1.3b,1,64,x\n", ["row 1: output_tokens is x", "whole number"]),
+        ("model,batch,input_tokens,output_tokens\nopt-1.3b,0,64,64\n", ["row 1: batch is 0", "at least 1"]),
         ("model,batch,input_tokens,output_tokens\nother,1,64,64\n", ["'other' is not among"]),
     ],
 )

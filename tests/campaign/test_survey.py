@@ -38,7 +38,7 @@ def test_done_and_left_add_up_and_the_estimate_holds(checkout: Checkout) -> None
     text = shown(checkout)
     assert "done:  0 cells, 0 GPU h, 0 J" in text
     left = text.split("left:  36 cells in 6 jobs, about ")[1].splitlines()[0]
-    assert left.endswith("(as the simulator has it)")
+    assert left.endswith("(by the simulator)")
     assert costs(left) == pytest.approx((hours, joules), rel=0.25), "before anything is measured"
 
 
@@ -47,7 +47,7 @@ def test_what_cells_took_corrects_the_estimate(checkout: Checkout) -> None:
     text = shown(checkout)
     assert "done:  36 cells, " in text
     assert "left:  12 cells in 2 jobs, about " in text
-    assert re.search(r"times \d\.\d\d, which the measured cells took\)", text)
+    assert re.search(r"times \d\.\d\d, as for the measured cells\)", text)
     assert re.search(r"longest job: \S+ batch 64 grid-\w{8}, about [\d.]+ h", text)
     headline = next(line for line in checkout.run("--dry-run").splitlines() if line.startswith("To measure: "))
     assert headline.startswith("To measure: 12 cells in 2 jobs, about ")
@@ -86,8 +86,8 @@ def test_failures_have_their_reasons(checkout: Checkout) -> None:
 
 def test_skipped_cells_have_their_reasons(tmp_path: Path) -> None:
     text = as_text(survey(campaign(tmp_path, ["opt-1.3b float16"])))
-    assert "4 of 1 models in 1 batches; 3 to run in 1 jobs, 1 skipped" in text
-    assert "1 cells of opt-1.3b: positions: " in text
+    assert "4 of 1 model in 1 batch; 3 to run in 1 job, 1 skipped" in text
+    assert "1 cell of opt-1.3b: positions: input + output tokens exceed the model's 2048 positions" in text
     assert "SIMULATED" not in text.splitlines()[0]
 
 
@@ -95,7 +95,7 @@ def test_given_rows_leave_nothing_to_measure(checkout: Checkout) -> None:
     rows = checkout.path / "rows.parquet"
     rows.write_bytes((checkout.out / "measurements.parquet").read_bytes())
     checkout.configure(campaign="given", rows="rows.parquet")
-    assert shown(checkout) == "campaign given: rows are those of rows.parquet; nothing is measured\n"
+    assert shown(checkout) == "campaign given: rows come from rows.parquet; nothing is measured\n"
     assert "To measure" not in checkout.run("--dry-run")
 
 

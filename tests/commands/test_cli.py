@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from energies import energy
+from sweetspot.commands.main import main
 from sweetspot.fit.heldout import SCHEMES
 from sweetspot.predict.laws import LAWS
 
@@ -68,13 +69,21 @@ def test_fit_then_predict(table: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_one_message(table: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
-    done = sweetspot(*(argument.format(table=table, tmp=tmp_path) for argument in arguments))
+def test_a_mistake_is_one_message(
+    table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]
+) -> None:
+    assert main([argument.format(table=table, tmp=tmp_path) for argument in arguments]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("sweetspot: error: ")
+    for part in parts:
+        assert part in said
+
+
+def test_a_mistake_ends_the_command_without_a_traceback(table: Path, tmp_path: Path) -> None:
+    done = sweetspot("fit", table, "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("sweetspot: error: ")
     assert "Traceback" not in done.stderr
-    for part in parts:
-        assert part in done.stderr
 
 
 def test_help_names_the_columns_and_an_example() -> None:

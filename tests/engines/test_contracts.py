@@ -1,6 +1,6 @@
-"""What helpers/api says of vLLM and TensorRT-LLM, held against the real packages. Run it where they are installed:
+"""Checks what helpers/api records about vLLM and TensorRT-LLM against the installed packages:
 
-PYTHON_OF_THE_ENGINE -m pytest -m contract tests/engines/test_contracts.py
+PYTHON_OF_THE_ENGINE -m pytest --noconftest -m contract tests/engines/test_contracts.py
 """
 
 import importlib
@@ -64,7 +64,7 @@ def test_arguments_and_defaults_are_the_real_ones(package: str, name: str) -> No
 
 
 @pytest.mark.parametrize(("package", "name"), cases("methods"))
-def test_methods_take_what_they_are_given(package: str, name: str) -> None:
+def test_methods_accept_the_recorded_arguments(package: str, name: str) -> None:
     version = installed(package).__version__
     if "_tensorrt_engine" in name and not version.startswith("1.2"):
         pytest.skip(f"NOT CHECKED: TensorRT-LLM {version} has no TensorRT engines")
@@ -84,7 +84,7 @@ MODELS = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_vllm_takes_every_model_and_all_that_it_is_asked(model: str, tmp_path: Path) -> None:
+def test_vllm_accepts_every_model_and_its_arguments(model: str, tmp_path: Path) -> None:
     """As far as vLLM goes without a GPU: the registry, its own arguments, and reading the config.json."""
     package = installed("vllm")
     path = ARCHITECTURES / f"{model}.json"

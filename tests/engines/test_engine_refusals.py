@@ -1,4 +1,4 @@
-"""What the adapters of vLLM and TensorRT-LLM refuse, and how they say that memory is short."""
+"""What the adapters of vLLM and TensorRT-LLM refuse, and how they report a shortage of memory."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ def test_a_checkpoint_is_loaded_from_its_directory(name: str, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("model", "weights", "longest", "message"),
     [
-        ("llama-3.2-1b", False, 0, "no weights in it"),
-        ("llama-3.2-3b", True, 0, "another model than llama-3.2-1b"),
+        ("llama-3.2-1b", False, 0, "has no weights"),
+        ("llama-3.2-3b", True, 0, "a different model from llama-3.2-1b"),
         ("llama-3.2-1b", True, 200_000, "200000 tokens exceed its 131072 positions; set positions to skip"),
     ],
 )
@@ -61,17 +61,17 @@ def test_a_checkpoint_that_cannot_serve_is_refused(
     wanted = spec(name, weights="checkpoint", checkpoint=place, max_total_tokens=longest)
     with pytest.raises(SweetspotError, match=message):
         engines.build(wanted, tmp_path / "engine")
-    with pytest.raises(SweetspotError, match=r"no config\.json in it"):
+    with pytest.raises(SweetspotError, match=r"has no config\.json"):
         engines.build(replace(wanted, checkpoint=str(tmp_path / "nowhere")), tmp_path / "engine")
     assert package.models == [], "refused before anything is loaded"
 
 
-def test_a_checkpoint_of_which_shards_are_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_checkpoint_with_missing_shards_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     standins.of(monkeypatch, "vllm")
     place = Path(checkpoint(tmp_path / "weights", weights=False))
     wanted = spec("vllm", weights="checkpoint", checkpoint=str(place))
     (place / "training_args.bin").write_bytes(b"no weights")
-    with pytest.raises(SweetspotError, match="no weights in it"):
+    with pytest.raises(SweetspotError, match="has no weights"):
         engines.build(wanted, tmp_path / "engine")
     (place / "model-1.safetensors").write_bytes(b"weights")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
@@ -87,9 +87,9 @@ REFUSED: dict[str, tuple[engines.EngineSpec, dict[str, Any], str]] = {
     "engines after their end": (
         spec("trt-engine"),
         {"version": "1.3.0rc22"},
-        r"needs TensorRT-LLM >=1.2,<1.3, and 1.3",
+        r"needs TensorRT-LLM >=1.2,<1.3, but 1.3",
     ),
-    "old TensorRT-LLM": (spec("trt-pytorch"), {"version": "1.1.0"}, "needs TensorRT-LLM >=1.2, and 1.1.0"),
+    "old TensorRT-LLM": (spec("trt-pytorch"), {"version": "1.1.0"}, "needs TensorRT-LLM >=1.2, but 1.1.0"),
     "OPT in PyTorch": (
         spec("trt-pytorch", "opt-1.3b"),
         {},
@@ -131,10 +131,10 @@ def test_a_missing_package_is_one_clear_message(name: str, monkeypatch: pytest.M
         engines.build(spec(name), tmp_path)
 
 
-def test_the_empty_package_of_the_public_index_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_empty_package_of_the_public_index_is_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = standins.tensorrt_llm(monkeypatch)
     del package.package.LLM
-    with pytest.raises(SweetspotError, match="empty stand-in of the public index"):
+    with pytest.raises(SweetspotError, match="empty placeholder of the public index"):
         engines.build(spec("trt-pytorch"), tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_an_engine_of_another_version_is_built_again(monkeypatch: pytest.MonkeyP
     engines.build(spec("trt-engine"), tmp_path)
     engines_of.package.__version__ = "1.2.2"
     with pytest.raises(
-        SweetspotError, match=r"built by version 1.2.1 of trt-engine, and 1.2.2 is installed; delete it"
+        SweetspotError, match=r"built by version 1.2.1 of trt-engine, but 1.2.2 is installed; delete it"
     ):
         engines.open_device(spec("trt-engine"), tmp_path)
     engines_of.package.__version__ = "1.2.1"
@@ -171,7 +171,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("errors", SHORTAGES)
-def test_out_of_memory_is_told_from_other_failures(
+def test_out_of_memory_is_distinguished_from_other_failures(
     name: str, errors: tuple[Exception, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package = standins.of(monkeypatch, name)
@@ -201,6 +201,6 @@ def test_a_kv_cache_of_unknown_size_is_refused(monkeypatch: pytest.MonkeyPatch, 
     package = standins.tensorrt_llm(monkeypatch)
     package.package.LLM.get_stats = lambda llm, timeout=2: [{"iter": 1}]
     engines.build(spec("trt-pytorch"), tmp_path)
-    with pytest.raises(SweetspotError, match="does not tell the size of its KV cache"):
+    with pytest.raises(SweetspotError, match="does not report the size of its KV cache"):
         engines.open_device(spec("trt-pytorch"), tmp_path)
     assert package.closed == 1

@@ -1,4 +1,4 @@
-"""The adapters of vLLM and TensorRT-LLM, driven through strict stand-ins: what they ask of the real packages."""
+"""The adapters of vLLM and TensorRT-LLM, driven through strict stand-ins: how they call the real packages."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from sweetspot.measure.visit import unmeasured_cell
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_batch_runs_at_exact_lengths_with_ids_of_its_own(
+def test_a_batch_runs_at_exact_lengths_with_new_prompts(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package = standins.of(monkeypatch, name)
@@ -29,8 +29,8 @@ def test_a_batch_runs_at_exact_lengths_with_ids_of_its_own(
     prompts = [tuple(ids) for batch, _ in package.batches for ids in batch]
     assert len(prompts) == 16
     assert {len(ids) for ids in prompts} == {512}
-    assert len(set(prompts)) == 16, "another prompt for every request of every run"
-    assert len({ids[:16] for ids in prompts}) == 16, "not even a first block in common"
+    assert len(set(prompts)) == 16, "a different prompt for every request of every run"
+    assert len({ids[:16] for ids in prompts}) == 16, "not even the first block is shared"
     assert all(0 <= token < 128256 for ids in prompts for token in ids)
     assert len({token for ids in prompts for token in ids}) > 1000
     for _, sampling in package.batches:
@@ -62,11 +62,11 @@ def test_a_reply_of_another_length_is_refused(
     package = standins.of(monkeypatch, name)
     engine = opened(spec(name), tmp_path)
     package.reply_tokens = lambda wanted: given
-    with pytest.raises(SweetspotError, match=f"{name} returned 8 replies of {given} tokens where 8 of 256"):
+    with pytest.raises(SweetspotError, match=f"{name} returned 8 replies of {given} tokens instead of 8 of 256"):
         engine.run(512, 256)
 
 
-def test_vllm_loads_random_weights_from_a_config_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_vllm_loads_random_weights_from_only_a_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = standins.vllm(monkeypatch)
     wanted = spec("vllm", "opt-1.3b", max_total_tokens=700)
     engine = opened(wanted, tmp_path)
@@ -103,8 +103,8 @@ def test_code_that_a_config_points_at_is_never_run(name: str, monkeypatch: pytes
     assert not any(arguments.get("trust_remote_code", False) for _, arguments in package.made)
 
 
-def test_vllm_sends_what_does_not_fit_in_waves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """768 tokens are 48 blocks of 16: 3 requests in 144 blocks, one more is vLLM's own."""
+def test_vllm_runs_a_batch_that_does_not_fit_in_waves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """768 tokens are 48 blocks of 16: 3 requests in 144 blocks, plus one block of vLLM's own."""
     package = standins.vllm(monkeypatch, blocks=145)
     engine = opened(spec("vllm"), tmp_path)
     assert engine.run(512, 256) == engines.BatchRun(3, 3)
@@ -113,7 +113,7 @@ def test_vllm_sends_what_does_not_fit_in_waves(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_sliding_window_takes_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """48 blocks for the full layers, 48 for the sliding ones and one as a window may start amid a block."""
+    """48 blocks for the full layers, 48 for the sliding ones, and one since a window may start inside a block."""
     standins.vllm(monkeypatch, blocks=1 + 2 * 97, windows=(4096, None))
     engine = opened(spec("vllm", "gemma-2-2b"), tmp_path)
     assert engine.run(512, 256).in_flight == 2
@@ -122,7 +122,7 @@ def test_a_sliding_window_takes_blocks_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["trt-engine", "trt-pytorch"])
-def test_tensorrt_llm_is_given_as_much_as_its_own_blocks_hold(
+def test_tensorrt_llm_gets_as_many_requests_as_its_blocks_hold(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """768 tokens are 24 blocks of 32: 3 requests in 95 blocks."""
@@ -207,7 +207,7 @@ def test_cuda_graphs_can_be_left_out_of_the_same_engine(
 
 
 @pytest.mark.parametrize("name", ["trt-engine", "trt-pytorch"])
-def test_static_batches_are_asked_of_the_scheduler(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_static_batches_are_set_in_the_scheduler(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = standins.tensorrt_llm(monkeypatch)
     wanted = spec(name, in_flight_batching=False)
     opened(wanted, tmp_path)
@@ -216,7 +216,7 @@ def test_static_batches_are_asked_of_the_scheduler(name: str, monkeypatch: pytes
     assert row["flags"] == "random_weights;static_batches"
 
 
-def test_prompts_longer_than_a_pass_are_allowed_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_prompts_longer_than_a_pass_are_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = standins.tensorrt_llm(monkeypatch)
     opened(spec("trt-engine", max_input_tokens=10_000), tmp_path)
     assert package.last("tensorrt_llm.llmapi.BuildConfig")["max_num_tokens"] == 10_000
@@ -231,7 +231,7 @@ def test_positions_are_extended_on_random_weights(name: str, monkeypatch: pytest
 
 
 class Parameter:
-    """A parameter of a model, as far as it is initialised."""
+    """The part of a model parameter that initialisation uses."""
 
     def __init__(self, dimensions: int) -> None:
         self.data, self.content, self._dimensions = self, ("as loaded", 0.0), dimensions

@@ -108,7 +108,7 @@ def describe(stub: Stub) -> dict[str, Any]:
 
 def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
     nvml._HOST_PROCESSES = "pid:[1]"
-    nvml._FOUND_EMPTY.clear()
+    nvml._FOUND_IDLE.clear()
     try:
         sensor = nvml.open_sensor()
         stub.set("process 4194304", f"process {os.getppid()}")

@@ -48,7 +48,7 @@ def results(
             for n in lengths:
                 for m in lengths:
                     fits = n + m <= (2048 if model.startswith(("opt", "falcon")) else 4096 * 4)
-                    reason = "" if fits else f"positions: {n} + {m} tokens exceed the model's 2048 positions"
+                    reason = "" if fits else "positions: input + output tokens exceed the model's 2048 positions"
                     flags = "power_capped" if batch > 32 and n >= 1024 else ""
                     cell = {"model": model, "batch": batch, "input_tokens": n, "output_tokens": m}
                     plan.append({**cell, "status": "run" if fits else "skipped", "reason": reason, "flags": flags})

@@ -38,7 +38,7 @@ def test_every_visit_leaves_its_raw_samples(place: Path) -> None:
 
 
 def test_a_whole_campaign_can_be_judged_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also one with an invalid row; a file cut short is one message and leaves every row as it is."""
+    """A file that is cut short is one message and leaves every row unchanged."""
     rows = measure(place, job([(64, 64), (128, 64)]))
     assert main(["raw", str(place)]) == 0
     file = place / rows[0]["raw"]
@@ -49,7 +49,7 @@ def test_a_whole_campaign_can_be_judged_again(place: Path, capsys: pytest.Captur
         out, err = capsys.readouterr()
         assert err.splitlines() == [
             f"error: {file}: raw samples are cut short or damaged; copy the file again. The rows "
-            "made of them stay as they are"
+            "made from them are unaffected"
         ]
         assert f"{len(rows)} rows" in out
     file.unlink()
@@ -68,7 +68,7 @@ def test_a_row_that_was_tampered_with_is_found(place: Path, capsys: pytest.Captu
     assert "repetition 1: energy_j is" in capsys.readouterr().err
 
 
-def test_raw_samples_are_written_before_the_journal_says_so(
+def test_raw_samples_are_written_before_the_journal(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(path: Path, data: object) -> None:
@@ -78,12 +78,12 @@ def test_raw_samples_are_written_before_the_journal_says_so(
         patch.setattr(raw, "write_atomically", full)
         with pytest.raises(AssertionError):  # the exit status
             measure(place, job([(64, 64)]))
-    assert "No space left on device; make room and run again" in capsys.readouterr().err
+    assert "No space left on device; free some space and run again" in capsys.readouterr().err
     assert visits(place) == []
 
 
 def drifting(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """After a quarter of an hour every run draws more by `factor`."""
+    """After a quarter of an hour, multiply the energy of every run by `factor`."""
     run = SimulatedGpu.run
     monkeypatch.setattr(
         SimulatedGpu,
@@ -103,22 +103,22 @@ def test_an_anchor_is_measured_again_every_so_often(place: Path) -> None:
     made = visits(place)
     at = [index for index, visit in enumerate(made) if visit[2] is None]
     assert at == [0, 6, 12, 18, 24, 29], "before the first, after every fifth, after the last"
-    assert {made[index][:2] for index in at} == {(128, 256)}, "one cell, amid the lengths"
+    assert {made[index][:2] for index in at} == {(128, 256)}, "one cell, in the middle of the lengths"
     anchors = [row for row in rows if row["anchor"]]
     assert len(anchors) == 6
     assert all(row["valid"] and (row["input_tokens"], row["output_tokens"]) == (128, 256) for row in anchors)
     numbers = [row["repetition"] for row in rows if (row["input_tokens"], row["output_tokens"]) == (128, 256)]
-    assert numbers == list(range(len(numbers))), "each row of a cell has a number of its own"
+    assert numbers == list(range(len(numbers))), "each row of a cell has its own number"
     assert all(row["uncertainty_drift"] < 0.02 and "drifted" not in row["flags"] for row in rows)
     assert all(row["idle_after_w"] > row["idle_w"] > 100 for row in rows), "it idles warmer afterwards"
 
 
-def test_drift_flags_what_was_measured_meanwhile(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_flags_the_rows_measured_in_between(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drifting(monkeypatch, 1.08)
     rows = measure(place, job(GRID, protocol=asdict(Protocol(anchor_every=5))))
     drifted = [row for row in rows if "drifted" in row["flags"].split(";")]
     assert 0 < len(drifted) < len(rows)
-    assert all(row["valid"] for row in drifted), "flagged, not thrown away"
+    assert all(row["valid"] for row in drifted), "flagged but kept"
     for row in rows:
         assert (row in drifted) == (row["uncertainty_drift"] > 0.02)
         parts = [row[f"uncertainty_{cause}"] for cause in ("gain", "counter_step", "tail", "replicates", "drift")]
@@ -128,7 +128,7 @@ def test_drift_flags_what_was_measured_meanwhile(place: Path, monkeypatch: pytes
 
 
 def test_a_session_at_another_level_is_flagged() -> None:
-    """Each session is steady, and the anchor is not what it was in the others."""
+    """Each session is steady, but its anchor differs from that of the others."""
 
     def row(number: int, energy_j: float) -> dict[str, Any]:
         parts = dict.fromkeys(("uncertainty_gain", "uncertainty_counter_step", "uncertainty_tail"), 0.01)
@@ -147,14 +147,14 @@ def test_a_session_at_another_level_is_flagged() -> None:
     assert [row["uncertainty_drift"] for row in finished] == pytest.approx([0.5 / 100.5, 0.0, 2.5 / 100.5])
 
 
-def test_a_few_cells_cost_no_anchor(place: Path) -> None:
+def test_a_few_cells_need_no_anchor(place: Path) -> None:
     rows = measure(place, job([(64, 64), (128, 64)]))
     assert all(visit is not None for _, _, visit in visits(place))
     assert {row["uncertainty_drift"] for row in rows} == {None}
     assert all(row["uncertainty_total"] > 0.05 for row in rows)
 
 
-def test_the_budget_knows_how_well_repetitions_agree(place: Path) -> None:
+def test_the_budget_includes_how_well_repetitions_agree(place: Path) -> None:
     rows = measure(place, job([(64, 64)], protocol=asdict(Protocol(stop_interval=0.0))))
     energies = [row["energy_j"] for row in rows]
     assert len(energies) == 5
@@ -165,7 +165,7 @@ def test_the_budget_knows_how_well_repetitions_agree(place: Path) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *windows: int) -> None:
-    """Let the counter stand still in these windows of work, counted from 1."""
+    """Stop the counter in these windows of work, counted from 1."""
     worked, window = [], Meter.window
 
     def failed(meter: Meter, work: Any) -> Any:
@@ -192,7 +192,7 @@ def test_an_invalid_row_is_kept_and_measured_again(place: Path, monkeypatch: pyt
     assert rows[1]["energy_instant_j"] > 0
 
 
-def test_a_visit_without_a_valid_row_is_tried_again_by_so_many_later_runs(
+def test_a_visit_without_a_valid_row_is_tried_again_in_as_many_later_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = job([(64, 64)], protocol=asdict(Protocol(retries=1)))
@@ -220,8 +220,8 @@ def test_another_machine_is_a_warning(
     measure(place, job([(64, 64), (128, 64)]))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
-        "warning: not the machine of the last session: driver_version: simulated -> 590.1",
-        "warning: not the machine of the last session: power_limit_w: 700.0 -> 500.0",
+        "warning: the machine changed since the last session: driver_version: simulated -> 590.1",
+        "warning: the machine changed since the last session: power_limit_w: 700.0 -> 500.0",
     ]
     machines = [record["machine"] for record in records(place) if "machine" in record]
     assert [machine["power_limit_w"] for machine in machines] == [700.0, 500.0]

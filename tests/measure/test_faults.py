@@ -35,8 +35,8 @@ def test_a_killed_run_is_continued(slow: Checkout) -> None:
         file.write(b'{"key": "half a li')
     shown = faults.plan(slow)
     assert f"done:  {made} cells, " in shown
-    assert f"left:  {CELLS - made} cells in 1 jobs, about " in shown
-    assert "opt-1.3b batch 8 grid-" in shown.split("begun and not done")[1]
+    assert f"left:  {CELLS - made} cells in 1 job, about " in shown
+    assert "opt-1.3b batch 8 grid-" in shown.split("started but not done")[1]
     assert "running" not in shown
     assert "--unlock" in slow.snakemake().stderr, "a killed run leaves its lock, and the way out is in the message"
     slow.run("--unlock")
@@ -56,7 +56,7 @@ def test_jobs_that_outlive_their_run_and_those_of_the_next_do_not_measure_the_sa
         run.wait()
         os.kill(job, signal.SIGSTOP)  # it is alive for as long as this test needs it
         assert "opt-1.3b batch 8 grid-" in faults.plan(slow).split("running; the last line")[1]
-        assert "begun and not done" not in faults.plan(slow)
+        assert "started but not done" not in faults.plan(slow)
         slow.run("--unlock")
         with running(slow, *COLLECT) as second:
             wait_for("the second job to wait", lambda: "waiting for another job" in faults.logged(slow))
@@ -115,7 +115,7 @@ def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout, 
         kept.rename(place)
     assert done.returncode != 0
     assert f"error: cannot write to results/faulty: {why}" in done.stdout + done.stderr
-    assert "make room and run again: finished cells are kept" in done.stdout + done.stderr
+    assert "free some space and run again: finished cells are kept" in done.stdout + done.stderr
     (journal,) = faults.out(slow).glob("journal/*/*/*.jsonl")
     *_, half = journal.read_bytes().splitlines(keepends=True)
     assert not half.endswith(b"\n"), "the last row is half a row"
@@ -126,19 +126,24 @@ def test_a_full_disk_loses_the_row_that_it_refused_and_no_other(slow: Checkout, 
     assert_whole(slow, 1)
 
 
-@pytest.mark.parametrize("cut", ["to nothing", "in the middle", "in the last line", "between two lines"])
-def test_a_result_cut_short_is_made_again_from_the_journal(checkout: Checkout, cut: str) -> None:
+def test_results_cut_short_are_made_again_from_the_journal(checkout: Checkout) -> None:
+    """Four blocks: cut to nothing, in the middle, in the last line and between two lines; the others are whole."""
     before = sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl"))
-    block = next(checkout.out.glob("measurements/opt-1.3b/bs8/*.jsonl"))
-    whole = block.read_bytes()
-    last = whole.rindex(b"\n", 0, -1) + 1
-    size = {"to nothing": 0, "in the middle": 5000, "in the last line": last + 40, "between two lines": last}[cut]
-    block.write_bytes(whole[:size])
-    failed = checkout.snakemake("--until", "collect")
+    blocks = {path: path.read_bytes() for path in sorted(checkout.out.glob("measurements/*/*/*.jsonl"))}
+    assert len(blocks) == 2 * 3
+    cut = list(blocks)[:4]
+    last = [blocks[path].rindex(b"\n", 0, -1) + 1 for path in cut]
+    for path, size in zip(cut, (0, 5000, last[2] + 40, last[3]), strict=True):
+        path.write_bytes(blocks[path][:size])
+    failed = checkout.snakemake(*COLLECT)
     assert failed.returncode != 0
-    assert f"{block.relative_to(checkout.path)}; set aside as .damaged" in failed.stdout + failed.stderr
-    checkout.run("--until", "collect")
-    assert block.read_bytes() == whole
+    said = failed.stdout + failed.stderr
+    assert "Traceback" not in said
+    for path in cut:
+        assert str(path.relative_to(checkout.path)) in said.split("cut short or damaged: ")[1].split("; renamed")[0]
+    assert sorted(checkout.out.glob("measurements/*/*/*.damaged")) == [path.with_suffix(".damaged") for path in cut]
+    checkout.run(*COLLECT)
+    assert {path: path.read_bytes() for path in blocks} == blocks
     assert sorted(path.read_bytes() for path in checkout.out.glob("journal/*/*/*.jsonl")) == before
 
 
@@ -151,7 +156,7 @@ def test_a_table_cut_short_says_how_to_have_it_made_again(checkout: Checkout, na
     assert failed.returncode != 0
     said = failed.stdout + failed.stderr
     assert f"error: results/tiny/{name}: " in said
-    assert "remove it and run again" in said
+    assert "delete it and run again" in said
     assert "Traceback" not in said
     made.unlink()
     planned = checkout.planned()
@@ -166,7 +171,7 @@ def test_a_journal_cut_short_costs_the_cell_it_was_cut_in(checkout: Checkout) ->
     lines = journal.read_text().splitlines()
     last = max(index for index, line in enumerate(lines) if json.loads(line).get("visit") is not None)
     journal.write_text("\n".join([*lines[:last], lines[last][:300]]))
-    assert "To measure: 1 cells in 1 jobs" in checkout.run("--dry-run")
+    assert "To measure: 1 cell in 1 job," in checkout.run("--dry-run")
     checkout.run(*COLLECT)
     after = journal.read_text().splitlines()
     assert after[: last + 1] == [*lines[:last], lines[last][:300]]

@@ -1,4 +1,4 @@
-"""The probe under a load, on the simulated board: it must find out what that board is known to be."""
+"""The probe under load, on the simulated board: it must find that board's known properties."""
 
 from typing import Any
 
@@ -57,25 +57,25 @@ def test_a_good_board() -> None:
     assert record["protocol"]["poll_s"] == pytest.approx(0.05, abs=0.002)
     assert record["protocol"]["sensor_s"] == pytest.approx(1.0, abs=0.4)
     assert [wave["period_s"] for wave in load["waves"]] == [0.01, 0.03, 0.07, 0.13]
-    assert "sees all of the time" in probe.as_text(record)
+    assert "the counter integrates continuously" in probe.as_text(record)
 
 
-def test_a_counter_that_looks_now_and_then_is_found_out() -> None:
+def test_a_counter_that_samples_only_part_of_the_time_is_detected() -> None:
     bench = Bench()
     bench.sensor = Glimpses(bench)
     record = probed(bench)
     assert record["load"]["counter_sees_all"] is False
-    assert "does NOT see" in probe.as_text(record)
+    assert "does NOT integrate" in probe.as_text(record)
 
 
-def test_what_stands_not_still_gives_no_verdict() -> None:
-    """Sensors that follow the power at once depend on no phase, so nothing was tried."""
+def test_a_wave_out_of_step_with_the_sensors_gives_no_verdict() -> None:
+    """If no sensor depends on the phase, the test could not have caught a counter that misses time."""
     bench = Bench()
     bench.sensor.power_instant_w = bench.sensor.power_average_w
     assert probed(bench)["load"]["counter_sees_all"] is None
 
 
-def test_a_frozen_board_gives_no_numbers_of_its_own() -> None:
+def test_a_frozen_board_leaves_the_default_numbers() -> None:
     bench = Bench()
     bench.sensor.energy_mj = lambda: 42
     record = probed(bench)

@@ -1,4 +1,4 @@
-"""One measuring job: what it measures, what it keeps, and what it never measures twice."""
+"""One measuring job: what it measures, keeps, and never measures twice."""
 
 import json
 from dataclasses import asdict
@@ -50,13 +50,13 @@ def test_a_finished_cell_is_never_measured_again(place: Path) -> None:
         {"protocol": asdict(Protocol(window_s=11.0))},
     ],
 )
-def test_what_a_cell_depends_on_measures_it_again(place: Path, change: dict[str, object]) -> None:
+def test_a_change_in_what_a_cell_depends_on_measures_it_again(place: Path, change: dict[str, object]) -> None:
     measure(place, job([(64, 64)]))
     measure(place, job([(64, 64)], **change))
     assert visits(place) == [(64, 64, 0), (64, 64, 1)] * 2
 
 
-def test_a_half_line_is_no_cell_and_spoils_no_other(place: Path) -> None:
+def test_a_partial_line_is_skipped_and_spoils_no_other(place: Path) -> None:
     measure(place, job([(64, 64), (128, 64)]))
     path = Place(place, "opt", 4, "grid").journal
     whole = path.read_bytes().splitlines(keepends=True)
@@ -67,11 +67,11 @@ def test_a_half_line_is_no_cell_and_spoils_no_other(place: Path) -> None:
     assert len({row["input_tokens"] for row in rows}) == 3
     assert visits(place)[: len(before)] == before
     assert sorted(visits(place)) == [(n, 64, visit) for n in (64, 128, 256) for visit in (0, 1)]
-    assert len(path.read_text().splitlines()) == len(records(place)) + 1, "the half line stays, closed off"
+    assert len(path.read_text().splitlines()) == len(records(place)) + 1, "the partial line stays, terminated"
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails leaves the old file whole, and no temporary one."""
+    """A failed write leaves the old file intact and no temporary file."""
     path = tmp_path / "rows.jsonl"
     files.write_atomically(path, "old\n")
 
@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.
 
 
 def out_of_memory(monkeypatch: pytest.MonkeyPatch, *places: tuple[int, int]) -> list[str]:
-    """Let these cells run out of memory; the list fills with what is loaded and closed."""
+    """Make these cells run out of memory; the returned list logs loads and closes."""
     log: list[str] = []
     run, load = SimulatedEngine.run, simulated.open_device
 
@@ -118,7 +118,7 @@ def test_an_engine_that_exceeds_the_memory_leaves_rows_with_the_reason(
     assert [(row["valid"], row["reasons"]) for row in rows] == [(False, "out_of_memory")] * 2
     assert "the weights do not fit" in capsys.readouterr().err
     monkeypatch.setattr(simulated, "build", build)
-    assert all(row["valid"] for row in measure(place, work)), "built again, it is measured"
+    assert all(row["valid"] for row in measure(place, work)), "rebuilt, it is measured"
 
 
 def test_a_cell_that_exceeds_the_memory_is_one_invalid_row_and_the_others_go_on(
@@ -162,10 +162,10 @@ def test_an_engine_that_does_not_load_marks_every_cell_and_keeps_earlier_rows(
     rows = measure(place, job([(64, 64), (128, 64), (256, 64)]))
     assert [row for row in rows if row["valid"]] == earlier
     assert [row["reasons"] for row in rows if not row["valid"]] == ["out_of_memory"] * 2
-    assert len(loads) == 1, "what does not load once does not load for the next cell"
+    assert len(loads) == 1, "after one failed load, the next cell does not try again"
 
 
-def test_a_defect_closes_the_engine_and_is_no_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_closes_the_engine_and_makes_no_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = out_of_memory(monkeypatch)
     monkeypatch.setattr(SimulatedEngine, "run", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -188,7 +188,7 @@ def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.M
 
 
 def test_a_cell_that_breaks_the_engine_blocks_no_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run fails with it, after all others are measured; when it did so too often, it is left out."""
+    """Each run fails on it after measuring all others; after too many failures it is left out."""
     run = SimulatedEngine.run
 
     def breaking(engine: SimulatedEngine, n: int, m: int) -> engines.BatchRun:

@@ -51,7 +51,7 @@ def test_repeating_stops_when_the_mean_is_known_well_enough() -> None:
     assert 1.9 * stdev(energies) / len(energies) ** 0.5 <= 0.0012 * fmean(energies)
 
 
-def test_a_row_whose_sources_contradict_each_other_stays_and_is_invalid() -> None:
+def test_a_row_whose_sources_contradict_each_other_is_kept_as_invalid() -> None:
     bench = Bench()
     good = bench.sensor.energy_mj
     bench.sensor.energy_mj = lambda: good() * 9 // 10
@@ -75,20 +75,20 @@ def test_flags_of_the_plan_and_of_the_weights_reach_the_row() -> None:
     assert "random_weights" in Bench(weights="dummy").cell(64, 64)[0]["flags"]
 
 
-def test_models_that_differ_in_their_weights_alone_are_told_to_be_one() -> None:
+def test_models_that_differ_only_in_weights_share_a_digest() -> None:
     digests = {Bench(weights=weights).cell(64, 64)[0]["architecture"] for weights in ("dummy", "gaussian")}
     assert len(digests) == 1
     assert Bench("qwen2-7b").cell(64, 64)[0]["architecture"] not in digests
 
 
-def test_every_number_of_the_protocol_says_what_it_is() -> None:
+def test_every_number_of_the_protocol_has_a_description() -> None:
     for field in Protocol.__dataclass_fields__.values():
         assert field.metadata["description"], field.name
     assert replace(Protocol(), version=2) != Protocol()
 
 
-def test_a_steady_gpu_is_not_taken_for_an_unsteady_one() -> None:
-    """The counter's step over a block of the warm-up is larger than the drift that is looked for."""
+def test_a_steady_gpu_is_recognised() -> None:
+    """A counter step relative to a block of the warm-up exceeds the drift to be detected."""
     for seed in range(1, 7):
         bench = Bench("opt-1.3b", batch=128, seed=seed)
         bench.cell(64, 64)

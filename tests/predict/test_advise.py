@@ -16,6 +16,7 @@ from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import advise_text, predictor, workload
 from sweetspot.predict.advise import Advice, Wishes, advise
+from sweetspot.table import requests
 
 LENGTHS = (64, 128, 512, 2048)
 BATCHES = (1, 8, 32)
@@ -268,7 +269,7 @@ def test_a_mix_is_the_mean_of_its_requests(fitted: dict[str, Any]) -> None:
 def test_a_large_log_is_answered_from_buckets(fitted: dict[str, Any], tmp_path: Path) -> None:
     pairs = [(64 + i * 37 % 1900, 64 + i * 101 % 1800) for i in range(6000)]
     (tmp_path / "log.csv").write_text("input_tokens,output_tokens\n" + "".join(f"{n},{m}\n" for n, m in pairs))
-    log = workload.read(tmp_path / "log.csv")
+    log = workload.of_counts(requests.read(tmp_path / "log.csv"))
     assert log.requests == 6000
     assert len(log.lengths) <= 2000
     answer = advise(fitted, "big", log, Wishes(batch=8, what_ifs={"truncate": [300]}))
@@ -279,7 +280,7 @@ def test_a_large_log_is_answered_from_buckets(fitted: dict[str, Any], tmp_path: 
     assert option.saving.energy_j.value == pytest.approx(
         truth - sum(joules(min(n, 300), m, 8) for n, m in pairs) / 6000, rel=0.02
     )
-    assert "length pairs taken as" in advise_text.as_text(answer)
+    assert "length pairs merged into" in advise_text.as_text(answer)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -355,7 +356,7 @@ def test_waiting_for_a_batch_takes_time_and_idles(fitted_timed: dict[str, Any]) 
     assert full["gpu_idle_per_request_s"] == pytest.approx(1 / rate - run_s / 32, rel=1e-3)
     lost_w = full["saving_per_request_j"] / (full["gpu_idle_per_request_s"] - answer["now"]["gpu_idle_per_request_s"])
     assert full["idle_power_that_uses_the_saving_up_w"] == pytest.approx(lost_w)
-    assert f"a draw of {lost_w:.0f} W" in full["advice"]
+    assert f"draws {lost_w:.0f} W would use up" in full["advice"]
     assert "cannot keep up" in single["excluded"]
 
 

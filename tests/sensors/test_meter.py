@@ -1,4 +1,4 @@
-"""The meter against joules that are known, through the simulated board's sensors."""
+"""The meter against known joules, through the simulated board's sensors."""
 
 import time
 
@@ -13,7 +13,7 @@ TRACES = {
     "constant": [(12.0, 300.0)],
     "square wave": [(0.353, 450.0), (0.461, 20.0)] * 15,
     "ramp": [(0.1, 4.0 * step) for step in range(110)],
-    "one long burst in quiet": [(4.0, 10.0), (4.0, 480.0), (4.0, 10.0)],
+    "one long burst": [(4.0, 10.0), (4.0, 480.0), (4.0, 10.0)],
 }
 
 
@@ -33,7 +33,7 @@ def test_known_joules_come_back(trace: str, seed: int) -> None:
 
 
 def test_the_window_opens_on_a_counter_step_and_does_not_count_the_tail() -> None:
-    """Work that ends anywhere between two steps: without either correction an error of up to a step shows."""
+    """Work that ends anywhere between two steps: without either correction the error is up to a step."""
     errors = []
     for tenths in range(20):
         bench = Bench()
@@ -67,7 +67,7 @@ def test_the_gain_of_the_board_is_in_every_source_and_differs_between_boards() -
 
 
 class Faulty:
-    """A sensor with one fault, in front of a good one."""
+    """A wrapper that adds faults to a good sensor."""
 
     def __init__(self, sensor, **faults) -> None:
         self._sensor, self._faults = sensor, faults
@@ -97,7 +97,7 @@ def test_each_fault_has_its_reason(reason: str, fault) -> None:
     window = bench.meter().window(lambda: bench.watts((12.0, 300.0)))
     assert window.reasons == (reason,)
     if reason in ("counter_stuck", "counter_reset"):
-        assert window.energy_j is None, "no number where there is none, least of all 0 J"
+        assert window.energy_j is None, "missing, not 0 J"
 
 
 def test_the_sensor_steps_ten_times_a_second_and_sees_a_quarter_of_the_time() -> None:
@@ -107,7 +107,7 @@ def test_the_sensor_steps_ten_times_a_second_and_sees_a_quarter_of_the_time() ->
     with bench.device.clock.every(0.001, lambda: values.add(bench.sensor.energy_mj())):
         bench.watts((2.0, 300.0))
     assert 19 <= len(values) <= 22
-    # 70 ms of every 100 are quiet; an instant sensor in phase with them sees the quiet only, or the burst only
+    # 70 ms of every 100 are idle; an instant sensor in phase with them sees only idle time, or only the burst
     period = [(0.03, 400.0), (0.07, 0.0)] * 30
     with bench.device.clock.every(0.1, lambda: instants.add(round(bench.sensor.power_instant_w(), -1))):
         bench.watts(*period)
@@ -129,7 +129,7 @@ def test_the_wall_clock_calls_back_and_passes_errors_on() -> None:
         clock.sleep(0.1)
 
 
-def test_what_ending_the_polls_takes_is_not_in_the_window() -> None:
+def test_ending_the_polls_does_not_lengthen_the_window() -> None:
     """NVML calls take milliseconds, and the window's duration is a measured column."""
 
     class Slow:
@@ -148,8 +148,8 @@ def test_what_ending_the_polls_takes_is_not_in_the_window() -> None:
     assert window.energy_instant_j == pytest.approx(300 * window.duration_s, rel=0.01)
 
 
-def test_the_tail_is_taken_off_at_what_idling_costs_then() -> None:
-    """A board that idles hot after its work: the idle power of a cold morning would leave joules in the window."""
+def test_the_tail_is_subtracted_at_the_idle_power_of_that_moment() -> None:
+    """A hot board idles at a higher power: the idle power of a cold board would leave joules in the window."""
     errors = []
     for phase in range(10):
         bench = Bench()

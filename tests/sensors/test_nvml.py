@@ -1,6 +1,6 @@
-"""The real bindings on a library of known power: joules that come back, faults that are caught, boards that are found.
+"""The real bindings on a stub library with known power: joules are recovered, faults caught, boards found.
 
-Most tests live in virtual time, which library and clock share; those that say so take real seconds.
+Most tests run in virtual time, shared by library and clock; those in real time say so.
 """
 
 import multiprocessing
@@ -20,12 +20,12 @@ from sweetspot.measure.protocol import Protocol
 from sweetspot.sensors import board as boards
 from sweetspot.sensors.meter import REASONS, GpuLostError, uncertainty
 
-pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
+pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: NVML was not tested")
 
 WAVE = Trace(((0.353, 650.0, 650.0), (0.461, 130.0, 130.0)))
 SLOW_RAMP = Trace(((31.0, 200.0, 600.0),))
 WORK_S = 10.037
-# As work does: it begins on the counter's first step after START_S, and leaves the board idle.
+# Like real work, each begins on the counter's first step after START_S and leaves the board idle.
 TRACES = {
     "constant": ((0.1, 130.0, 130.0), (WORK_S, 400.0, 400.0)),
     "square wave": ((0.1, 130.0, 130.0), *[(0.353, 650.0, 650.0), (0.461, 130.0, 130.0)] * 12, (0.269, 650.0, 650.0)),
@@ -42,7 +42,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
 
 @pytest.fixture(scope="module")
 def inside(stub: Stub) -> Iterator[Callable[..., Any]]:
-    """Calls a function in a process that finds the stub as a process finds the driver's library."""
+    """Call a function in a process that loads the stub in place of the driver's library."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stub.environment.items():
             patch.setenv(name, value)
@@ -68,7 +68,7 @@ def test_known_joules_come_back(stub: Stub, inside: Callable[..., Any], name: st
     assert window.edge_error == pytest.approx(0.1 / WORK_S)
 
 
-def test_the_counter_sees_what_is_faster_than_its_steps(stub: Stub, inside: Callable[..., Any]) -> None:
+def test_the_counter_sees_changes_faster_than_its_steps(stub: Stub, inside: Callable[..., Any]) -> None:
     fast = Trace(((0.0093, 650.0, 650.0), (0.0057, 130.0, 130.0)))
     stub.set(trace=fast)
     window = inside(nvml_inside.measure, WORK_S, Protocol())
@@ -86,8 +86,8 @@ def test_known_joules_come_back_in_real_time(stub: Stub, inside: Callable[..., A
     assert window.energy_j == pytest.approx(true_j, rel=0.005)
 
 
-def test_the_instant_sensor_misses_what_lies_between_its_looks(stub: Stub, inside: Callable[..., Any]) -> None:
-    """A wave of the sensor's own period: the second source contradicts the counter, and the window says so."""
+def test_the_instant_sensor_misses_what_lies_between_its_samples(stub: Stub, inside: Callable[..., Any]) -> None:
+    """A wave with the sensor's own period: the second source contradicts the counter, so the window is invalid."""
     hidden = Trace(((0.06, 650.0, 650.0), (0.04, 130.0, 130.0)))
     stub.set(trace=hidden)
     window = inside(nvml_inside.measure, 12.0, Protocol())
@@ -98,7 +98,7 @@ def test_the_instant_sensor_misses_what_lies_between_its_looks(stub: Stub, insid
 
 @pytest.mark.parametrize("duration_s", [1.5, 5.0, 20.0])
 def test_the_error_is_within_the_budget(stub: Stub, inside: Callable[..., Any], duration_s: float) -> None:
-    """Also where the power changes in the tail, of which the meter knows nothing."""
+    """Even if the power changes in the tail, which the meter cannot see."""
     stub.set(trace=WAVE)
     window = inside(nvml_inside.measure, duration_s, Protocol())
     budget = uncertainty(window, 0.05)
@@ -138,7 +138,7 @@ def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: s
     assert window.reasons == (reason,)
     assert reason in REASONS
     if reason in ("counter_stuck", "counter_reset", "gpu_lost", "sensor_failed"):
-        assert window.energy_j is None, "no joules where there are none, least of all 0"
+        assert window.energy_j is None, "missing, not 0 J"
         assert uncertainty(window, 0.05) == {}
     else:
         assert window.energy_j > 1000
@@ -180,7 +180,7 @@ def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str,
     assert regime(window.event_reasons) == flags
 
 
-def test_a_lost_gpu_explains_what_the_work_ran_into(stub: Stub, inside: Callable[..., Any]) -> None:
+def test_a_lost_gpu_explains_why_the_work_failed(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set(f"@{MID} lost", trace=CONSTANT)
     with pytest.raises(GpuLostError, match=UUID):
         inside(nvml_inside.measure_failing_work)
@@ -195,7 +195,7 @@ def test_our_own_processes_may_compute(stub: Stub, inside: Callable[..., Any]) -
 
 
 def test_a_container_that_sees_ids_of_the_host(stub: Stub, inside: Callable[..., Any]) -> None:
-    """An id that means nothing here may be ours, once the board was empty; one that is another process here is not."""
+    """An id unknown here may be ours if the board was idle before; an id of another process here is not."""
     stub.set("process 4194304")
     with pytest.raises(SweetspotError, match="4194304"):
         inside(nvml_inside.in_a_container)
@@ -233,7 +233,7 @@ def test_what_cannot_be_measured_is_refused(
         assert part in str(raised.value)
 
 
-def test_nvml_is_given_up_by_the_last_user_only(stub: Stub, inside: Callable[..., Any]) -> None:
+def test_only_the_last_user_shuts_nvml_down(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set()
     assert inside(nvml_inside.use_twice) > 0
 
@@ -267,7 +267,7 @@ def test_the_allocated_board_is_found(
 def test_a_board_that_the_scheduler_fenced_off_does_not_count(
     stub: Stub, inside: Callable[..., Any], visible: str | None
 ) -> None:
-    """Slurm with ConstrainDevices gave the second board: index 0 is the first that opens, not the first of the node."""
+    """Slurm with ConstrainDevices allocated the second board: index 0 is the first that opens, not the node's first."""
     stub.set("denied 0", boards=(H100, OTHER))
     assert inside(nvml_inside.identify, visible, None) == SECOND
 
@@ -281,7 +281,7 @@ def test_a_board_that_the_scheduler_fenced_off_does_not_count(
         ("-1", None, ["no GPU is visible"]),
         ("7", None, ["7", "CUDA_VISIBLE_DEVICES"]),
         ("GPU-9", None, ["GPU-9", "CUDA_VISIBLE_DEVICES"]),
-        ("GPU-", None, ["GPU- is not one GPU", "CUDA_VISIBLE_DEVICES"]),
+        ("GPU-", None, ["GPU- does not match exactly one GPU", "CUDA_VISIBLE_DEVICES"]),
         ("0", SECOND, ["--gpu", "not among", UUID]),
         ("MIG-44444444-aaaa-bbbb-cccc-000000000004", None, ["MIG", "slice"]),
         (f"MIG-{UUID}/1/0", None, ["MIG", "slice"]),
@@ -332,7 +332,7 @@ def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Ca
     ]
 
 
-def test_what_a_board_does_not_tell_is_none(stub: Stub, inside: Callable[..., Any]) -> None:
+def test_values_that_a_board_does_not_report_are_none(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set("fail:nvmlDeviceGetEccMode 3", "fail:nvmlDeviceGetDefaultApplicationsClock 26")
     machine = inside(nvml_inside.describe)
     assert machine["ecc"] == "none"

@@ -1,4 +1,4 @@
-"""Whole sessions through the real bindings on a library of known power: what survives a fault, what is told of it."""
+"""Whole sessions through the real bindings on a stub library: what survives a fault and what is reported."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from nvml_stub import START_S, Stub
 from sweetspot.campaign.collect import collect
 from sweetspot.measure import raw
 
-pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: nothing of NVML was tested")
+pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: NVML was not tested")
 
 
 def rows(place: Path) -> list[dict[str, Any]]:
@@ -41,8 +41,8 @@ def test_a_change_between_sessions_is_a_warning_and_a_flag(
     stub.set(trace=CONSTANT)
     assert "warning" not in inside(nvml_inside.session_of, tmp_path, [(64, 64)])
     stub.set(line, trace=CONSTANT)
-    said = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64)])
-    assert f"warning: not the machine of the last session: {change}" in said
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64)])
+    assert f"warning: the machine changed since the last session: {change}" in output
     collect([tmp_path / "measurements/m/bs1/grid.jsonl"], tmp_path / "rows.parquet")
     flags = pl.read_parquet(tmp_path / "rows.parquet").select("input_tokens", "flags", "valid").rows()
     assert {row for row in flags} == {(64, "random_weights", True), (128, "random_weights;machine_changed", True)}
@@ -62,9 +62,9 @@ def test_a_lost_gpu_keeps_what_was_measured(
     kept: range,
 ) -> None:
     stub.set(f"@{START_S + after_s} lost", trace=CONSTANT)
-    said = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
-    assert "error: GPU GPU-1111" in said
-    assert "is lost" in said
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    assert "error: GPU GPU-1111" in output
+    assert "is lost" in output
     measured = [row for row in rows(tmp_path) if row["valid"]]
     assert len({row["input_tokens"] for row in measured}) == cells
     (lost,) = [row for row in rows(tmp_path) if row["reasons"].startswith("gpu_lost")]
@@ -109,7 +109,7 @@ def test_a_changed_power_limit_costs_a_window_and_a_session(
 
 
 @pytest.mark.parametrize(("until_s", "known"), [(15, True), (50, False)], ids=["for a while", "throughout"])
-def test_idle_power_that_another_process_spoils_is_measured_again_or_not_known(
+def test_idle_power_that_another_process_spoils_is_measured_again_or_unknown(
     stub: Stub,  # noqa: F811
     inside: Callable[..., Any],  # noqa: F811
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_idle_power_that_another_process_spoils_is_measured_again_or_not_known(
     known: bool,
 ) -> None:
     stub.set(f"@{START_S + 2}-{START_S + until_s} process 1", trace=CONSTANT)
-    said = inside(nvml_inside.session_of, tmp_path, [(64, 64)])
-    assert ("idle power is not known: another process" in said) is not known
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    assert ("idle power is unknown: another process" in output) is not known
     for row in rows(tmp_path):
         assert row["idle_w"] == (pytest.approx(400, rel=0.01) if known else None)

@@ -1,4 +1,4 @@
-"""The simulated H100 behaves as hardware does, whatever law is fitted to it later."""
+"""The simulated H100 behaves like hardware, whatever law is fitted to it later."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_the_worst_cell_is_far_from_the_best_only_in_a_batch() -> None:
 
 
 def test_a_full_kv_cache_makes_waves() -> None:
-    """Llama 3.1 8B caches 128 KiB a token: 64 requests of 8192 tokens need 64 GiB where about 58 are free."""
+    """Llama 3.1 8B caches 128 KiB per token: 64 requests of 8192 tokens need 64 GiB, but about 58 GiB are free."""
     assert Bench(batch=64).engine.run(1024, 1024) == engines.BatchRun(64, 1)
     ran = Bench(batch=64).engine.run(4096, 4096)
     assert ran.waves == 2
@@ -80,7 +80,7 @@ def test_the_power_cap_holds_and_shows_up_as_time() -> None:
     assert all(clock < 1980 and reasons == 0x4 for clock, reasons in seen)
 
 
-def test_long_prompts_in_a_large_batch_run_into_the_cap_and_say_so() -> None:
+def test_long_prompts_in_a_large_batch_hit_the_cap_and_are_flagged() -> None:
     rows = Bench("gemma-2-9b", batch=128).cell(4096, 1)
     assert all("power_capped" in row["flags"] for row in rows)
     assert rows[0]["sm_clock_mhz"] < 1980
@@ -123,7 +123,7 @@ def test_an_engine_serves_what_it_was_built_for(tmp_path: Path) -> None:
         with pytest.raises(SweetspotError, match="rebuilt"):
             engines.open_device(engines.EngineSpec(**{**vars(spec), **change}), tmp_path)
     (tmp_path / "engine.json").write_text('{"spec": {"na')
-    with pytest.raises(SweetspotError, match="holds no whole engine"):
+    with pytest.raises(SweetspotError, match="holds no complete engine"):
         engines.open_device(spec, tmp_path)
 
 
@@ -132,14 +132,14 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
         engines.build(engines.EngineSpec(**{**vars(Bench().spec), "name": "tensorrt"}), tmp_path)
 
 
-def test_what_runs_beside_an_engine_needs_the_standard_library_only() -> None:
+def test_code_that_runs_with_an_engine_needs_only_the_standard_library() -> None:
     code = "import sys, sweetspot.measure.session; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "polars", "pydantic", "yaml", "scipy", "pandas", "snakemake"} & set(modules)
 
 
-def test_two_builds_of_one_engine_leave_one_that_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that outlived its run ends in the middle of the next run's build; neither sees files of the other."""
+def test_two_builds_of_one_engine_leave_a_complete_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a killed run finishes during the next run's build; neither sees the other's files."""
     directory, spec, build = tmp_path / "bs8", Bench().spec, simulated.build
     seen = []
 

@@ -95,7 +95,7 @@ def test_a_table_without_any_energy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "meaning", "said"),
     [
-        ("duration_s", ["0", "1.5", "NA"], [None, 1.5, None], "row 1: duration_s is 0: read as not known"),
+        ("duration_s", ["0", "1.5", "NA"], [None, 1.5, None], "row 1: duration_s is 0: read as unknown"),
         ("waves", ["0", "2", ""], [1.0, 2.0, 1.0], "row 1: waves is 0"),
         ("experts", ["0", "8", "None"], [None, 8, None], "row 1: experts is 0"),
         ("in_flight", ["4", "0", "nan"], [4, None, None], "row 2: in_flight is 0"),
@@ -106,8 +106,13 @@ def test_a_table_without_any_energy_is_refused(tmp_path: Path) -> None:
         ("gpu", ["A100", "N/A", "-"], ["A100", "unspecified", "unspecified"], ""),
         ("repetition", ["run_1", "run_2", "3"], [1, 2, 3], "repetition is a label"),
         ("repetition", ["a", "b", ""], [None, None, None], "repetition is a label"),
-        ("batch", ["7.96", "8", "8.02"], [8, 8, 8], "batch is no whole number: rounded"),
-        ("output_tokens", ["724.2", "128", "64.0"], [724, 128, 64], "row 1: output_tokens is no whole number: rounded"),
+        ("batch", ["7.96", "8", "8.02"], [8, 8, 8], "batch is not a whole number: rounded"),
+        (
+            "output_tokens",
+            ["724.2", "128", "64.0"],
+            [724, 128, 64],
+            "row 1: output_tokens is not a whole number",
+        ),
     ],
 )
 def test_harmless_values_are_read(
@@ -213,7 +218,7 @@ def test_what_is_the_same_in_every_row_can_be_set(tmp_path: Path) -> None:
     message = refusal(tmp_path / "a.csv")
     assert "--set model=NAME --set batch=1" in message
     (tmp_path / "b.csv").write_text(f"{HEADER}\n{ROW}\n")
-    assert "there is a column 'batch'" in refusal(tmp_path / "b.csv", batch="1")
+    assert "there is already a column 'batch'" in refusal(tmp_path / "b.csv", batch="1")
     assert "only model, gpu" in refusal(tmp_path / "b.csv", energy_j="1")
     assert "batch is x: must be a whole number" in refusal(tmp_path / "a.csv", model="m", batch="x")
 

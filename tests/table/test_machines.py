@@ -46,7 +46,9 @@ def test_rows_of_a_changed_machine_are_flagged(
     note, warning = capsys.readouterr().out.splitlines()
     assert note == "warning: 1 of 5 rows are marked invalid: kept, not fitted"
     ((name, value),) = change.items()
-    assert warning == f"warning: session B against A: {name}: {BOARD[name]} -> {value}: its rows are flagged {flag}"
+    assert (
+        warning == f"warning: session B differs from A: {name}: {BOARD[name]} -> {value}; its rows are flagged {flag}"
+    )
 
 
 def test_other_kinds_of_board_are_not_compared(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def refusal(*paths: Path, rename: dict[str, str] | None = None) -> str:
         ("repetition", "-1", "at least 0"),
         ("model", " ", "missing"),
         ("valid", "perhaps", "true or false"),
-        ("experts_per_token", "16", "at most the experts, 8"),
+        ("experts_per_token", "16", "at most the number of experts, 8"),
     ],
 )
 def test_a_wrong_value_is_named_by_row_and_column(tmp_path: Path, column: str, value: str, rule: str) -> None:
@@ -92,14 +92,14 @@ def test_wrong_values_in_typed_files(tmp_path: Path, suffix: str, value: float) 
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     message = refusal(path)
     assert str(path) in message
-    assert ("row 2 is not JSON" if suffix == "jsonl" and value in STRANGE else "row 2: energy_j is") in message
+    assert ("row 2 is not a JSON object" if suffix == "jsonl" and value in STRANGE else "row 2: energy_j is") in message
 
 
 def test_many_problems_are_listed_in_order_and_counted(tmp_path: Path) -> None:
     path = csv(tmp_path / "rows.csv", *[{"energy_j": -1, "batch": 0}] * 6)
     lines = refusal(path).splitlines()
     assert [line.split(": ")[0].removeprefix(f"{path}, row ") for line in lines[:5]] == ["1", "2", "3", "4", "5"]
-    assert lines[5:] == ["and 1 more", "6 of 6 rows cannot be used; mend or remove them"]
+    assert lines[5:] == ["and 1 more", "6 of 6 rows cannot be used; correct or remove them"]
 
 
 def test_row_numbers_count_within_their_own_file(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_energy_of_the_batch_is_never_guessed(tmp_path: Path) -> None:
     assert table.read([path]).frame["energy_j"].to_list() == [100.0], "where it is there, nothing else counts"
     text = path.read_text().replace("energy_j,", "spare,", 1)
     path.write_text(text.replace("energy_per_request_j", "other"))
-    assert "does not say of which tokens" in refusal(path)
+    assert "does not say which tokens it counts" in refusal(path)
     assert "--map 'energy_per_token_j=energy_per_output_token_j'" in refusal(path)
     assert table.read([path], {"energy_per_token_j": "energy_per_output_token_j"}).frame["energy_j"][0] == 8 * 128
     path.write_text(text.replace("energy_per_token_j", "j_per_output_token"))

@@ -88,9 +88,9 @@ def test_heads_that_do_not_divide_are_refused(bare: Checkout) -> None:
     ("line", "parts"),
     [
         ("opt-1.3b\tnowhere.json\tfloat16", ["nowhere.json"]),
-        ("opt-1.3b\t../resources/architectures/opt-1.3b.json\tint3", ["line 2", "precision", "'int3'"]),
-        ("opt/1.3b\t../resources/architectures/opt-1.3b.json\tfloat16", ["line 2", "model", "opt/1.3b"]),
-        ("opt-1.3b\t../resources/architectures/opt-1.3b.json", ["line 2", "2 columns"]),
+        ("opt-1.3b\t../resources/architectures/opt-1.3b.json\tint3", ["row 1", "precision", "'int3'"]),
+        ("opt/1.3b\t../resources/architectures/opt-1.3b.json\tfloat16", ["row 1", "model", "opt/1.3b"]),
+        ("opt-1.3b\t../resources/architectures/opt-1.3b.json", ["line 2", "2 fields", "single tabs"]),
     ],
 )
 def test_a_wrong_line_of_the_table_of_models_is_refused(bare: Checkout, line: str, parts: list[str]) -> None:
@@ -109,5 +109,5 @@ def test_skipped_cells_are_listed_with_their_reason(checkout: Checkout) -> None:
     shutil.rmtree(checkout.out)
     checkout.run()
     plan = (checkout.out / "plan.csv").read_text()
-    assert "opt-1.3b,8,512,2048,skipped,positions: 512 + 2048 tokens exceed the model's 2048 positions," in plan
+    assert "opt-1.3b,8,512,2048,skipped,positions: input + output tokens exceed the model's 2048 positions," in plan
     assert "positions" in (checkout.out / "report.html").read_text()

@@ -51,7 +51,7 @@ def test_the_catalog_finds_what_it_wants() -> None:
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """Another workflow, in a directory of its own, that wants a predictor."""
-    energy = {**CONFIG, "models": str(ROOT / "config/models.tsv"), "select": ["opt-1.3b"], "batches": [1, 8]}
+    energy = {**CONFIG, "models": str(ROOT / "config/models.tsv"), "select": ["opt-1.3b"], "batches": [8]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"energy": energy, "its_own": 1}))
     (tmp_path / "Snakefile").write_text(OTHER.format(root=ROOT))
     return tmp_path

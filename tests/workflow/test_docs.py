@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_wings import MAY_IMPORT
 
 from sweetspot.campaign.config import Config, ModelRow
 from sweetspot.commands.main import parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "config/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+OTHERS = ("README.md", "CHANGELOG.md", "config/README.md", "envs/tensorrt-llm.md", "resources/architectures/README.md")
+PAGES = [*(ROOT / name for name in OTHERS), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -36,7 +35,10 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+@each_page
 def test_local_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(\s*([^)\s]+)\s*\)", _without_code(page.read_text()))
     for target in links:
@@ -58,6 +60,37 @@ def test_every_page_is_reached_from_the_readme() -> None:
             links = re.findall(r"\]\(\s*([^)#\s]+)", page.read_text())
             queue += [(page.parent / link).resolve() for link in links if "://" not in link]
     assert set(PAGES) - seen == set()
+
+
+@each_page
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    """Files of the repository; results and campaigns of the reader's own do not exist yet."""
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "results")
+    named = re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w./-]*[\w/])", page.read_text(), flags=re.MULTILINE)
+    theirs = ("config/my-campaign.yaml", "config/few.yaml", "resources/measurements/")
+    for name in named:
+        assert name.startswith(theirs) or (ROOT / name).exists(), name
+
+
+def test_every_module_that_the_page_on_architecture_names_exists() -> None:
+    for name in re.findall(r"`(\w+(?:/\w+)*\.(?:py|js))`", (ROOT / "docs/architecture.md").read_text()):
+        assert (ROOT / "workflow/sweetspot" / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_page_on_architecture_has_the_import_rule() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", text, flags=re.MULTILINE))
+    assert rows.keys() == MAY_IMPORT.keys() - {"base"}
+    assert rows.pop("commands") == "every other wing"
+    for wing, beneath in rows.items():
+        assert set(re.findall(r"`(\w+)`", beneath)) == set(MAY_IMPORT[wing]), wing
+
+
+@each_page
+def test_every_section_of_the_report_that_a_page_names_is_one(page: Path) -> None:
+    report = "".join(path.read_text() for path in (ROOT / "workflow/sweetspot/report").glob("*.*"))
+    for title in re.findall(r"(?<![*\w])\*([A-Z][\w, ]+)\*(?![*\w])", _without_code(page.read_text())):
+        assert title in report, title
 
 
 BLOCKS = [
@@ -95,12 +128,19 @@ def test_every_table_of_models_of_the_pages_is_one(text: str) -> None:
         assert ModelRow.model_validate({name: value for name, value in row.items() if value})
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    readme = (ROOT / "README.md").read_text()
-    goals = re.findall(r"^make (\w+)", readme, flags=re.MULTILINE)
-    makefile = (ROOT / "Makefile").read_text()
-    assert goals
-    for goal in goals:
-        assert re.search(rf"^{goal}:", makefile, flags=re.MULTILINE)
-    for profile in re.findall(r"--profile (\w+)", readme):
-        assert (ROOT / profile / "config.yaml").exists()
+@each_page
+def test_every_command_that_a_page_mentions_exists(page: Path) -> None:
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    for goal in re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{goal}:", makefile, flags=re.MULTILINE), goal
+    for profile in re.findall(r"--profile (\w+)", text):
+        assert (ROOT / profile / "config.yaml").exists(), profile
+    for name in re.findall(r"`sweetspot ([a-z]+)", text):
+        assert f"    {name}" in parser().format_help(), name
+
+
+def test_make_does_what_the_readme_does_by_hand() -> None:
+    """So the walk (tests/walk_docs.py) installs everything only once."""
+    recipe = re.sub(r"\$\(BIN\)/python -m | --quiet| --disable-pip-version-check", "", (ROOT / "Makefile").read_text())
+    by_hand = re.findall(r"^pip install .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert re.findall(r"^\t(pip install .*)$", recipe.partition("$(DEV):")[0], flags=re.MULTILINE) == by_hand

@@ -69,7 +69,7 @@ def test_the_campaign_runs_with_the_slurm_profile(cluster: Path, checkout: Check
     os.utime(old, (0, 0))
     checkout.configure(campaign="cluster", batches=[8], select=["opt-1.3b", "llama-3.2-1b"])
     said = checkout.run(profile="slurm")
-    assert "asking squeue for the states of jobs" in said
+    assert "using squeue for job states" in said
     assert old.exists(), "what Slurm said of a failed job is kept for good"
     rows = pl.read_parquet(checkout.path / "results/cluster/measurements.parquet")
     assert rows.select("model", "input_tokens", "output_tokens").unique().height == 2 * 6
@@ -131,7 +131,7 @@ def test_faults_of_a_cluster(cluster: Path, checkout: Checkout) -> None:
     assert states(before) == {"TIMEOUT": 1, "FAILED": 1, "CANCELLED": 1, "COMPLETED": 1}
     log = (checkout.path / "run.log").read_text()
     assert "SLURM status is: 'TIMEOUT'" in log
-    ended = faults.plan(checkout).split("begun and not done")[1]
+    ended = faults.plan(checkout).split("started but not done")[1]
     assert "DUE TO TIME LIMIT" in ended
     assert "(Slurm: Killed)" in ended
     lines = faults.lines(checkout)
@@ -235,6 +235,6 @@ def test_a_cluster_that_forgets_its_jobs_is_refused(cluster: Path, checkout: Che
     output = done.stdout + done.stderr
     assert done.returncode == 1
     assert "sacct fails (AccountingStorageType is none)" in output
-    assert "forgets jobs 60 s (MinJobAge) after their end" in output
+    assert "forgets jobs 60 s (MinJobAge) after they end" in output
     assert "Traceback" not in output
     assert new_jobs(before) == {}

@@ -13,7 +13,7 @@ from sweetspot.errors import SweetspotError
     ("wanted", "accounts", "remembered_s", "command", "why"),
     [
         ("sacct", True, 300, "sacct", ""),
-        ("sacct", False, 300, "squeue", "keeps no accounts"),
+        ("sacct", False, 300, "squeue", "has no accounting"),
         ("squeue", True, 300, "squeue", ""),  # somebody's own choice, where it works
         ("squeue", False, 300, "squeue", ""),
         ("squeue", True, 60, "sacct", "forgets jobs 60 s"),

@@ -21,6 +21,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def jobs(said: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run lists."""
+    table = re.findall(r"^(\w+) +(\d+)$", said.split("Job stats:")[-1], flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in table}
+
+
 def expensive(checkout: Checkout) -> dict[str, int]:
     """Planned jobs that need a GPU."""
     return {rule: count for rule, count in checkout.planned().items() if rule in ("build_engine", "measure")}
@@ -78,8 +84,8 @@ def test_a_new_length_keeps_every_finished_cell(checkout: Checkout) -> None:
 
 def test_another_partition_into_jobs_measures_nothing(checkout: Checkout) -> None:
     before = visits(checkout)
-    checkout.configure(cells_per_job=1)
-    assert checkout.planned()["measure"] == 2 * 3 * 6
+    checkout.configure(cells_per_job=2)
+    assert checkout.planned()["measure"] == 2 * 3 * 3
     checkout.run("--until", "measure")
     assert visits(checkout) == before
 
@@ -93,7 +99,7 @@ def test_a_new_protocol_measures_again_and_says_so_before(checkout: Checkout) ->
     assert "GPU h" in warning
     assert "J" in warning
     assert said.index("MEASURED AGAIN") < said.index("Job stats:")
-    assert checkout.planned()["measure"] == 6
+    assert jobs(said)["measure"] == 6
     checkout.configure()
     said = checkout.run("--dry-run")
     assert "Nothing to be done" in said
@@ -112,8 +118,8 @@ def test_another_precision_measures_that_model_again(checkout: Checkout) -> None
     edit(checkout.path / "config/models.tsv", "llama-3.2-1b.json\tbfloat16", "llama-3.2-1b.json\tfp8")
     said = checkout.run("--dry-run")
     assert "18 cells that are measured already will be MEASURED AGAIN" in said
-    assert "because settings changed: precision of llama-3.2-1b bfloat16 -> fp8. They cost" in said
-    assert checkout.planned()["measure"] == 3
+    assert "because settings changed: precision of llama-3.2-1b bfloat16 -> fp8. They took" in said
+    assert jobs(said)["measure"] == 3
     checkout.run("--until", "measure")
     assert len(visits(checkout)) == before + 3 * 6 * 2
 
@@ -213,18 +219,14 @@ def test_a_clone_with_the_results_copied_in_measures_nothing(checkout: Checkout,
     assert expensive(clone) == {"build_engine": 2, "measure": 2}
 
 
-@pytest.mark.parametrize("target", ["all", "default"])
-def test_the_snakefile_at_the_top_plans_what_all_plans(checkout: Checkout, target: str) -> None:
+def test_the_snakefile_at_the_top_plans_what_all_plans(checkout: Checkout) -> None:
     """A run without targets, a run of `all`, and the Snakefile that the catalog finds plan the same jobs."""
     (checkout.out / "report.html").unlink()
     checkout.configure(batches=[1, 8, 32, 64])
     wanted = checkout.planned()
     assert wanted["measure"] == 2
-    snakefile = [] if target == "default" else ["--snakefile", "workflow/Snakefile"]
-    shown = checkout.run("--dry-run", *snakefile, *([target] if target == "default" else ["all"]))
-    assert {rule: f"{count}" for rule, count in wanted.items()}.items() <= dict(
-        re.findall(r"^(\w+) +(\d+)$", shown.split("Job stats:")[-1], flags=re.MULTILINE)
-    ).items()
+    assert jobs(checkout.run("--dry-run", "default")).items() >= wanted.items()
+    assert jobs(checkout.run("--dry-run", "--snakefile", "workflow/Snakefile", "all")).items() >= wanted.items()
 
 
 def test_a_run_that_does_not_say_where_says_what_to_type(checkout: Checkout) -> None:

@@ -1,4 +1,4 @@
-"""What every stage shares: the campaign, where its files go, and the digest of a stage's code."""
+"""Shared by all stages: the campaign, its file locations, and the digest of a stage's code."""
 
 import inspect
 import shlex
@@ -23,7 +23,7 @@ try:
 except SweetspotError as error:
     sys.exit(f"error: {error}")
 
-# Snakemake asks for --cores, which says nothing of GPUs; the profiles do. Options such as --dry-run or --lint need none.
+# Snakemake asks for --cores, which does not cover GPUs; the profiles do. Options such as --dry-run need no profile.
 if (
     workflow.is_main_process
     and workflow.resource_settings.cores is None
@@ -46,11 +46,11 @@ if workflow.is_main_process:
         logger.warning(survey.warning(found))
 
 OUT = str(CAMPAIGN.directory)
-# Not a parameter of a rule: another path to the same Python is no reason to run anything again.
+# Not a parameter, since another path to the same Python must not rerun anything.
 os.environ.update(SWEETSPOT_PYTHON=CAMPAIGN.python)
 
 
-# Its name changes with the set of blocks, and it is a target: so a changed grid is seen without Snakemake's records.
+# A target whose name changes with the set of blocks, so that a changed grid is noticed without Snakemake's records.
 BLOCKS = f"{OUT}/.blocks/{key({'blocks': list(CAMPAIGN.jobs)})}"
 
 
@@ -66,7 +66,7 @@ wildcard_constraints:
 
 
 def ask_slurm(settings):
-    """Have the Slurm plugin ask a command that knows, where that is the executor."""
+    """If the executor is Slurm, have its plugin query job states with a command that works here."""
     if hasattr(settings, "status_command"):
         try:
             command, why = slurm.status_command(
@@ -80,7 +80,7 @@ def ask_slurm(settings):
 
 
 def code(script):
-    """Digest of a cheap rule's code, as a parameter: an edit that can change its result runs it again."""
+    """Digest of a cheap rule's code, as a parameter, so that an edit that can change its result reruns it."""
     return source_hash(Path(LIBRARY) / "scripts" / script)
 
 
@@ -93,12 +93,12 @@ def engine_job(wildcards):
 
 
 def in_shell(job, *more):
-    """The job and the campaign's directory as arguments: in one parameter, for each costs a large study a second."""
+    """The job and the campaign's directory as arguments, in one parameter: each one costs a large study a second."""
     return shlex.join(["--job", job, "--directory", OUT, *more])
 
 
 class Untracked:
-    """A parameter of a type that Snakemake does not record: its change is no reason to run. Made when first used."""
+    """A parameter of a type that Snakemake does not record, so a change reruns nothing. Computed on first use."""
 
     def __init__(self, make):
         self.make = cache(make)
@@ -115,13 +115,13 @@ def measure_job(wildcards):
 
 
 def to_measure(wildcards):
-    """What a block needs while its rows are missing; afterwards nothing that happens to an engine concerns them."""
+    """A block's inputs while its rows are missing; once they exist, changes to an engine must not remake them."""
     model, batch, block = wildcards.model, wildcards.batch, wildcards.block
     if os.path.exists(f"{OUT}/measurements/{model}/bs{batch}/{block}.jsonl"):
         return []
     return [f"{OUT}/architectures/{model}.json", f"{OUT}/engines/{model}/bs{batch}"]
 
 
-# Snakemake asks for their signatures several times a job, and to work one out takes longer than the function.
+# Snakemake inspects their signatures several times per job, which takes longer than calling them.
 for function in (measure_job, to_measure):
     function.__signature__ = inspect.signature(function)

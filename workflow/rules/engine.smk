@@ -1,4 +1,4 @@
-# Expensive: no code digest here. The job, which Snakemake tracks as a parameter, is all that an engine depends on.
+# Expensive: no code digest here. An engine depends only on the job, which Snakemake tracks as a parameter.
 rule build_engine:
     input:
         "<out>/architectures/{model}.json",

@@ -1,8 +1,8 @@
-# Expensive: no code digest here, or an edited comment would measure a study again. What the rows depend on is the job,
-# and the name of the block holds its digest: rows of another job are another file. So a measurement runs when its file
-# is missing and for no other reason, also where results were moved or copied without Snakemake's records. A change of
-# what the procedure means is a new protocol version (see Protocol.version). Journal and raw samples are no outputs,
-# since Snakemake deletes outputs: with the journal a job measures only cells that are not in it.
+# Expensive: no code digest here, or an edited comment would remeasure a study. The rows depend on the job, whose digest
+# is in the block's name, so rows of another job are another file. A measurement therefore runs only if its file is
+# missing, even if results were moved or copied without Snakemake's records. If the procedure changes meaning, raise
+# Protocol.version. Journal and raw samples are not outputs, because Snakemake deletes outputs; the journal lets a job
+# measure only the cells that are not in it.
 rule measure:
     input:
         to_measure,

@@ -1,4 +1,4 @@
-# For a machine with a GPU and nothing else: what `sweetspot unattended` needs to know (docs/offline-campaign.md).
+# The plan that `sweetspot unattended` runs on a machine with a GPU and nothing else (docs/offline-campaign.md).
 rule offline_plan:
     input:
         [f"<out>/architectures/{model}.json" for model in CAMPAIGN.models],

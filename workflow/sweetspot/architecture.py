@@ -1,8 +1,8 @@
-"""What a decoder-only transformer computes and moves: parameters, FLOPs, bytes, KV cache, from a few published numbers.
+"""Parameters, FLOPs, bytes moved and KV cache of a decoder-only transformer, from its published config.json.
 
 Symbols of the formulas: L layers, d hidden size, h query heads, k_h key/value heads, d_h head size, a = h d_h,
-k = k_h d_h, f feed-forward width, g matrices of a feed-forward block, V vocabulary, s bytes per element, n input
-tokens, m output tokens, B requests of a batch. One prefill pass emits output token 1; m - 1 decode passes the others.
+k = k_h d_h, f feed-forward width, g matrices per feed-forward block, V vocabulary, s bytes per element, n input tokens,
+m output tokens, B requests per batch. The prefill pass emits output token 1; m - 1 decode passes emit the rest.
 """
 
 import json
@@ -26,7 +26,7 @@ class ElementBytes(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """The dimensions of a model, in elements and tokens. `dataclasses.asdict` of it is plain JSON, fit for a digest."""
+    """The dimensions of a model, in elements and tokens. `dataclasses.asdict` makes it plain JSON, fit for a digest."""
 
     name: str
     model_type: str
@@ -43,8 +43,8 @@ class Architecture:
     learned_positions: bool
     sliding_window: int | None
     sliding_layers: int
-    embedding_size: int  # differs from `hidden` where the embeddings are projected (OPT-350M)
-    norms: int  # normalisations of a layer
+    embedding_size: int  # differs from `hidden` if the embeddings are projected (OPT-350M)
+    norms: int  # normalisations per layer
     norm_vectors: int  # 1: RMSNorm (weight); 2: LayerNorm (weight and bias)
     final_norm: bool
     qkv_bias: bool
@@ -56,8 +56,8 @@ class Architecture:
     def from_config(cls, config: Mapping[str, Any], name: str) -> "Architecture":
         """Read the keys of a publisher's config.json (the layout of Hugging Face transformers).
 
-        A key that a config.json may leave out takes the default that transformers gives it for that model type.
-        Raises SweetspotError, naming the key and the remedy, for whatever is missing, malformed or not modelled.
+        Absent keys take the default that transformers gives them for the model type. Raises SweetspotError, naming the
+        key and the remedy, for anything missing, malformed or not modelled.
         """
         family = _family(config, name)
         read = _Reader(config, name, family)
@@ -105,7 +105,7 @@ class Architecture:
         return "MQA" if self.kv_heads == 1 else "GQA"
 
     def parameters(self) -> int:
-        """Return every parameter of the model, shared ones once. At s bytes each they are its memory footprint."""
+        """Return the number of parameters, shared ones counted once; s bytes each give the memory footprint."""
         d, a, k = self.hidden, self._query_width, self._kv_width
         norm = self.norm_vectors * d
         per_layer = self.layer_weights() + self.norms * norm
@@ -122,7 +122,7 @@ class Architecture:
     def matmul_weights(self) -> int:
         """Return W = L W_l + V d, the elements of the weight matrices that every pass reads.
 
-        Projected embeddings (width e, not d) change it to L W_l + 2 d e + V e.
+        With projected embeddings (width e instead of d) it is L W_l + 2 d e + V e.
         """
         return self._token_weights + self._head_weights
 
@@ -139,7 +139,7 @@ class Architecture:
         return 2 * self._token_weights * input_tokens + 2 * self._head_weights + self._attention_flops(0, input_tokens)
 
     def decode_flops(self, context: int) -> int:
-        """Return the FLOPs of one request's decode pass that attends `context` positions, its own token included.
+        """Return the FLOPs of one request's decode pass that attends to `context` positions, its own included.
 
         Decode pass j (j = 1 .. m - 1) after a prompt of n tokens has context n + j.
         """
@@ -148,14 +148,14 @@ class Architecture:
     def request_flops(self, input_tokens: int, output_tokens: int) -> int:
         """Return F(n, m) = 2 L W_l (n+m-1) + 2 V d m + 2 L a (n+m-1)(n+m), the FLOPs of one request (n, m >= 1).
 
-        A sliding layer attends at most its window, which lowers its share of the last term.
+        A sliding layer attends to at most its window, which lowers its share of the last term.
         """
         processed = input_tokens + output_tokens - 1
         matmul = 2 * self._token_weights * processed + 2 * self._head_weights * output_tokens
         return matmul + self._attention_flops(0, processed)
 
     def prefill_bytes(self, input_tokens: int, batch: int, sizes: ElementBytes) -> float:
-        """Return the bytes that a batch's prefill moves: all weights once, the KV cache written. No activations."""
+        """Return the bytes that a batch's prefill moves: weights read once, KV cache written. No activations."""
         return self.matmul_weights() * sizes.weight + batch * self.kv_bytes(input_tokens, sizes.cached)
 
     def decode_bytes(self, context: int, batch: int, sizes: ElementBytes) -> float:
@@ -170,7 +170,7 @@ class Architecture:
     def request_batch_bytes(self, input_tokens: int, output_tokens: int, batch: int, sizes: ElementBytes) -> float:
         """Return Y(n, m) = m W s + B c_kv (n m + m - 1 + m (m - 1) / 2), the bytes of one batch. No activations.
 
-        The sum of its passes (n, m >= 1). A sliding layer reads and keeps at most its window.
+        Summed over its passes (n, m >= 1). A sliding layer reads and keeps at most its window.
         """
         n, m, window = input_tokens, output_tokens, self.sliding_window
         last = n + m - 1
@@ -197,12 +197,12 @@ class Architecture:
 
     @cached_property
     def _token_weights(self) -> int:
-        """Weights that work on every token processed, prompt tokens included."""
+        """Weights applied to every processed token, prompt tokens included."""
         return self.layers * self.layer_weights() + self._projection_weights
 
     @cached_property
     def _head_weights(self) -> int:
-        """Weights that work on a token whose successor is wanted."""
+        """Weights applied only to tokens whose successor is generated."""
         return self.vocabulary * self.embedding_size
 
     def _kv_bytes_per_layer(self, bytes_per_element: int) -> int:
@@ -215,14 +215,14 @@ class Architecture:
         return (self.layers - self.sliding_layers) * full + self.sliding_layers * sliding
 
     def _attention_flops(self, before: int, upto: int) -> int:
-        """FLOPs of scores and weighted values (2 a each for a position attended) of tokens before + 1 .. upto."""
+        """FLOPs of scores and weighted values (2 a each per attended position) for tokens before + 1 .. upto."""
         full = _attended(upto, None) - _attended(before, None)
         sliding = _attended(upto, self.sliding_window) - _attended(before, self.sliding_window)
         return 4 * self._query_width * self._over_layers(full, sliding)
 
 
 def load(path: Path) -> Architecture:
-    """Read an architecture file, or the config.json in a directory; the file's (or directory's) name names the model.
+    """Read an architecture file, or the config.json in a directory; the model is named after the file or directory.
 
     Raises SweetspotError naming the file, the key and the remedy.
     """
@@ -234,7 +234,7 @@ def load(path: Path) -> Architecture:
 
 
 def resolved(path: Path) -> dict[str, Any]:
-    """What a job reads of a model: dimensions, parameters, the publisher's keys (ours start with "_").
+    """What a job needs to know about a model: dimensions, parameters, the publisher's keys (without our own "_" keys).
 
     Raises SweetspotError as `load` does.
     """
@@ -260,21 +260,21 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     except ValueError as error:
         raise SweetspotError(f"{file}: not valid JSON ({error}); truncated? Copy the config.json again") from None
     if not isinstance(config, dict):
-        raise SweetspotError(f"{file}: holds no JSON object; give the publisher's config.json, not a list or a number")
+        raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")
     return file, config
 
 
 @dataclass(frozen=True)
 class _Family:
-    """What a model type fixes outside its config.json. `defaults`: values that transformers gives to absent keys."""
+    """What a model type implies beyond its config.json. `defaults`: values that transformers gives to absent keys."""
 
     gated: bool = True
     ffn_key: str = "intermediate_size"
     norms: int = 2
     norm_vectors: int = 1
     defaults: Mapping[str, int | bool] = field(default_factory=dict)
-    optional_kv_heads: bool = False  # absent num_key_value_heads means one per query head, not a number of its own
-    needs_head_dim: bool = False  # absent head_dim means a number of its own, not hidden / heads
+    optional_kv_heads: bool = False  # without num_key_value_heads there is one per query head
+    needs_head_dim: bool = False  # without head_dim the head size is not hidden / heads
 
 
 _UNTIED, _TIED = {"tie_word_embeddings": False}, {"tie_word_embeddings": True}
@@ -352,21 +352,21 @@ def _kv_heads(read: _Reader, heads: int) -> int:
     if read.config["model_type"] == "falcon":
         if read.flag("new_decoder_architecture"):
             raise read.refuse("new_decoder_architecture", "is true: not modelled yet; choose a first-generation Falcon")
-        # Falcon ignores num_kv_heads when multi_query is set: the published file of Falcon 7B says 71 and means 1.
+        # Falcon ignores num_kv_heads when multi_query is set: the published file of Falcon 7B says 71 but means 1.
         key, default = ("num_kv_heads", heads)
         kv_heads = 1 if read.flag("multi_query") else read.integer(key, default)
     else:
         key, optional = "num_key_value_heads", heads if read.family.optional_kv_heads else None
         kv_heads = read.integer(key, optional)
     if heads % kv_heads:
-        raise read.refuse(key, f"is {kv_heads}, which does not divide num_attention_heads {heads}; correct either")
+        raise read.refuse(key, f"is {kv_heads}, which does not divide num_attention_heads {heads}; correct one of them")
     return kv_heads
 
 
 def _head_size(read: _Reader, hidden: int, heads: int) -> int:
     if read.get("head_dim") is None and not read.family.needs_head_dim and hidden % heads:
         raise read.refuse(
-            "hidden_size", f"is {hidden}, not divisible by num_attention_heads {heads}; add head_dim or correct either"
+            "hidden_size", f"is {hidden}, not divisible by num_attention_heads {heads}; add head_dim or correct one"
         )
     return read.integer("head_dim", default=None if read.family.needs_head_dim else hidden // heads)
 
@@ -395,6 +395,6 @@ def _sliding(read: _Reader, layers: int) -> tuple[int | None, int]:
 
 
 def _attended(tokens: int, window: int | None) -> int:
-    """Return the positions that tokens 1 .. `tokens` attend in one layer: the sum of min(i, window)."""
+    """Return how many positions tokens 1 .. `tokens` attend to in one layer: the sum of min(i, window)."""
     full = tokens if window is None else min(tokens, window)
     return full * (full + 1) // 2 + (tokens - full) * full

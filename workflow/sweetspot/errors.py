@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and how a workflow step shows it."""
+"""The exception whose message users read, and how a workflow step reports it."""
 
 import contextlib
 import sys
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 
 
 class SweetspotError(Exception):
-    """Something the user can put right: the message says what is wrong, where, what to do. No traceback is shown."""
+    """A problem the user can solve: the message says what is wrong, where, and what to do. No traceback is shown."""
 
 
 class OutOfMemory(SweetspotError):
-    """The GPU's memory does not suffice. It spoils the cell it happened in, and no other."""
+    """The GPU ran out of memory. Only the cell in which it happened is affected."""
 
 
 @contextlib.contextmanager
 def logged(log: str) -> Iterator[None]:
     """Send standard output and error to the file `log`; a SweetspotError ends the process with its message alone.
 
-    The message is in the log and on the real standard error, where Snakemake's user sees it. Other exceptions are
-    defects: their traceback goes to the log and the caller.
+    The message also goes to the real standard error, where Snakemake shows it. Any other exception is a defect: its
+    traceback goes to the log and it is re-raised.
     """
     with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:

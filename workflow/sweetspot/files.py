@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and digests of what results depend on. Standard library only."""
+"""Atomic file writes, and digests of the inputs that results depend on. Standard library only."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def key(inputs: Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: a reader never sees half of it."""
+    """Write a file atomically: a reader never sees half of it."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -29,16 +29,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_with_digest(path: Path, content: str) -> None:
-    """Write a whole file, and before it a FILE.sha256 as `sha256sum --check` takes it."""
+    """Write FILE.sha256 in the format of `sha256sum --check`, then the file itself, each atomically."""
     data = content.encode()
     write_atomically(_digest_file(path), f"{sha256(data).hexdigest()}  {path.name}\n")
     write_atomically(path, data)
 
 
 def is_as_written(path: Path) -> bool:
-    """Whether a file is what its FILE.sha256 says. One without, of an earlier version or copied alone, is believed.
+    """Whether a file matches its FILE.sha256; True without one (an earlier version, or a file copied alone).
 
-    Raises OSError when it cannot be read.
+    Raises OSError if it cannot be read.
     """
     data = path.read_bytes()
     try:

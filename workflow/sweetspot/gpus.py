@@ -1,4 +1,4 @@
-"""Published facts of the GPUs that this project has a use for."""
+"""Data-sheet figures of the known GPUs."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A board: name as NVML reports it, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s."""
+    """A board: NVML's name, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision."""
 
     name: str
     memory_bytes: int
@@ -15,8 +15,8 @@ class Gpu:
     peak_flops: dict[str, float]
 
 
-# NVIDIA's data sheets. Dense rates, half of those with sparsity; those of float32 are the tensor cores' TF32, and of
-# V100 and T4 the ordinary cores'. The power limit is the largest that a board of that name ships with.
+# NVIDIA's data sheets. Rates are dense (half of the figures with sparsity); float32 means TF32 on the tensor cores, on
+# V100 and T4 the ordinary cores. The power limit is the largest that a board of that name ships with.
 _H100 = {"float32": 494.7e12, "bfloat16": 989.4e12, "float16": 989.4e12, "fp8": 1978.9e12}
 _A100 = {"float32": 156e12, "bfloat16": 312e12, "float16": 312e12}
 _H100_PCIE = {"float32": 378e12, "bfloat16": 756e12, "float16": 756e12, "fp8": 1513e12}
@@ -27,7 +27,7 @@ _A10 = {"float32": 62.5e12, "bfloat16": 125e12, "float16": 125e12}
 _A30 = {"float32": 82e12, "bfloat16": 165e12, "float16": 165e12}
 _A6000 = {"float32": 77.4e12, "bfloat16": 154.8e12, "float16": 154.8e12}
 
-# By name as NVML reports it; of boards of one chip, the first is what the chip's name alone means.
+# Names are those that NVML reports. A chip's name alone means the first of its boards.
 _GPUS = (
     Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100),
     Gpu("NVIDIA H100 PCIe", 80 * 1024**3, 350.0, 2.0e12, _H100_PCIE),
@@ -48,7 +48,7 @@ _GPUS = (
     Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}),
     Gpu("Tesla T4", 16 * 10**9, 70.0, 0.32e12, {"float32": 8.1e12, "float16": 65e12}),
 )
-_FORMS = ("pcie", "nvl")  # without one of these a name means the SXM module, or the only board
+_FORMS = ("pcie", "nvl")  # a name with neither means the SXM module, or the only board
 
 
 def names() -> list[str]:
@@ -57,14 +57,14 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Gpu | None:
-    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" that with 80 GB.
+    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" the 80 GB one.
 
-    A form or a memory that no known board of the chip has is another board: None.
+    A form factor or memory size that no known board of the chip has is an unknown board: None.
     """
     exact = [gpu for gpu in _GPUS if gpu.name == name]
-    told = _words(name)
-    alike = [gpu for gpu in _GPUS if _chip(_words(gpu.name)) & told and _form(_words(gpu.name)) == _form(told)]
-    sizes = _sizes(told)
+    words = _words(name)
+    alike = [gpu for gpu in _GPUS if _chip(_words(gpu.name)) & words and _form(_words(gpu.name)) == _form(words)]
+    sizes = _sizes(words)
     fitting = exact or [
         gpu for gpu in alike if not sizes or not _sizes(_words(gpu.name)) or sizes & _sizes(_words(gpu.name))
     ]

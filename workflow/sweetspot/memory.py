@@ -1,7 +1,6 @@
-"""What fits a board: bytes of weights and KV cache by precision, requests at once, waves.
+"""What fits in a board's memory: bytes of weights and KV cache by precision, concurrent requests, waves.
 
-The one place that decides it, for the plan, the engines, the simulator and the law across models. Standard library
-only.
+The plan, the engines, the simulator and the law across models all use it. Standard library only.
 """
 
 import re
@@ -11,18 +10,18 @@ from sweetspot.architecture import Architecture, ElementBytes
 from sweetspot.gpus import Gpu
 
 PRECISIONS = ("float32", "bfloat16", "float16", "fp8")
-"""Data types of weights and KV cache that a campaign can be configured with."""
+"""Data types for weights and KV cache that a campaign can use."""
 
 KV_CACHE_FRACTION = 0.9
-"""Share of the memory beside the weights that the KV cache may take: the default of campaigns, and near that of vLLM
-and TensorRT-LLM, so it also stands in for tables that do not record it."""
+"""Share of the memory left by the weights that the KV cache may take: the default of campaigns, close to that of vLLM
+and TensorRT-LLM, and assumed for tables that do not record it."""
 
 
 def element_bytes(precision: str) -> ElementBytes:
     """Bytes of a weight and of a cached key or value, by the first number in the name: "fp8", "int4", "w4a16".
 
-    Weights of fewer than 8 bits go with a cache of 16 bits. A name without such a number counts as 16 bits: if that is
-    wrong, the prices of bytes are scaled and what fits a board is misjudged.
+    Weights below 8 bits imply a 16-bit cache. A name without such a number counts as 16 bits; if that is wrong, the
+    fitted cost per byte is off by that factor, and so is the memory that a model needs.
     """
     found = re.search(r"\d+", precision)
     bits = int(found[0]) if found and int(found[0]) in (4, 8, 16, 32) else 16
@@ -43,20 +42,20 @@ class Memory:
     def of(
         cls, architecture: Architecture, gpu: Gpu, precision: str, kv_cache_fraction: float = KV_CACHE_FRACTION
     ) -> "Memory":
-        """The memory of a model in `precision` on `gpu`; `kv_cache_fraction` of what the weights leave is KV cache."""
+        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave."""
         weight, cached = element_bytes(precision)
         weights = architecture.parameters() * weight
         cache = int(kv_cache_fraction * (gpu.memory_bytes - weights))
         return cls(architecture, gpu.memory_bytes, int(weights), cache, cached)
 
     def requests(self, input_tokens: int, output_tokens: int) -> int:
-        """How many requests of these lengths have their KV cache on the board at once; 0 if not even one."""
+        """How many requests of these lengths fit in the KV cache at once; 0 if not even one does."""
         return max(0, self.kv_cache_bytes) // self.architecture.kv_bytes(
             input_tokens + output_tokens, self.cached_bytes
         )
 
     def as_dict(self) -> dict[str, int]:
-        """For engine.json."""
+        """The fields recorded in engine.json."""
         return {
             "memory_bytes": self.board_bytes,
             "weights_bytes": self.weights_bytes,

@@ -1,1 +1,1 @@
-"""From a configuration to cells, jobs, plans and datasets."""
+"""Campaigns: configuration, cells and jobs, plans, cost and progress, datasets."""

@@ -1,4 +1,4 @@
-"""From a configuration to the list of cells and jobs, before anything runs."""
+"""Plans a campaign: turns its configuration into cells and jobs before anything runs."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from sweetspot.memory import Memory
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of the grid and whether it can run. `reason` says why a skipped one cannot; `flags` warn of a regime."""
+    """A cell of the grid. `status` says whether it can run, `reason` why not; `flags` name special regimes."""
 
     model: str
     batch: int
@@ -38,7 +38,7 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Model:
-    """A selected model: its line of the table, the file of its architecture, what that says, what jobs read of it."""
+    """A selected model: its row of the table, its architecture's file and content, and the resolved form for jobs."""
 
     row: ModelRow
     path: Path
@@ -47,10 +47,10 @@ class Model:
 
 
 class Campaign:
-    """Everything that follows from a configuration: models, cells, jobs. Raises SweetspotError for bad input."""
+    """The models, cells and jobs of a configuration. Raises SweetspotError for bad input."""
 
     def __init__(self, raw: dict[str, Any], source: str = "config") -> None:
-        """Check `raw` (the configuration as read) and read the models it names; `source` names it in errors."""
+        """Check the configuration `raw` and read its models; errors refer to it as `source`."""
         self.config: Config = parse(raw, source)
         if self.config.machine is not None:
             numbers = probe.numbers(Path(self.config.machine), self.config.gpu)
@@ -67,14 +67,14 @@ class Campaign:
             raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
         self.gpu = gpu
         if self.config.rows is not None and not Path(self.config.rows).is_file():
-            raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; leave the key out to measure")
+            raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; remove the key to measure")
         if not self.jobs:
             reasons = sorted({cell.reason for cell in self.cells})
             raise SweetspotError(f"{source}: no cell can run; " + "; ".join(reasons))
 
     @cached_property
     def cells(self) -> list[PlannedCell]:
-        """Every cell of the grid or of the list of cells, also those that cannot run."""
+        """Every cell of the grid, or of the list of cells, including skipped ones."""
         if self.config.cells:
             listed = sorted(read_cells(Path(self.config.cells)), key=lambda cell: cell[1:])
             if unknown := {name for name, *_ in listed} - self.models.keys():
@@ -86,7 +86,7 @@ class Campaign:
 
     @cached_property
     def grid(self) -> list[PlannedCell]:
-        """Every cell of the grid of lengths and batches, also those that cannot run."""
+        """Every cell of the grid of lengths and batches, including skipped ones."""
         return [
             self._judge(model, batch, n, m)
             for model in self.models.values()
@@ -99,8 +99,8 @@ class Campaign:
     def jobs(self) -> dict[tuple[str, int, str], list[PlannedCell]]:
         """Cells of each measuring job, by (model, batch, block).
 
-        The block's name ends in a digest of all that its rows depend on, so rows of another job are another file:
-        whether a job was done can be told from its file alone, also where results were moved or copied.
+        The block's name ends in a digest of everything its rows depend on. Its file alone therefore shows whether the
+        job is done, even after results were moved or copied.
         """
         jobs = {}
         for (model, batch), cells in self._grids.items():
@@ -115,17 +115,17 @@ class Campaign:
 
     @cached_property
     def places(self) -> dict[tuple[str, int, str], Place]:
-        """Where each measuring job keeps what it makes."""
+        """Where each measuring job keeps its files."""
         return {job: Place(self.directory, *job) for job in self.jobs}
 
     def tables(self) -> list[str]:
-        """The files that hold the campaign's rows: those of every job, or the one that the configuration names."""
+        """The files that hold the campaign's rows: one per job, or the table named in the configuration."""
         if self.config.rows is not None:
             return [self.config.rows]
         return [str(place.rows) for place in self.places.values()]
 
     def cells_of_tables(self) -> list[int]:
-        """How many cells each of those files has to hold; empty where nobody knows."""
+        """How many cells each of these files must hold; empty for a table named in the configuration."""
         return [] if self.config.rows is not None else [len(cells) for cells in self.jobs.values()]
 
     @cached_property
@@ -138,12 +138,12 @@ class Campaign:
         return grids
 
     def engine_job(self, model: str, batch: int) -> str:
-        """The job of building an engine, as JSON: what it depends on and nothing else."""
+        """The job of building an engine, as JSON: exactly its inputs."""
         limits = engines.limits(map(vars, self._grids[model, batch]))
         return json.dumps({"model": model, "batch": batch, "engine": self._engine(model), "limits": limits})
 
     def measure_job(self, model: str, batch: int, block: str) -> str:
-        """The job of measuring a block, as JSON: what its rows depend on and nothing else."""
+        """The job of measuring a block, as JSON: exactly the inputs of its rows."""
         return json.dumps({**self._shared(model, batch), "cells": _described(self.jobs[model, batch, block])})
 
     def _shared(self, model: str, batch: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Campaign:
         }
 
     def record(self) -> dict[str, Any]:
-        """What the campaign is: its configuration and what its models are."""
+        """The record of the campaign: its configuration and its models."""
         return {
             "schema_version": 1,
             "sweetspot_version": __version__,
@@ -183,11 +183,11 @@ class Campaign:
         }
 
     def digest(self) -> str:
-        """Digest of all that `write` writes but the machine it is written on."""
+        """Digest of everything that `write` writes, except the machine."""
         return key({"record": self.record(), "cells": [vars(cell) for cell in self.cells]})
 
     def write(self, cells: Path, campaign: Path) -> None:
-        """Write the plan (CSV, every cell with status and reason) and the record of the campaign (JSON)."""
+        """Write the plan (CSV: every cell with its status and reason) and the record of the campaign (JSON)."""
         text = io.StringIO()
         table = csv.DictWriter(text, [field.name for field in fields(PlannedCell)], lineterminator="\n")
         table.writeheader()
@@ -197,14 +197,14 @@ class Campaign:
         write_atomically(campaign, json.dumps({**self.record(), **machine}, indent=2) + "\n")
 
     def check_writable(self) -> None:
-        """Raises SweetspotError when the results directory cannot be made or written."""
+        """Raise SweetspotError if the results directory cannot be created or written."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.directory):
                 pass
         except OSError as error:
             raise SweetspotError(
-                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a directory of yours"
+                f"cannot write results to {self.directory}: {error.strerror}; set `results` to a writable directory"
             ) from None
 
     def _engine(self, model: str) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Campaign:
             "kv_cache_fraction": config.kv_cache_fraction,
             "seed": self.config.seed,
         }
-        # Named only where they are not as usual, so that rows measured before there was a choice stay known.
+        # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
@@ -245,7 +245,9 @@ class Campaign:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
             else:
-                skipped = skipped or f"positions: {n} + {m} tokens exceed the model's {arch.max_positions} positions"
+                skipped = skipped or (
+                    f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
+                )
         memory = Memory.of(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
         fit = memory.requests(n, m)
         if fit < 1:

@@ -1,27 +1,28 @@
-"""What a campaign is: the configuration file and the table of models.
+"""The definition of a campaign: its configuration file, table of models and list of cells.
 
-These classes are the one source of the checks, of the JSON schemas in workflow/schemas and of docs/configuration.md.
+The checks, the JSON schemas in workflow/schemas and docs/configuration.md all come from the classes in this module.
 """
 
-import csv
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sweetspot import engines
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.memory import PRECISIONS
+from sweetspot.table.files import load, whole_numbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Length = Annotated[int, Field(gt=0, strict=True)]
 if TYPE_CHECKING:
     from builtins import str as EngineName
     from builtins import str as Precision
-else:  # the modules that know them list them
+else:
     EngineName = Literal[tuple(engines.names())]
     Precision = Literal[PRECISIONS]
 
@@ -37,17 +38,17 @@ class EngineConfig(_Strict):
         description=f"Engine: {'; '.join(f'`{name}` {what}' for name, what in engines.names().items())}."
     )
     kv_cache_fraction: float = Field(
-        0.9, gt=0, le=1, description="Share of the memory left beside the weights that the KV cache may take."
+        0.9, gt=0, le=1, description="Share of the GPU memory left by the weights that the KV cache may use."
     )
     cuda_graphs: bool = Field(True, strict=True, description="Whether decode passes run as CUDA graphs.")
     in_flight_batching: bool = Field(
         True,
         strict=True,
-        description="Whether requests join and leave the batch on their own (TensorRT-LLM's `GUARANTEED_NO_EVICT`), or "
-        "a batch begins and ends as one (`STATIC_BATCH`). vLLM knows the first only.",
+        description="Whether requests join and leave the batch independently (TensorRT-LLM's `GUARANTEED_NO_EVICT`) or "
+        "a batch starts and ends as a whole (`STATIC_BATCH`). vLLM supports only the first.",
     )
     python: str | None = Field(
-        None, description="Python of the engine's environment, as a command; by default the one that runs Snakemake."
+        None, description="Command of the Python in the engine's environment; by default the one that runs Snakemake."
     )
 
     @model_validator(mode="after")
@@ -67,34 +68,34 @@ class Config(_Strict):
     select: list[Name] | None = Field(None, min_length=1, description="Names of the models to measure; by default all.")
     rows: str | None = Field(
         None,
-        description="Table of rows (Parquet, CSV, JSON) to analyse as they are instead of measuring, relative to "
-        "the working directory: `resources/measurements/NAME/rows.parquet`.",
+        description="Table of rows (Parquet, CSV, JSON) to analyse instead of measuring, relative to the working "
+        "directory: `resources/measurements/NAME/rows.parquet`.",
     )
     input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")
     output_tokens: list[Length] = Field(min_length=1, description="Reply lengths, in tokens.")
-    batches: list[Length] = Field(min_length=1, description="Numbers of equal requests in flight.")
+    batches: list[Length] = Field(min_length=1, description="Batch sizes: numbers of equal requests in flight.")
     cells: str | None = Field(
         None,
-        description="List of the cells to measure instead of the whole grid (CSV with columns model, batch, "
-        "input_tokens, output_tokens), as `sweetspot design` writes it; relative to the working directory.",
+        description="List of cells to measure instead of the whole grid, as `sweetspot design` writes it (CSV with "
+        "columns model, batch, input_tokens, output_tokens), relative to the working directory.",
     )
     engine: EngineConfig
-    gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by the name that NVML reports.")
+    gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by its NVML name.")
     machine: str | None = Field(
         None,
-        description="Machine record of `sweetspot probe`: its numbers stand in for the protocol's defaults. What "
-        "`protocol` sets is used as it is.",
+        description="Machine record of `sweetspot probe`: its numbers replace the protocol's defaults, but not what "
+        "`protocol` sets.",
     )
     positions: Literal["skip", "extend"] = Field(
         "skip",
-        description="Cells longer than a model's positions: `skip` lists them as skipped, `extend` measures them with "
-        "a longer position table (random weights only) and flags them.",
+        description="What to do with cells longer than the model's positions: `skip` lists them as skipped; `extend` "
+        "measures them with a longer position table (random weights only) and flags them.",
     )
     cells_per_job: Length | Literal["all"] = Field(
         "all", description="Cells that one job measures with one loaded engine: from 1 to `all` of a (model, batch)."
     )
     seed: int = Field(
-        1, ge=0, strict=True, description="Seed of the order of cells, of random prompts and of the simulator."
+        1, ge=0, strict=True, description="Seed of the order of cells, the random prompts and the simulator."
     )
     protocol: Protocol = Field(default_factory=Protocol, description="The measurement protocol.")
 
@@ -104,38 +105,36 @@ class Config(_Strict):
             values = getattr(self, name) or []
             repeated = sorted({str(value) for value in values if values.count(value) > 1})
             if repeated:
-                raise ValueError(f"{name}: {', '.join(repeated)} is listed more than once; remove the repeats")
+                raise ValueError(f"{name}: {', '.join(repeated)} listed more than once; remove the duplicates")
         return self
 
 
 class ModelRow(_Strict):
-    """One line of the table of models."""
+    """One row of the table of models."""
 
     model: Name = Field(description="Name of the model in all results.")
-    architecture: str = Field(
-        description="The publisher's config.json (or the directory that holds it), relative to this table."
-    )
+    architecture: str = Field(description="The publisher's config.json, or its directory, relative to this table.")
     precision: Precision = Field("bfloat16", description="Data type of weights and KV cache.")
     weights: Literal["dummy", "gaussian", "checkpoint"] = Field(
         "dummy",
-        description="`dummy`: the engine's own random weights. `gaussian`: random ones as before training, N(0, 0.02). "
-        "`checkpoint`: those of `checkpoint`. The simulation has none.",
+        description="`dummy`: the engine's own random weights. `gaussian`: random weights as before training, "
+        "N(0, 0.02). `checkpoint`: the weights in `checkpoint`. The simulation uses none.",
     )
     checkpoint: str | None = Field(
         None,
-        description="Directory of a downloaded model with its weights, relative to this table. Rows are known by its "
-        "name: it may move, and other weights need another name.",
+        description="Directory of a downloaded model with its weights, relative to this table. Its name identifies "
+        "the weights: the directory may move, but other weights need another name.",
     )
 
     @model_validator(mode="after")
     def _checkpoint_for_its_weights(self) -> "ModelRow":
         if (self.weights == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("weights `checkpoint` needs a directory in column checkpoint, and no other weights do")
+            raise ValueError("weights `checkpoint` need a directory in column checkpoint, and only they do")
         return self
 
 
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
-    """Check a configuration. Raises SweetspotError that names every wrong key and what would be right."""
+    """Check a configuration. Raises SweetspotError naming every wrong key and its remedy."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -145,35 +144,33 @@ def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
 def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
     """The models of a table, in its order, each with the path of its architecture.
 
-    Raises SweetspotError naming the file, the line and the remedy.
+    Raises SweetspotError naming the file, the row (the first model is row 1) and the remedy.
     """
     if not path.is_file():
         raise SweetspotError(f"{path}: no such table of models; set `models` in the configuration")
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file, delimiter="\t") if line and not line[0].startswith("#")]
-    if len(lines) < 2:
+    try:
+        frame = load(path, exact=True)
+    except SweetspotError as error:
+        raise SweetspotError(f"{error}; separate the columns of a table of models by single tabs") from None
+    if not frame.height:
         raise SweetspotError(
             f"{path}: no model in the table; add a line under the header `model<tab>architecture<tab>precision`"
         )
     rows: dict[str, tuple[ModelRow, Path]] = {}
-    for number, line in enumerate(lines[1:], 2):
-        place = f"{path}, line {number}"
-        if len(line) != len(lines[0]):
-            raise SweetspotError(
-                f"{place}: {len(line)} columns where the header has {len(lines[0])}; separate them by single tabs"
-            )
+    for line in frame.iter_rows(named=True):
+        place = f"{path}, row {line.pop('_row')}"
         try:
-            row = ModelRow.model_validate({k: v for k, v in zip(lines[0], line, strict=True) if v})
+            row = ModelRow.model_validate({name: value for name, value in line.items() if value is not None})
         except ValidationError as error:
             raise SweetspotError(_readable(error, place, ModelRow)) from None
         if row.model in rows:
-            raise SweetspotError(f"{place}: {row.model} is in the table already; give each model its own name")
+            raise SweetspotError(f"{place}: {row.model} is already in the table; give each model its own name")
         rows[row.model] = row, path.parent / row.architecture
     return rows
 
 
 def selected(config: Config) -> tuple[list[tuple[ModelRow, Path]], list[str]]:
-    """The models that a campaign measures, in the order of its table, and the names of those that `select` leaves out.
+    """The models that a campaign measures, in the order of its table, and the names of the models not selected.
 
     Raises SweetspotError as `read_models` does, and for a name in `select` that is not in the table.
     """
@@ -186,37 +183,29 @@ def selected(config: Config) -> tuple[list[tuple[ModelRow, Path]], list[str]]:
 
 
 def read_cells(path: Path) -> list[tuple[str, int, int, int]]:
-    """The cells of a list: model, batch, input tokens, output tokens; in the list's order, repeats once.
+    """The cells of a list (model, batch, input tokens, output tokens) in its order, without duplicates.
 
-    Raises SweetspotError naming the file, the line and the remedy.
+    Raises SweetspotError naming the file, the row (the first cell is row 1), the column, the value and the remedy.
     """
     columns = ("model", "batch", "input_tokens", "output_tokens")
     if not path.is_file():
         raise SweetspotError(f"{path}: no such list of cells; make it with `sweetspot design`, or remove `cells`")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise SweetspotError(
-                f"{path}: column {', '.join(missing)} missing; a list of cells has {','.join(columns)}"
-            )
-        cells: dict[tuple[str, int, int, int], None] = {}
-        for number, line in enumerate(reader, 2):
-            try:
-                batch, n, m = (int(line[name]) for name in columns[1:])
-            except (TypeError, ValueError):
-                batch = n = m = 0
-            if min(batch, n, m) < 1:
-                raise SweetspotError(f"{path}, line {number}: batch and lengths must be whole numbers of at least 1")
-            cells[line["model"], batch, n, m] = None
-    return list(cells)
+    frame = load(path)
+    if missing := [name for name in columns if name not in frame.columns]:
+        raise SweetspotError(f"{path}: column {', '.join(missing)} missing; a list of cells has {', '.join(columns)}")
+    frame = whole_numbers(path, frame, dict.fromkeys(columns[1:], 1))
+    named = frame.select(pl.col("model").cast(pl.String).fill_null(""), *columns[1:])
+    return named.unique(maintain_order=True).rows()
 
 
 def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors(include_url=False):
-        # A union reports each alternative under a tag such as `int`; the tag is no key of the user's.
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        extra = item["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+        # A union adds a tag such as `constrained-int`, which is not a key of the user's.
+        parts = [part for part in item["loc"] if extra or isinstance(part, int) or part.isidentifier()]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        if extra:
             known = _keys(model, item["loc"][:-1])
             lines.append(f"{source}: {place} is not a setting{_suggest(str(item['loc'][-1]), known)}")
         elif item["type"] == "missing":

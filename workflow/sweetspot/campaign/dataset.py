@@ -1,8 +1,8 @@
-"""From the directory of a measured campaign to a dataset that can be kept and published.
+"""Turns the directory of a measured campaign into a dataset to keep or publish.
 
-`sweetspot dataset RESULTS OUT` writes OUT/rows.parquet (every row that was measured, invalid ones too),
-raw.tar (the raw samples, by the names in column `raw`), sessions.jsonl (the machine and idle powers of each session),
-copies of machine.json and runs.jsonl (the probe's record; commands and versions) where there are any, and a README.
+`sweetspot dataset RESULTS OUT` writes OUT/rows.parquet (every measured row, including invalid ones), raw.tar (the raw
+samples, by the names in column `raw`), sessions.jsonl (machine and idle power of each session), copies of machine.json
+and runs.jsonl (the probe's record; commands and versions) if there are any, and a README.
 """
 
 import io
@@ -23,30 +23,30 @@ from sweetspot.table.machines import flag_changes
 from sweetspot.table.schema import CELL, GROUP
 
 _COPIES = ("machine.json", "runs.jsonl")
-_LIMITS = """What it is not: wall power (these are NVML's figures, with a board's gain of up to 5 %), a serving trace
-(requests are equal), or more boards than are named above. Rows with `valid` false are kept with their reasons and are
-not to be fitted."""
+_LIMITS = """Limits: energies are NVML's, not wall power, and a board's gain error is up to 5 %; requests of a batch are
+equal, unlike a serving trace; only the boards named above were measured. Do not fit rows with `valid` false: they are
+kept, with their reasons, for the record."""
 _SESSION = ("session", "machine", "idle_w", "idle_reasons", "idle_after_w", "idle_after_reasons", "load_s")
 
 
 def write(results: Path, out: Path) -> pl.DataFrame:
-    """Write the dataset of `results` to the new directory `out`; returns its rows.
+    """Write the dataset of `results` to the new directory `out` and return its rows.
 
-    Raises SweetspotError where nothing was measured, raw samples are missing, or `out` is there already.
+    Raises SweetspotError if nothing was measured, raw samples are missing, or `out` exists.
     """
     files = sorted(results.glob("measurements/*/*/*.jsonl"))
     if not files:
         raise SweetspotError(f"{results}: no measurements/ in it; name the directory of a measured campaign")
     if out.exists():
-        raise SweetspotError(f"{out}: is there already; choose a new name or remove it, nothing is overwritten")
+        raise SweetspotError(f"{out}: exists; choose a new name or remove it (nothing is overwritten)")
     frame, _ = flag_changes(table.read(files).frame)
     frame = frame.filter(pl.col("reasons") != "not_measured_yet")
     if not frame.height:
-        raise SweetspotError(f"{results}: nothing was measured in it yet")
+        raise SweetspotError(f"{results}: nothing was measured yet; run the campaign first")
     names = sorted(frame["raw"].drop_nulls().unique())
     if missing := [name for name in names if not (results / name).is_file()]:
         raise SweetspotError(
-            f"{results}: {len(missing)} files of raw samples are missing, first {missing[0]}; copy raw/"
+            f"{results}: {len(missing)} files of raw samples are missing, first {missing[0]}; copy raw/ into it"
         )
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -77,33 +77,33 @@ def _sessions(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _readme(name: str, frame: pl.DataFrame, copies: list[str]) -> str:
-    def told(column: str) -> str:
-        values = frame[column].drop_nulls().unique().sort().to_list() if column in frame.columns else []
-        return ", ".join(str(value) for value in values if value != "") or "not told"
+    def values(column: str) -> str:
+        found = frame[column].drop_nulls().unique().sort().to_list() if column in frame.columns else []
+        return ", ".join(str(value) for value in found if value != "") or "unknown"
 
     cells = frame.filter("valid").select(*GROUP, *CELL).unique().height
     facts = {
-        "Source": told("source").upper() if "simulated" in told("source") else told("source"),
-        "GPU": told("gpu"),
-        "Board": told("gpu_uuid"),
-        "Driver": told("driver_version"),
-        "Engine": f"{told('engine')} {told('engine_version')}",
-        "Models": told("model"),
-        "Weights": told("weights"),
-        "Batches": told("batch"),
+        "Source": values("source").upper() if "simulated" in values("source") else values("source"),
+        "GPU": values("gpu"),
+        "Board": values("gpu_uuid"),
+        "Driver": values("driver_version"),
+        "Engine": f"{values('engine')} {values('engine_version')}",
+        "Models": values("model"),
+        "Weights": values("weights"),
+        "Batches": values("batch"),
         "Sessions": str(frame["session"].n_unique()),
-        "Rows": f"{frame.height}, of them valid {int(frame['valid'].sum())}, in {cells} cells",
+        "Rows": f"{frame.height}; {int(frame['valid'].sum())} are valid, in {cells} cells",
     }
     files = {
-        "rows.parquet": "one row a repetition; energies are joules of one run of the whole batch, whole board, gross",
-        "raw.tar": "polled samples of every window, gzip JSON lines, by the names in column `raw`",
-        "sessions.jsonl": "machine and idle powers of every session",
-        "machine.json": "what `sweetspot probe` found of the sensors",
+        "rows.parquet": "one row per repetition; joules of one run of the whole batch, whole board, idle included",
+        "raw.tar": "polled samples of every window, gzipped JSON Lines, by the names in column `raw`",
+        "sessions.jsonl": "machine and idle power of every session",
+        "machine.json": "what `sweetspot probe` found about the sensors",
         "runs.jsonl": "the commands that measured, with versions",
     }
     listed = {file: what for file, what in files.items() if file not in _COPIES or file in copies}
     lines = [f"# {name}", "", "Measured energy of LLM inference. Made by `sweetspot dataset`.", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
-    lines += ["", "| file | what it is |", "| --- | --- |", *(f"| `{k}` | {what} |" for k, what in listed.items())]
+    lines += ["", "| file | content |", "| --- | --- |", *(f"| `{k}` | {what} |" for k, what in listed.items())]
     lines += ["", _LIMITS]
     return "\n".join(lines) + "\n"

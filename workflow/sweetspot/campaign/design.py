@@ -1,9 +1,9 @@
-"""Which cells to measure next: those that tell most about the law for the time they take.
+"""Chooses the cells to measure next: the most informative about the law per second of GPU time.
 
-The law is linear in its coefficients, so how well cells determine it needs no measurement, only a guess of the
-energies. Cells are added one by one, each time the one that lowers the mean variance of the predictions over the whole
-grid most per second of GPU time (Bayesian I-optimal design, chosen greedily). A coefficient nobody knows yet is taken
-to be of the size guessed, give or take all of it.
+The law is linear in its coefficients, so how well a set of cells determines it depends only on guessed energies, not on
+measurements. Cells are added greedily: each is the one that lowers the mean variance of the predictions over the whole
+grid most per second of GPU time (Bayesian I-optimal design). The prior of an unknown coefficient has a standard
+deviation as large as its guess.
 """
 
 import dataclasses
@@ -25,15 +25,17 @@ from sweetspot.predict.predictor import predict
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL
 
-NOISE = 0.01  # relative standard deviation of a measured cell about its law, where no measurement tells
-_GUESS = 1.0  # relative standard deviation of a coefficient before any cell is measured
-_LEAST_SHARE = 0.05  # of the energy of some cell: no term is taken to be smaller than that
+NOISE = 0.01  # relative standard deviation of a measured cell about its law, before any measurement
+_GUESS = 1.0  # relative standard deviation of a coefficient before any measurement
+_LEAST_SHARE = 0.05  # every term is assumed to be at least this share of the energy of some cell
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A cell to measure, by its index in the grid, and what is expected once it is: the mean standard deviation of the
-    predictions over the grid, relative to the energies."""
+    """A cell to measure, by its index in the grid.
+
+    `expected_sd`: the mean relative standard deviation of the predictions over the grid once it is measured.
+    """
 
     index: int
     expected_sd: float
@@ -42,10 +44,10 @@ class Proposal:
 def propose(
     law: Law, values: Array, grid: Points, seconds: Array, measured: Mask, count: int, noise: float = NOISE
 ) -> list[Proposal]:
-    """The next `count` cells of `grid`, best first; fewer when the grid ends.
+    """The next `count` cells of `grid`, best first; fewer if the grid has no more.
 
-    `values`: the guessed coefficients of `law`. `grid`: all cells that could be measured, with guessed energies as the
-    target. `seconds`: GPU time of each. `measured`: which are measured already.
+    `values`: guessed coefficients of `law`. `grid`: all cells that can be measured, with guessed energies as the
+    target. `seconds`: GPU time of each cell. `measured`: which cells are measured already.
     """
     shares = design(law, grid) / grid.target[:, None]
     size = np.maximum(np.abs(values), _LEAST_SHARE / shares.max(axis=0))
@@ -72,12 +74,12 @@ def mean_sd(shares: Array, covariance: Array) -> float:
 
 @dataclass(frozen=True)
 class Design:
-    """What `next_cells` found for one model.
+    """The design for one model.
 
-    `cells`: measured ones and then the proposed (columns model, batch, input_tokens, output_tokens, proposed).
-    `half_width`: mean relative half width of the 95 % intervals over the grid, by the rows there are; None without a
-    validated law. `reached`: whether that is as wanted. `seconds` of GPU time for the proposed cells, `grid_seconds`
-    for the whole grid, `joules` for the proposed.
+    `cells`: measured cells, then proposed ones (columns model, batch, input_tokens, output_tokens, proposed).
+    `half_width`: mean relative half-width of the 95 % intervals over the grid, from the rows so far; None without a
+    validated law. `reached`: whether it is small enough. `seconds` and `joules`: GPU time and energy of the proposed
+    cells. `grid_seconds`: GPU time of the whole grid.
     """
 
     model: str
@@ -90,11 +92,10 @@ class Design:
 
 
 def next_cells(campaign: Campaign, rows: Table | None, count: int, accuracy: float) -> list[Design]:
-    """For each model of the campaign, up to `count` more cells of its grid, or none where `accuracy` is reached.
+    """For each model of the campaign, up to `count` more cells of its grid; none if `accuracy` is reached.
 
-    `rows`: what was measured so far. `accuracy`: the mean relative half width of 95 % intervals over the grid that is
-    wanted. Energies and times of cells come from the law fitted to the model's rows, or before there are enough from
-    the simulator.
+    `rows`: everything measured so far. `accuracy`: the wanted mean relative half-width of 95 % intervals over the grid.
+    The simulator stands in for the energies and durations of unmeasured cells.
     """
     fitted = _fitted(rows)
     return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
@@ -123,7 +124,7 @@ def _of_model(
     law = LAWS["batch-8" if len(np.unique(grid.in_wave)) > 1 else "paper-6"]
     guess = solve(law, grid)
     if isinstance(guess, Skipped):
-        raise SweetspotError(f"{model}: no design for so small a grid: {guess.reason}")
+        raise SweetspotError(f"{model}: the grid is too small for a design: {guess.reason}")
     target = design(law, grid) @ guess.values
     seconds = np.array([cell_seconds(run_s, campaign.config.protocol) for run_s in frame["duration_s"]])
     there = frame.join(measured.with_columns(_there=True), on=CELL, how="left", maintain_order="left")
@@ -150,7 +151,7 @@ def _of_model(
 
 
 def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
-    """The cells of the grid that can run, with the simulator's energy, duration and waves."""
+    """The cells of the grid that can run, with simulated energy, duration and waves."""
     cells = [cell for cell in campaign.grid if cell.model == model and cell.status == "run"]
     found, row = campaign.models[model], campaign.models[model].row
     config = campaign.config
@@ -172,7 +173,7 @@ def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
 
 
 def _half_width(fitted: Mapping[str, Any] | None, model: str, frame: pl.DataFrame) -> float | None:
-    """Mean relative half width of the 95 % intervals of the grid's cells; None before a law can be validated."""
+    """Mean relative half-width of the 95 % intervals of the grid's cells; None before a law can be validated."""
     groups = [group for group in fitted["groups"] if group["model"] == model] if fitted else []
     if fitted is None or len(groups) != 1 or "held-out" not in groups[0]["chosen_because"]:
         return None
@@ -180,13 +181,13 @@ def _half_width(fitted: Mapping[str, Any] | None, model: str, frame: pl.DataFram
     for batch, n, m in frame.select(CELL).iter_rows():
         try:
             parts = predict(fitted, model, n, m, batch).interval_parts
-        except SweetspotError:  # this batch was not measured, and no law carries over to it
+        except SweetspotError:  # no law extends to this unmeasured batch
             return None
         widths.append(np.hypot(parts["law"], parts["distance"]))
     return float(np.mean(widths))
 
 
 def cell_seconds(run_s: float, protocol: Protocol) -> float:
-    """GPU time of a cell whose batch runs take `run_s`: warm-up and all repetitions, by the protocol's numbers."""
+    """GPU time of a cell whose batch runs take `run_s`: warm-up and all repetitions of the protocol."""
     window_s = max(protocol.window_s, min(protocol.window_runs * run_s, protocol.window_max_s), run_s)
     return max(protocol.warmup_s, protocol.warmup_runs * run_s) + protocol.repetitions * window_s

@@ -1,4 +1,4 @@
-"""What a result was computed by: a digest of the code behind a step."""
+"""A digest of the code that computes a result."""
 
 import ast
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def source_hash(script: Path) -> str:
-    """Twelve hex digits over a script and every module of this package that it imports, directly or not.
+    """Digest, in twelve hex digits, of a script and every module of this package that it imports, even indirectly.
 
-    Comments and docstrings do not count: only a change that can change a result changes the digest. A template or style
-    sheet beside a module (same stem) counts as part of it.
+    Comments and docstrings do not count, so only changes that can change a result change the digest. A template or
+    style sheet beside a module (same stem) is part of it.
     """
     digest = sha256()
     for path in sorted(_closure(script), key=lambda path: path.parts[-2:]):
@@ -39,7 +39,7 @@ def _meaning(path: Path) -> bytes:
 
 @cache
 def _read(path: Path) -> tuple[bytes, list[Path]]:
-    """What a file of code means, and the modules of this package that it imports."""
+    """The code of a file without comments and docstrings, and the modules of this package that it imports."""
     tree = ast.parse(path.read_text())
     modules: list[str] = []
     for node in [tree, *_statements(tree)]:
@@ -60,7 +60,7 @@ def _read(path: Path) -> tuple[bytes, list[Path]]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements in it: expressions, by far the most of a tree, hold neither docstrings nor imports."""
+    """All statements below a node; expressions, most of a tree, contain neither docstrings nor imports."""
     for name in ("body", "handlers", "orelse", "finalbody", "cases"):
         for child in getattr(node, name, ()):
             yield child

@@ -1,4 +1,4 @@
-"""The plan of a campaign for a machine with a GPU and nothing else, which `measure.unattended` carries out there."""
+"""Plans a campaign for an offline GPU machine, where `measure.unattended` runs it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from sweetspot.measure.unattended import SCHEMA_VERSION
 
 
 def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]:
-    """All that an offline machine must know, as JSON: resolved architectures by model, blocks, and the order of steps.
+    """The plan as JSON: resolved architectures by model, blocks, and steps in their order.
 
-    What tells most comes first: the whole grid of the first model at the first batch; its other batches on a coarse
-    grid; the other models on it, batch by batch; then what is left, then the second visits. Models and batches in the
-    order in which the configuration selects and lists them.
+    The most informative steps come first: the first model's whole grid at the first batch; its other batches on a
+    coarse grid; the other models on the coarse grid, batch by batch; then all remaining cells; then second visits.
+    Models and batches keep the order of the configuration.
     """
     blocks, cells = [], []
     for model, batch, block in campaign.jobs:
@@ -24,7 +24,7 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
         blocks.append({"model": model, "batch": batch, "block": block, "build": build, "measure": measure})
         cells.append([list(place(cell)) for cell in measure["cells"]])
     inputs, outputs = _coarse(campaign.config.input_tokens), _coarse(campaign.config.output_tokens)
-    coarse = [[[n, m] for n, m in those if n in inputs and m in outputs] or those for those in cells]
+    coarse = [[[n, m] for n, m in block if n in inputs and m in outputs] or block for block in cells]
     models = campaign.config.select or list(campaign.models)
     order = sorted(
         range(len(blocks)),
@@ -55,6 +55,6 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _coarse(lengths: Sequence[int]) -> set[int]:
-    """The shortest, the middle and the longest."""
+    """The shortest, the middle and the longest length."""
     ordered = sorted(lengths)
     return {ordered[0], ordered[len(ordered) // 2], ordered[-1]}

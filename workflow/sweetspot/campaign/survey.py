@@ -1,6 +1,6 @@
-"""What a campaign costs and how far it is: cells, jobs, GPU hours and joules, from its journals and the simulator.
+"""Cost and progress of a campaign: cells, jobs, GPU hours and joules, from its journals and the simulator.
 
-Reads only, so it can be asked while jobs run.
+It only reads, so it is safe to call while jobs run.
 """
 
 import json
@@ -18,9 +18,10 @@ from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.measure import journal, pace, rows, session
 from sweetspot.measure.journal import Cell, Place
 from sweetspot.sensors.simulated import SimulatedGpu
+from sweetspot.table.files import shortened
 
-_SHOWN = 8  # lines of a list before the rest is counted
-_SEGMENT_PASSES = 4096  # an estimate of thousands of cells must not take seconds
+_SHOWN = 8  # items of a list before the rest is counted
+_SEGMENT_PASSES = 4096  # coarse, so that estimating thousands of cells takes no seconds
 Job = tuple[str, int, str]  # model, batch, block
 
 
@@ -32,28 +33,28 @@ class Cost:
     energy_j: float = 0.0
 
     def add(self, time_s: float, energy_j: float) -> None:
-        """Count more."""
+        """Add more."""
         self.time_s += time_s
         self.energy_j += energy_j
 
     def scaled(self, by: "Cost", over: "Cost") -> "Cost":
-        """This cost times what `by` is to `over`."""
+        """This cost times `by` over `over`."""
         return Cost(
             self.time_s * (by.time_s / over.time_s if over.time_s else 1),
             self.energy_j * (by.energy_j / over.energy_j if over.energy_j else 1),
         )
 
     def __str__(self) -> str:
-        """GPU hours and joules, for people."""
+        """GPU hours and joules, for display."""
         return f"{_number(self.time_s / 3600)} GPU h, {_joules(self.energy_j)}"
 
 
 @dataclass
 class Survey:
-    """What the journals hold of a campaign, or of some of its jobs.
+    """Progress of a campaign, or of some of its jobs, according to its journals.
 
-    `left_cost` is as the simulator has it, and `simulated` what it says of the visits that were made and took
-    `visited`. `spent` adds what was needed beside them: building and loading engines, idle power before the cells.
+    `visited` is the cost of the visits made so far and `simulated` the simulator's estimate for the same visits;
+    `spent` adds building and loading engines to `visited`. `left_cost` is simulated.
     """
 
     campaign: Campaign
@@ -65,17 +66,17 @@ class Survey:
     left_cost: dict[Job, Cost] = field(default_factory=dict)
     loads_s: list[float] = field(default_factory=list)
     builds_s: dict[tuple[str, int], float] = field(default_factory=dict)  # by model and batch
-    again: int = 0  # cells left that were measured under other settings
+    again: int = 0  # cells left that were measured with other settings
     again_cost: Cost = field(default_factory=Cost)
     invalid: Counter[str] = field(default_factory=Counter)  # cells without a valid row, by reasons
 
     @property
     def missing(self) -> int:
-        """Cells that are left to measure."""
+        """Number of cells left to measure."""
         return sum(self.left.values())
 
     def estimate(self, jobs: Iterable[Job] | None = None) -> Cost:
-        """What the jobs that are left, or some of them, will cost, by the simulator and what measured visits took."""
+        """Expected cost of the jobs left, or of some, from the simulator scaled by the cost of measured visits."""
         total, jobs = Cost(), list(self.left if jobs is None else jobs)
         for job in jobs:
             total.add(self.left_cost[job].time_s, self.left_cost[job].energy_j)
@@ -88,9 +89,9 @@ class Survey:
 
 
 def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
-    """Read the journals behind these jobs, or all. A job whose rows are written is done.
+    """Survey these jobs, or all. A job whose rows are written is done.
 
-    A campaign of given rows has nothing to measure.
+    A campaign with `rows` in its configuration has nothing to measure.
     """
     found = Survey(campaign)
     groups: dict[tuple[str, int], list[Job]] = {}
@@ -104,58 +105,57 @@ def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
 
 
 def unfinished(campaign: Campaign) -> list[Job]:
-    """The jobs whose rows are not written: those that a run of the workflow would do. None where rows are given."""
+    """The jobs that a run of the workflow would do: rows not written yet. Empty if the configuration gives `rows`."""
     if campaign.config.rows is not None:
         return []
     return [job for job in campaign.jobs if not campaign.places[job].rows.exists()]
 
 
 def headline(found: Survey) -> str:
-    """One line for the log of the workflow; empty when nothing is left to measure."""
+    """One line for the workflow's log; empty if nothing is left to measure."""
     if not found.left:
         return ""
     return f"To measure: {_left(found)}."
 
 
 def left_out(campaign: Campaign) -> str:
-    """Which models of the table `select` leaves out, so that nobody waits for one of them; empty if it leaves none."""
-    names, shown = campaign.left_out, ", ".join(campaign.left_out[:_SHOWN])
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"Not measured, because `select` does not name them: {shown}{rest} of {campaign.config.models}." * bool(
-        names
-    )
+    """Which models of the table `select` leaves out; empty if none."""
+    if not campaign.left_out:
+        return ""
+    names = shortened(campaign.left_out, ", ", _SHOWN)
+    return f"Not measured, because `select` does not name them: {names} of {campaign.config.models}."
 
 
 def warning(found: Survey) -> str:
-    """What will be measured a second time, and why; empty when nothing will."""
+    """What will be measured again, and why; empty if nothing will."""
     if not found.again:
         return ""
     changes = _changes(found.campaign)
     return (
         f"{found.again} cells that are measured already will be MEASURED AGAIN, because settings changed"
-        f"{': ' + ', '.join(changes) if changes else ''}. They cost {found.again_cost}. To keep them, set the settings "
-        "back; the old rows stay in the journal either way."
+        f"{': ' + ', '.join(changes) if changes else ''}. They took {found.again_cost}. To keep them, restore the "
+        "settings; the old rows stay in the journal either way."
     )
 
 
 def as_text(found: Survey) -> str:
-    """All that is known, in lines for people."""
+    """The whole survey, for display."""
     campaign, cells = found.campaign, found.campaign.cells
     if campaign.config.rows is not None:
-        return f"campaign {campaign.config.campaign}: rows are those of {campaign.config.rows}; nothing is measured"
-    # The words of a reason without its numbers: one line for all cells that are too long.
-    words = (f"{cell.model}: {re.sub(r'[0-9]+', 'N', cell.reason)}" for cell in cells if cell.status == "skipped")
-    skipped = Counter(words)
-    batches = len(campaign.config.batches)
+        return f"campaign {campaign.config.campaign}: rows come from {campaign.config.rows}; nothing is measured"
+    skipped = Counter(f"{cell.model}: {cell.reason}" for cell in cells if cell.status == "skipped")
     simulated = (
-        " (SIMULATED: hours and joules of no real GPU)" if engines.is_simulated(campaign.config.engine.name) else ""
+        " (SIMULATED: not the hours and joules of a real GPU)"
+        if engines.is_simulated(campaign.config.engine.name)
+        else ""
     )
     lines = [
         f"campaign {campaign.config.campaign} on {campaign.gpu.name}, engine {campaign.config.engine.name}{simulated}",
-        f"cells: {len(cells)} of {len(campaign.models)} models in {batches} batches; {len(cells) - skipped.total()} to "
-        f"run in {len(campaign.jobs)} jobs, {skipped.total()} skipped",
+        f"cells: {len(cells)} of {_counted(len(campaign.models), 'model')} in "
+        f"{_counted(len(campaign.config.batches), 'batch', 'es')}; {len(cells) - skipped.total()} to run in "
+        f"{_counted(len(campaign.jobs), 'job')}, {skipped.total()} skipped",
         *filter(None, [left_out(campaign)]),
-        f"done:  {found.done} cells, {found.spent}",
+        f"done:  {_counted(found.done, 'cell')}, {found.spent}",
         f"left:  {_left(found)}" if found.left else "left:  nothing",
     ]
     if found.left:
@@ -164,15 +164,15 @@ def as_text(found: Survey) -> str:
         lines.append(f"       longest job: {_name(longest)}, about {_number(cost.time_s / 3600)} h")
     if found.again:
         lines += ["", f"warning: {warning(found)}"]
-    lines += _list("skipped", [f"{count} cells of {what}" for what, count in skipped.items()])
-    lines += _list("without a valid repetition", [f"{count} cells of {why}" for why, count in found.invalid.items()])
-    said = {job: _last_words(campaign, job) for job in found.left}
-    running = [job for job in said if journal.is_claimed(campaign.places[job], _cells(campaign, job))]
-    lines += _list("running; the last line of each log", [f"{_name(job)}: {said[job]}" for job in running])
+    for title, counts in (("skipped", skipped), ("without a valid repetition", found.invalid)):
+        lines += _list(title, [f"{_counted(count, 'cell')} of {what}" for what, count in counts.items()])
+    last = {job: _last_line(campaign, job) for job in found.left}
+    running = [job for job in last if journal.is_claimed(campaign.places[job], _cells(campaign, job))]
+    lines += _list("running; the last line of each log", [f"{_name(job)}: {last[job]}" for job in running])
     ended = [
-        f"{_name(job)}: {text}{_of_slurm(campaign, job)}" for job, text in said.items() if text and job not in running
+        f"{_name(job)}: {text}{_of_slurm(campaign, job)}" for job, text in last.items() if text and job not in running
     ]
-    lines += _list("begun and not done; the last line of each log", ended)
+    lines += _list("started but not done; the last line of each log", ended)
     return "\n".join(lines)
 
 
@@ -230,7 +230,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
 
 
 def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
-    """What a job costs beyond loading and its visits: the anchor, and idle power afterwards."""
+    """What a job costs beyond loading and its visits: the anchor cell, and idle power at the end."""
     protocol, cells = campaign.config.protocol, campaign.jobs[job]
     cost = Cost(protocol.idle_s, 0.0)
     every = protocol.anchor_every
@@ -243,7 +243,7 @@ def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -
 
 
 def _build_s(place: Place) -> float | None:
-    """How long the engine took to build; None where there is none."""
+    """How long the engine took to build; None if there is none."""
     try:
         return float(json.loads((place.engine / "engine.json").read_text())["build_s"])
     except (OSError, ValueError, KeyError):
@@ -257,7 +257,7 @@ def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -
 
 
 class _Simulator:
-    """What the simulator says of the cells of one model and batch."""
+    """The simulator's estimates for the cells of one model and batch."""
 
     def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
         self._protocol = campaign.config.protocol
@@ -278,7 +278,7 @@ class _Simulator:
         self._engine = SimulatedEngine(spec, self._device, _SEGMENT_PASSES)
 
     def visit(self, cell: Cell, visit: int | None) -> Cost:
-        """A visit of the cell as the protocol wants it."""
+        """A visit of the cell as the protocol plans it."""
         duration_s, power_w = self._run(cell)
         time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
         return Cost(time_s, time_s * power_w)
@@ -293,23 +293,24 @@ class _Simulator:
 
 
 def _cost(record: Mapping[str, Any]) -> Cost:
-    """Time of a visit, and that times the mean power of its windows."""
+    """Time of a visit, and its energy: that time times the mean power of its windows."""
     powers_w = [row["power_w"] for row in record["rows"] if row["power_w"] is not None]
-    took_s = record.get("took_s") or 0.0  # a visit of an earlier version does not tell
+    took_s = record.get("took_s") or 0.0  # earlier versions did not record it
     return Cost(took_s, took_s * fmean(powers_w) if powers_w else 0.0)
 
 
 def _left(found: Survey) -> str:
-    basis = "as the simulator has it"
+    basis = "by the simulator"
     if found.simulated.time_s:
-        basis += f" times {found.visited.time_s / found.simulated.time_s:.2f}, which the measured cells took"
+        basis += f" times {found.visited.time_s / found.simulated.time_s:.2f}, as for the measured cells"
     if not found.loads_s and not engines.is_simulated(found.campaign.config.engine.name):
-        basis += "; building and loading engines comes on top"
-    return f"{found.missing} cells in {len(found.left)} jobs, about {found.estimate()} ({basis})"
+        basis += "; plus building and loading engines"
+    counts = f"{_counted(found.missing, 'cell')} in {_counted(len(found.left), 'job')}"
+    return f"{counts}, about {found.estimate()} ({basis})"
 
 
 def _changes(campaign: Campaign) -> list[str]:
-    """The settings that rows depend on and that differ from those of the last run; none where that is not known."""
+    """The settings that rows depend on and that changed since the last run; empty if unknown."""
     try:
         last = json.loads((campaign.directory / "campaign.json").read_text())
         before = _settings(last["config"], last["models"])
@@ -321,7 +322,7 @@ def _changes(campaign: Campaign) -> list[str]:
 
 
 def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What rows depend on, by names for people. Another path to the engine's Python, say, is no other row."""
+    """The settings that rows depend on, by display name; the path of the engine's Python, for example, is not one."""
     found = {f"protocol.{name}": value for name, value in config["protocol"].items()}
     found |= {f"engine.{name}": config["engine"][name] for name in ("name", "kv_cache_fraction")}
     found |= {name: config[name] for name in ("gpu", "seed")}
@@ -332,8 +333,8 @@ def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) ->
     return found
 
 
-def _last_words(campaign: Campaign, job: Job) -> str:
-    """The last line that a job wrote into its log, or that of its engine."""
+def _last_line(campaign: Campaign, job: Job) -> str:
+    """The last line of a job's log, or of its engine's."""
     model, batch, block = job
     logs = campaign.directory / "logs"
     for log in (logs / f"measure/{model}/bs{batch}/{block}.log", logs / f"engine/{model}/bs{batch}.log"):
@@ -347,12 +348,12 @@ def _last_words(campaign: Campaign, job: Job) -> str:
 
 
 def _of_slurm(campaign: Campaign, job: Job) -> str:
-    """What Slurm said when it ended the job's last attempt, where profiles/slurm has it say so."""
+    """Slurm's reason for ending the job's last attempt, if profiles/slurm made it log one."""
     logs = Path(campaign.config.results, "slurm-logs/rule_measure", "_".join(map(str, job))).glob("*.log")
     newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
     text = newest.read_text(errors="replace") if newest else ""
-    said = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"line \d+: +\d+ (\w+)", text)
-    return f" (Slurm: {said[-1].strip('* ')})" if said else ""
+    errors = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"line \d+: +\d+ (\w+)", text)
+    return f" (Slurm: {errors[-1].strip('* ')})" if errors else ""
 
 
 def _cells(campaign: Campaign, job: Job) -> list[Cell]:
@@ -360,12 +361,15 @@ def _cells(campaign: Campaign, job: Job) -> list[Cell]:
 
 
 def _list(title: str, lines: list[str]) -> list[str]:
-    rest = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return ["", f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *rest] if lines else []
+    return ["", f"{title}:", "  " + shortened(lines, "\n  ", _SHOWN)] if lines else []
 
 
 def _name(job: Job) -> str:
     return f"{job[0]} batch {job[1]} {job[2]}"
+
+
+def _counted(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def _number(value: float) -> str:

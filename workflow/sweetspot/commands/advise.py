@@ -6,16 +6,17 @@ from pathlib import Path
 
 from sweetspot.commands.arguments import add_group, add_map, renames
 from sweetspot.errors import SweetspotError
+from sweetspot.predict.prediction import SELECTORS
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     command = commands.add_parser(
         "advise",
-        help="say what a workload costs and what would save energy",
-        description="Say what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
-        "replies or another batch would save, with 95 % intervals and break-even points. Without a what-if named: half "
-        "and a quarter of the prompt, replies at the sweet spot, and every measured batch.",
+        help="show what a workload costs and what would save energy",
+        description="Show what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
+        "replies or another batch would save, with 95 % intervals and break-even points. By default it tries half and "
+        "a quarter of the prompt, replies at the sweet spot, and every measured batch.",
         epilog="Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b "
         "--input-tokens 2048 --output-tokens 64 --batch 16 --max-latency 5",
     )
@@ -28,7 +29,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--requests",
         type=Path,
         metavar="FILE",
-        help="instead of lengths: CSV or JSON lines with input_tokens, output_tokens and, optionally, count",
+        help="instead of lengths: table (CSV, JSON Lines, Parquet) with input_tokens, output_tokens, optionally count",
     )
     add_map(load, "requests")
     running = load.add_mutually_exclusive_group(required=True)
@@ -42,22 +43,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     what = command.add_argument_group("what if")
     for name, text in (
         ("truncate", "prompts were cut to K tokens"),
-        ("summarise", "prompts were summarised to K tokens first, the summary's own cost counted"),
+        ("summarise", "prompts were summarised to K tokens first, including the cost of the summary"),
         ("cap", "replies were at most K tokens long"),
-        ("split", "replies came from several requests of at most K tokens, each with the whole prompt"),
+        ("split", "replies were split into requests of at most K tokens, each with the whole prompt"),
     ):
         what.add_argument(f"--{name}", type=int, nargs="+", metavar="K", help=text)
-    what.add_argument("--batches", type=int, nargs="+", metavar="B", help="so many requests ran together")
+    what.add_argument("--batches", type=int, nargs="+", metavar="B", help="B requests ran together")
     what.add_argument(
-        "--summariser", metavar="MODEL", help="another model of the predictor makes the summaries, on a GPU of its own"
+        "--summariser", metavar="MODEL", help="another model of the predictor wrote the summaries, on a separate GPU"
     )
-    what.add_argument("--max-latency", type=float, metavar="S", help="exclude what takes longer than S seconds")
+    what.add_argument("--max-latency", type=float, metavar="S", help="exclude options slower than S seconds")
     command.add_argument(
-        "--grid-g-per-kwh", type=float, metavar="G", help="g CO2e per kWh of your grid, to count carbon"
+        "--grid-g-per-kwh", type=float, metavar="G", help="also show emissions, at G grams of CO2e per kWh"
     )
     add_group(command)
     command.add_argument(
-        "--strict", action="store_true", help="refuse a workload outside of what was measured, with exit status 1"
+        "--strict", action="store_true", help="refuse a workload outside the measured range, with exit status 1"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_run)
@@ -70,12 +71,13 @@ def _run(options: argparse.Namespace) -> None:
     if (options.requests is None) == (lengths == (None, None)) or (options.requests is None and None in lengths):
         raise SweetspotError("give --input-tokens and --output-tokens, or a file of --requests")
     if options.map and options.requests is None:
-        raise SweetspotError("--map renames columns of a file: give --requests")
-    load = (
-        workload.of_pair(*lengths)
-        if options.requests is None
-        else workload.read(options.requests, renames(options.map))
-    )
+        raise SweetspotError("--map renames columns of a file; give --requests")
+    if options.requests is None:
+        load = workload.of_pair(*lengths)
+    else:
+        from sweetspot.table import requests  # needs polars, which takes long to import
+
+        load = workload.of_counts(requests.read(options.requests, renames(options.map)))
     wishes = advise.Wishes(
         batch=options.batch,
         rate_per_s=options.request_rate,
@@ -84,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
         max_latency_s=options.max_latency,
         grid_g_per_kwh=options.grid_g_per_kwh,
     )
-    choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
+    choice = {name: getattr(options, name) for name in SELECTORS}
     answer = advise.advise(predictor.load(options.predictor), options.model, load, wishes, **choice)
     if options.strict and (reasons := advise_text.extrapolations(answer.now, load.is_mix)):
         raise SweetspotError(f"{options.model}: {'; '.join(reasons)} (--strict)")

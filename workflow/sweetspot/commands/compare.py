@@ -4,9 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
+from sweetspot.commands.arguments import pairs
 from sweetspot.errors import SweetspotError
+from sweetspot.predict.prediction import SELECTORS
 
-# What the command needs is imported when it runs: the other commands must answer at once.
+_KEYS = ("model", *SELECTORS)
+_FORM = f"KEY=VALUE with a key of {', '.join(_KEYS)}"
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,9 +17,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "compare",
         help="compare two predictors or tables: GPUs, engines, precisions",
-        description="Say how much more or less energy B needs than A for the same requests, with a 95 % interval, and "
-        "in which region of batches and lengths. Predictors are compared by their laws inside what both measured; "
-        "tables by the cells that both hold.",
+        description="Show how much more or less energy B needs than A for the same requests, with a 95 % interval, by "
+        "region of batches and lengths. Predictors are compared by their laws within the range that both measured, "
+        "tables by the cells they have in common.",
         epilog="Example: sweetspot compare a100/predictor.json h100/predictor.json. Within one file: "
         "sweetspot compare predictor.json predictor.json --a precision=bfloat16 --b precision=fp8",
     )
@@ -31,9 +34,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
             default=[],
             metavar="KEY=VALUE",
             dest=f"of_{letter}",
-            help=f"of {letter.upper()} only groups whose model, gpu, engine or precision holds this; may be repeated",
+            help=f"use only groups of {letter.upper()} with this in their model, gpu, engine or precision; may be "
+            "repeated",
         )
-    command.add_argument("--json", action="store_true", help="print one JSON array, an object for each pair")
+    command.add_argument("--json", action="store_true", help="print one JSON array with an object per pair")
     command.set_defaults(run=_run)
 
 
@@ -41,11 +45,10 @@ def _run(options: argparse.Namespace) -> None:
     from sweetspot.fit import compare
 
     sides = []
-    for path, selected in ((options.A, options.of_a), (options.B, options.of_b)):
-        wanted = dict(item.partition("=")[::2] for item in selected)
-        for key, value in wanted.items():
-            if key not in ("model", "gpu", "engine", "precision") or not value:
-                raise SweetspotError(f"{key}={value}: write KEY=VALUE with a key of model, gpu, engine, precision")
+    for option, path, selected in (("--a", options.A, options.of_a), ("--b", options.B, options.of_b)):
+        wanted = pairs(selected, option, _FORM)
+        for key in wanted.keys() - _KEYS:
+            raise SweetspotError(f"{option} {key}={wanted[key]}: write {_FORM}")
         sides.append(compare.read(path, wanted))
     found = compare.compare(*sides)
     if options.json:

@@ -8,13 +8,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command."""
     command = commands.add_parser(
         "dataset",
-        help="make a dataset of a measured campaign, to keep or to publish",
+        help="turn a measured campaign into a dataset to keep or publish",
         description="Write every measured row (Parquet), the raw samples, the machine of each session, the commands "
         "that measured, and a README to a new directory.",
         epilog="Example: sweetspot dataset results/my-campaign resources/measurements/my-campaign",
     )
     command.add_argument("results", type=Path, metavar="RESULTS", help="directory of the measured campaign")
-    command.add_argument("out", type=Path, metavar="OUT", help="directory of the dataset; must not exist yet")
+    command.add_argument("out", type=Path, metavar="OUT", help="directory of the dataset; must not exist")
     command.set_defaults(run=_run)
 
 

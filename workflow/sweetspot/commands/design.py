@@ -6,17 +6,15 @@ from pathlib import Path
 from sweetspot.commands.arguments import read_configuration
 from sweetspot.errors import SweetspotError
 
-# What the command needs is imported when it runs: the other commands must answer at once.
-
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     command = commands.add_parser(
         "design",
         help="choose the cells to measure next",
-        description="Write the cells that tell most about the energy law for the GPU time they take to the list that "
-        "the configuration names in `cells`: those measured already and, for each model, more of the grid. The exit "
-        "status is 0 when every model has the wanted accuracy, else 3: measure and call it again.",
+        description="Choose the cells of the grid that are most informative about the energy law for their GPU time. "
+        "Writes the list that the configuration names in `cells`: cells measured already and, for each model, more to "
+        "measure. Exit status: 0 if every model has reached the accuracy, otherwise 3: measure, then run it again.",
         epilog="Example: until sweetspot design --configfile config/few.yaml --accuracy 3; do "
         "snakemake --profile local --configfile config/few.yaml; done",
     )
@@ -26,9 +24,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         type=float,
         default=3.0,
         metavar="PERCENT",
-        help="wanted mean half width of the 95 %% intervals over the grid (default: 3)",
+        help="target for the mean half-width of the 95 %% intervals over the grid (default: 3)",
     )
-    command.add_argument("--add", type=int, default=12, metavar="N", help="cells a model gets at once (default: 12)")
+    command.add_argument("--add", type=int, default=12, metavar="N", help="cells to add per model (default: 12)")
     command.set_defaults(run=_run)
 
 
@@ -54,9 +52,9 @@ def _run(options: argparse.Namespace) -> int:
         width = "not known yet" if found.half_width is None else f"±{100 * found.half_width:.2g} %"
         more = found.cells["proposed"].sum()
         print(
-            f"{found.model}: intervals {width} in the mean; "
+            f"{found.model}: mean interval {width}; "
             + ("accuracy reached" if found.reached else f"{more} more cells, {found.seconds / 60:.0f} min of GPU time")
-            + f" and {found.joules / 1e3:.0f} kJ, of {found.grid_seconds / 60:.0f} min for the whole grid" * (more > 0)
+            + f" and {found.joules / 1e3:.0f} kJ (whole grid: {found.grid_seconds / 60:.0f} min)" * (more > 0)
         )
     cells = pl.concat(found.cells for found in designs).drop("proposed")
     write_atomically(path, cells.write_csv())

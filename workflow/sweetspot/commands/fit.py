@@ -13,22 +13,24 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "fit",
         help="fit energy laws to a table of measurements and validate them",
-        description="Fit every energy law to a table of measurements, one for each (model, gpu, engine, precision), "
-        "and validate them on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.",
+        description="Fit every energy law to a table of measurements, separately for each (model, gpu, engine, "
+        "precision), and validate the laws on held-out cells. Writes predictor.json, validation.csv and "
+        "predictions.parquet.",
         epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
-        "batch, board, gross). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, measured "
-        "or published), valid. Usual other names are understood, and said. Other columns pass through. Example: "
-        "sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
+        "batch, whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source "
+        "(simulated, measured or published), valid. Common alternative column names are recognised and reported. Other "
+        "columns pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
     )
     command.add_argument(
         "tables",
         nargs="+",
         type=Path,
         metavar="TABLE",
-        help="CSV (also with tabs, semicolons or bars), JSON, JSON lines or Parquet, also .gz; several are joined",
+        help="CSV (separated by commas, tabs, semicolons or bars), JSON, JSON Lines or Parquet, optionally .gz; "
+        "several tables are joined",
     )
     command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory for the results; made if missing"
+        "--out", type=Path, required=True, metavar="DIR", help="directory for the results; created if missing"
     )
     add_map(command, "table")
     add_set(command)
@@ -36,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--architectures",
         type=Path,
         metavar="DIR",
-        help="directory with MODEL.json or MODEL/config.json of the table's models: fits the law across models too",
+        help="directory with MODEL.json or MODEL/config.json of the table's models, to also fit the law across models",
     )
     command.set_defaults(run=_run)
 

@@ -1,4 +1,4 @@
-"""The `sweetspot` command: its subcommands, one module each, and what every one of them does with an error."""
+"""The `sweetspot` command: its subcommands, one module each, and their common handling of errors."""
 
 import argparse
 import sys
@@ -19,13 +19,13 @@ from sweetspot.commands import (
 )
 from sweetspot.errors import SweetspotError
 
-# In the order of --help. A module imports what its command needs when the command runs: `predict` must answer at once,
-# without the libraries that fitting needs, and `unattended` must run where they are not installed.
+# In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
+# answers at once, and `unattended` runs without the packages that fitting needs.
 COMMANDS = (plan, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a problem the user can solve, 2 for wrong usage."""
+    """Run the command line and return its exit status: 0, 1 for an error the user can fix, 2 for wrong usage."""
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -35,18 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sweetspot: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` for example, has gone
+    except BrokenPipeError:  # the reader of our output, for example `head`, has exited
         sys.stderr.close()
         return 141
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; docs/command-line.md is generated from it."""
+    """The whole command line, from which docs/command-line.md is generated."""
     top = argparse.ArgumentParser(
         prog="sweetspot",
-        description="Measure, model and predict the energy of LLM inference. To run a campaign (measure, fit, report), "
-        "use snakemake: `snakemake --profile local`; `sweetspot plan` estimates its cost. `fit` and `predict` take "
-        "any table of measurements.",
+        description="Measure, model and predict the energy of LLM inference. Snakemake runs a campaign (measure, fit, "
+        "report): `snakemake --profile local`; `sweetspot plan` estimates its cost. `fit` and `predict` work with any "
+        "table of measurements.",
     )
     top.add_argument("--version", action="version", version=f"sweetspot {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)

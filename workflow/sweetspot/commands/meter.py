@@ -13,18 +13,21 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "meter",
         help="measure the energy of any command on a GPU",
-        description="Run a command and print the joules that the GPU drew meanwhile (whole board, gross), whether they "
-        "can be believed, and how far. The result goes to standard error and the exit status is the command's.",
+        description="Run a command and print the joules the GPU used while it ran (whole board, idle included), "
+        "whether the result is valid, and its uncertainty, on standard error. The exit status is the command's.",
         epilog="Example: sweetspot meter -- python generate.py --model llama",
     )
     add_board(command)
     command.add_argument(
-        "--machine", type=Path, metavar="FILE", help="record of `sweetspot probe`, to judge by this board's own sensors"
+        "--machine",
+        type=Path,
+        metavar="FILE",
+        help="record of `sweetspot probe` with the properties of this board's sensors",
     )
     command.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object to standard output; what the command prints goes to standard error",
+        help="print one JSON object to standard output; the command's own output goes to standard error",
     )
     command.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     command.set_defaults(run=_run)

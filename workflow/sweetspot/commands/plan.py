@@ -10,10 +10,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command."""
     command = commands.add_parser(
         "plan",
-        help="what a campaign costs, and how far it is",
+        help="show the cost and progress of a campaign",
         description="Print cells, jobs, GPU hours and joules of a campaign: what is done, what is left, what will be "
-        "measured again because settings changed, what is skipped or failed and why. Reads only: ask it before a run "
-        "and while one goes on. What is left is estimated by the simulator, scaled by what the measured cells took.",
+        "measured again because settings changed, what was skipped or failed and why. It only reads, so it can be run "
+        "before and during a campaign. The cost left is estimated by the simulator, scaled by the measured cells.",
         epilog="Example: sweetspot plan --configfile config/study.yaml",
     )
     command.add_argument(

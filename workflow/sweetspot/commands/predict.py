@@ -17,7 +17,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "predict",
         help="predict the energy of a request",
         description="Predict joules per request and per output token from a fitted predictor, with a 95 % interval. "
-        "Says when the query lies outside of what was measured.",
+        "Warns if the query lies outside the measured range.",
         epilog="Example: sweetspot predict --predictor results/demo/predictor.json --model llama-3.1-8b "
         "--input-tokens 1500 --output-tokens 200 --batch 64",
     )
@@ -28,16 +28,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--architecture",
         type=Path,
         metavar="FILE",
-        help="config.json of a model that was not measured: predicted by the law across models",
+        help="config.json of an unmeasured model, to predict it by the law across models",
     )
     command.add_argument("--input-tokens", type=int, required=True, metavar="N", help="prompt length")
     command.add_argument("--output-tokens", type=int, required=True, metavar="M", help="reply length")
     command.add_argument(
-        "--batch", type=int, metavar="B", help="equal requests in flight; by default the smallest measured"
+        "--batch", type=int, metavar="B", help="equal requests in flight (default: the smallest measured)"
     )
     add_group(command)
     command.add_argument(
-        "--strict", action="store_true", help="refuse a request outside of what was measured, with exit status 1"
+        "--strict", action="store_true", help="refuse a request outside the measured range, with exit status 1"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_run)

@@ -13,10 +13,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command."""
     command = commands.add_parser(
         "probe",
-        help="find out how the sensors of this GPU behave",
-        description="Find the periods and lags of this GPU's sensors, its idle power, and whether its energy counter "
-        "sees all of the time (needs PyTorch for a load). Writes a machine record, whose numbers a campaign uses "
-        "that names it as `machine`, and `sweetspot meter --machine`.",
+        help="characterise the sensors of this GPU",
+        description="Measure the update periods and lags of this GPU's sensors, its idle power, and whether its energy "
+        "counter covers all of the time (needs PyTorch for a load). Writes a machine record for `machine` in a "
+        "campaign's configuration and for `sweetspot meter --machine`.",
     )
     add_board(command)
     command.add_argument("--seconds", type=float, default=120.0, metavar="S", help="how long to probe (default: 120)")
@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     from sweetspot.sensors.clock import WallClock
 
     if not options.seconds > 0:
-        raise SweetspotError(f"--seconds {options.seconds:g}: give a time above 0; 120 is usual")
+        raise SweetspotError(f"--seconds {options.seconds:g}: must be above 0; the default is 120")
     sensor = open_sensor(uuid=options.gpu)
     os.environ.update(sensor.environment())  # the load must run on the board that is probed
     record = probe.probe(sensor, sensor.machine(), WallClock(), options.seconds, probe.torch_load())

@@ -8,9 +8,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command."""
     command = commands.add_parser(
         "raw",
-        help="judge the rows of a campaign again from their raw samples",
-        description="Work out every row of a campaign again from its raw samples and print where energy, validity or "
-        "reasons differ. Nothing is changed. The exit status is 1 if anything differs or a file is damaged.",
+        help="check the rows of a campaign against their raw samples",
+        description="Recompute every row of a campaign from its raw samples and print where energy, validity or "
+        "reasons differ. Changes nothing. The exit status is 1 if anything differs or a file is damaged.",
         epilog="Example: sweetspot raw results/my-campaign",
     )
     command.add_argument("directory", type=Path, metavar="DIR", help="directory of the campaign: results/NAME")

@@ -1,17 +1,17 @@
 """Inference engines behind one small interface: build once, load once, run batches of exact lengths.
 
-An engine comes with the sensor of the GPU it runs on and the clock both live by, so that whatever measures is the same
-for a GPU and for the simulation. Standard library only here; each engine imports its own package when it is opened.
+An engine comes with its GPU's sensor and the clock they share, so that measuring code is the same for a GPU and for
+the simulation. Standard library only here; each engine imports its own package when it is opened.
 
-An engine is one module of this package with
+To add an engine, add a module to this package with
 
-    ENGINES             its names, each with what it is, for the documentation
+    ENGINES             its names, each with a description for the documentation
     SIMULATED           whether its rows are simulated and need no GPU
-    FIXED               settings of `engine` that it cannot change, each with why
+    FIXED               settings of `engine` that it cannot change, each with the reason
     version, refusal, build, open_device
-                        the functions that those of the same name below call, with the same arguments and errors
+                        called by the functions of the same name below, with the same arguments and errors
 
-Nothing else lists the engines.
+There is no other list of engines.
 """
 
 import json
@@ -35,15 +35,15 @@ from sweetspot.sensors.meter import Sensor
 
 SCHEMA_VERSION = 1
 
-_OF_A_RUN = ("cuda_graphs", "in_flight_batching")  # whatever they are, the same engine serves
+_RUN_SETTINGS = ("cuda_graphs", "in_flight_batching")  # settings that a built engine does not depend on
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What an engine is built for. Lengths in tokens; `kv_cache_fraction` of the memory left beside the weights.
+    """What an engine is built for. Lengths in tokens; `kv_cache_fraction` is a share of the memory left by the weights.
 
     `weights`: "dummy" (the engine's own random ones), "gaussian", "checkpoint" (read from the directory `checkpoint`)
-    or "none" (the simulation). `model_config` is the publisher's config.json, which the simulation does without.
+    or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none.
     """
 
     name: str
@@ -56,7 +56,7 @@ class EngineSpec:
     max_output_tokens: int
     kv_cache_fraction: float
     seed: int
-    max_total_tokens: int = 0  # prompt and reply of the longest request; 0: both at their longest
+    max_total_tokens: int = 0  # prompt and reply of the longest request; 0: the sum of both maxima
     checkpoint: str | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     cuda_graphs: bool = True
@@ -70,7 +70,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """What really ran: the largest number of requests in flight at once, and in how many waves the batch went."""
+    """How a batch ran: the largest number of requests in flight at once, and the number of waves."""
 
     in_flight: int
     waves: int
@@ -82,14 +82,14 @@ class Engine(Protocol):
     version: str
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run the whole batch to its end; every request takes and gives exactly these lengths."""
+        """Run the whole batch; every request has exactly these lengths. Raises OutOfMemory or SweetspotError."""
 
     def close(self) -> None:
         """Free the GPU."""
 
 
 def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The lengths in tokens that an engine for these cells must allow, by the names of EngineSpec."""
+    """The lengths in tokens that an engine for these cells must allow, named as in EngineSpec."""
     lengths = [(cell["input_tokens"], cell["output_tokens"]) for cell in cells]
     return {
         "max_input_tokens": max(n for n, _ in lengths),
@@ -99,21 +99,21 @@ def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """What rows depend on of the engine of a job: of a checkpoint its directory's name, wherever that lies."""
+    """The settings of a job's engine that rows depend on; a checkpoint's path is reduced to the directory's name."""
     checkpoint = engine.get("checkpoint")
     return {**engine, "checkpoint": Path(checkpoint).name} if checkpoint else dict(engine)
 
 
 def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why the engine `name` cannot run such a model, or "". Asks no package and no GPU, so it serves the plan too."""
+    """Why the engine `name` cannot run such a model, or "". Needs neither package nor GPU, so the plan can call it."""
     reason: str = _module(name).refusal(name, model_type, precision, weights)
     return reason
 
 
 def build(spec: EngineSpec, directory: Path) -> None:
-    """Build an engine into `directory` and write engine.json: what it is for, version, memory (bytes), time and energy.
+    """Build an engine into `directory` and write engine.json: spec, version, memory (bytes), time and energy.
 
-    Raises SweetspotError for an unknown engine or what the engine cannot do, OutOfMemory when the GPU is too small.
+    Raises SweetspotError for an unknown engine or a model it cannot run, OutOfMemory if the GPU is too small.
     """
     module = _module(spec.name)
     if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
@@ -125,14 +125,14 @@ def build(spec: EngineSpec, directory: Path) -> None:
 
 
 def build_none(spec: EngineSpec, directory: Path, shortage: str) -> None:
-    """Write, in place of an engine that does not fit the GPU, why: `open_device` raises OutOfMemory with `shortage`."""
+    """Record that an engine does not fit the GPU, so that `open_device` raises OutOfMemory with `shortage`."""
     with _aside(directory) as own:
         _write_record(own, spec, {"out_of_memory": shortage})
 
 
 @contextmanager
 def _aside(directory: Path) -> Iterator[Path]:
-    """A directory beside `directory`, moved there at the end: a job that outlived its run may build the same engine."""
+    """A directory that is renamed to `directory` at the end, since a job of a killed run may build the same engine."""
     own = directory.with_name(f".{directory.name}.{os.getpid()}-{os.urandom(3).hex()}")
     own.mkdir(parents=True)
     try:
@@ -155,26 +155,26 @@ def _write_record(directory: Path, spec: EngineSpec, found: Mapping[str, Any]) -
 def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Clock]:
     """Load the engine in `directory`; returns it with its GPU's sensor and the clock.
 
-    An engine built for longer requests serves. Raises SweetspotError when it was built for something else, OutOfMemory
-    when it does not fit the GPU.
+    An engine built for longer requests will do. Raises SweetspotError if it was built for something else, and
+    OutOfMemory if it does not fit the GPU.
     """
     if reason := unfit(spec, directory):
         raise SweetspotError(f"{directory}: {reason}; delete it to have it rebuilt")
     if shortage := json.loads((directory / "engine.json").read_text()).get("out_of_memory"):
-        raise OutOfMemory(f"{shortage} ({directory} says so; delete it to try again)")
+        raise OutOfMemory(f"{shortage} (recorded in {directory}; delete it to try again)")
     engine, sensor, clock = _module(spec.name).open_device(spec, directory)
     return engine, sensor, clock
 
 
 def unfit(spec: EngineSpec, directory: Path) -> str:
-    """Why what lies in `directory` does not serve `spec`, or an empty string."""
+    """Why the engine in `directory` cannot serve `spec`, or ""."""
     try:
         record = json.loads((directory / "engine.json").read_text())
         built, built_by = record["spec"], record["version"]
     except (OSError, ValueError, KeyError):
-        return "holds no whole engine"
+        return "holds no complete engine"
     if built_by != (installed := _module(spec.name).version()):
-        return f"built by version {built_by} of {spec.name}, and {installed} is installed"
+        return f"built by version {built_by} of {spec.name}, but {installed} is installed"
     wanted = json.loads(json.dumps(_as_built(spec)))
     for name, value in wanted.items():
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
@@ -188,11 +188,11 @@ def unfit(spec: EngineSpec, directory: Path) -> str:
 
 def _as_built(spec: EngineSpec) -> dict[str, Any]:
     whole = {**identity(asdict(spec)), "max_total_tokens": spec.total_tokens}
-    return {name: value for name, value in whole.items() if name not in _OF_A_RUN}
+    return {name: value for name, value in whole.items() if name not in _RUN_SETTINGS}
 
 
 def names() -> dict[str, str]:
-    """Every engine, and what it is."""
+    """Every engine with its description."""
     return {name: module.ENGINES[name] for name, module in _modules().items()}
 
 
@@ -202,13 +202,13 @@ def is_simulated(name: str) -> bool:
 
 
 def fixed_settings(name: str) -> dict[str, str]:
-    """The settings of `engine` in a configuration that an engine cannot change, each with why."""
+    """The settings of `engine` in a configuration that an engine cannot change, each with the reason."""
     return dict(_module(name).FIXED)
 
 
 @cache
 def _modules() -> dict[str, Any]:
-    """The module behind each engine. Some have the name of the package they drive; imports are absolute."""
+    """The module of each engine. Some have the name of the package that they drive; imports are absolute."""
     found = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
     return {name: module for module in found for name in getattr(module, "ENGINES", ())}
 

@@ -1,4 +1,4 @@
-"""What the adapters of real engines share: the model's directory, its memory, random prompts, checks of what ran."""
+"""Shared by the adapters of real engines: the model's directory, memory, random prompts, checks of the replies."""
 
 import gc
 import importlib
@@ -17,14 +17,14 @@ from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
 
 PRECISIONS = ("bfloat16", "float16")
-PASS_TOKENS = 8192  # prompt tokens of one pass: TensorRT-LLM's default max_num_tokens, for every engine alike
+PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
 MODEL_DIRECTORY = "model"
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
-# A prompt is a slice of this many random ids, from a place of its own: a fresh id for every token of a batch of 128
-# prompts of 4096 would keep the GPU waiting for tenths of a second of every run.
+# A prompt is a slice of this many random ids, at a random position: drawing each token of 128 prompts of 4096 tokens
+# would keep the GPU waiting for tenths of a second in every run.
 _PLACES = 1 << 18
-# How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) say that memory is short.
+# How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) report a shortage of memory.
 _SHORTAGES = (
     "out of memory",
     "outofmemory",
@@ -36,7 +36,7 @@ _SHORTAGES = (
 
 
 def load_package(name: str, remedy: str) -> Any:
-    """Import an engine's package. Raises SweetspotError with `remedy` where it is missing or will not load."""
+    """Import an engine's package. Raises SweetspotError with `remedy` if it is missing or does not load."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
@@ -45,9 +45,9 @@ def load_package(name: str, remedy: str) -> Any:
 
 
 def memory_plan(spec: EngineSpec) -> Memory:
-    """How the model lies in the board's memory.
+    """How the model fills the board's memory.
 
-    Raises SweetspotError for an unknown GPU, or when weights and one request of the longest cell do not fit.
+    Raises SweetspotError for an unknown GPU, or if the weights and one request of the longest cell do not fit.
     """
     gpu, arch = gpus.find(spec.gpu), spec.architecture
     if gpu is None:
@@ -62,19 +62,19 @@ def memory_plan(spec: EngineSpec) -> Memory:
 
 
 def prepare_model(spec: EngineSpec, directory: Path) -> Path:
-    """The directory an engine reads the model from: the checkpoint, or one in `directory` with config.json alone.
+    """The directory that an engine reads the model from: the checkpoint, or one in `directory` with only a config.json.
 
-    A position table too short for the longest cell is extended in that config.json, which only random weights allow.
-    Raises SweetspotError when there is no published config.json, or the checkpoint is not this model or has no weights.
+    If the position table is too short for the longest cell, that config.json extends it (random weights only). Raises
+    SweetspotError if there is no published config.json, or the checkpoint is of another model or has no weights.
     """
     if spec.weights == "checkpoint":
         return _checkpoint(spec)
     if "architectures" not in spec.model_config:
         raise SweetspotError(
-            f"{spec.architecture.name}: key 'architectures' is missing in its config.json; "
-            "copy it from the publisher's config.json, so that the engine knows the model"
+            f"{spec.architecture.name}: key 'architectures' is missing from its config.json; "
+            "copy it from the publisher's config.json, so that the engine recognises the model"
         )
-    # auto_map names code to download; the engines have these models built in.
+    # auto_map makes an engine download and run code; the engines have these models built in.
     config = {key: value for key, value in spec.model_config.items() if key not in ("auto_map", "dtype")}
     config["torch_dtype"] = spec.precision
     if spec.total_tokens > spec.architecture.max_positions:
@@ -85,10 +85,10 @@ def prepare_model(spec: EngineSpec, directory: Path) -> Path:
 
 
 def _check_weights(place: Path) -> None:
-    """Raises SweetspotError when a checkpoint has no weights, or not all that its index names."""
-    remedy = "download them, or set weights to dummy to measure on random ones"
+    """Raise SweetspotError if a checkpoint has no weights, or lacks files that its index lists."""
+    remedy = "download them, or set weights to dummy to measure with random ones"
     if not any(path.name != "training_args.bin" for pattern in _WEIGHT_FILES for path in place.glob(pattern)):
-        raise SweetspotError(f"checkpoint {place}: no weights in it ({' or '.join(_WEIGHT_FILES)}); {remedy}")
+        raise SweetspotError(f"checkpoint {place} has no weights ({' or '.join(_WEIGHT_FILES)}); {remedy}")
     indices = [json.loads(path.read_text()) for path in place.glob("*.index.json")]
     missing = [{name for name in index["weight_map"].values() if not (place / name).is_file()} for index in indices]
     if missing and all(missing):
@@ -98,24 +98,24 @@ def _check_weights(place: Path) -> None:
 def _checkpoint(spec: EngineSpec) -> Path:
     place = Path(spec.checkpoint or "")
     if spec.checkpoint is None or not (place / "config.json").is_file():
-        raise SweetspotError(f"checkpoint {spec.checkpoint}: no config.json in it; give a downloaded model's directory")
+        raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
     _check_weights(place)
     found = architecture.load(place)
     if replace(found, name=spec.architecture.name, source=spec.architecture.source) != spec.architecture:
         raise SweetspotError(
-            f"checkpoint {place}: another model than {spec.architecture.name}; give the directory that the "
-            "architecture was read from, or name this directory as the architecture too"
+            f"checkpoint {place}: a different model from {spec.architecture.name}; give the directory that the "
+            "architecture was read from, or set the architecture to this directory too"
         )
     if spec.total_tokens > spec.architecture.max_positions:
         raise SweetspotError(
             f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "
-            "set positions to skip, or measure on random weights"
+            "set positions to skip, or measure with random weights"
         )
     return place
 
 
 class Prompts:
-    """Random token ids, other ones for every request and every run; the same sequence for the same seed."""
+    """Random token ids that differ for every request and run; the same seed gives the same sequence."""
 
     def __init__(self, spec: EngineSpec) -> None:
         """Prompts of at most `spec.max_input_tokens` tokens of the model's vocabulary."""
@@ -135,10 +135,10 @@ def run_in_waves(
     output_tokens: int,
     generate: Callable[[list[list[int]]], Sequence[Any]],
 ) -> BatchRun:
-    """Run the whole batch through `generate`, at most `fit` requests at once: all that the KV cache holds.
+    """Run the whole batch through `generate`, at most `fit` requests at once: as many as the KV cache holds.
 
-    The engine is never given more, so none waits or is preempted, and the waves are those that the result tells of.
-    Raises OutOfMemory where not one fits, SweetspotError when a reply has another length.
+    The engine never gets more, so no request waits or is preempted, and the number of waves is known. Raises
+    OutOfMemory if not even one request fits, SweetspotError if a reply has the wrong length.
     """
     if fit < 1:
         raise OutOfMemory(
@@ -157,7 +157,7 @@ def run_batch(
     output_tokens: int,
     generate: Callable[[list[list[int]]], Sequence[Any]],
 ) -> None:
-    """Run these prompts at once, and wait for the GPU. Raises as `run_in_waves` does."""
+    """Run these prompts together and wait for the GPU. Raises as `run_in_waves` does."""
     with memory_watched(spec, f"{len(prompts[0])} + {output_tokens} tokens"):
         results = generate(prompts)
         synchronize()
@@ -165,19 +165,19 @@ def run_batch(
 
 
 def _check_lengths(spec: EngineSpec, results: Sequence[Any], requests: int, output_tokens: int) -> None:
-    """Raises SweetspotError unless every request gave exactly `output_tokens` tokens."""
+    """Raise SweetspotError unless every reply has exactly `output_tokens` tokens."""
     lengths = [len(result.outputs[0].token_ids) for result in results]
     if lengths != [output_tokens] * requests:
         wrong = sorted(set(lengths) - {output_tokens})
         raise SweetspotError(
             f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} tokens "
-            f"where {requests} of {output_tokens} were asked for; this version of the engine cannot be measured"
+            f"instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
         )
 
 
 @contextmanager
 def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
-    """Raises OutOfMemory in place of the many exceptions that say so; others pass."""
+    """Turn the many exceptions that report a shortage of memory into OutOfMemory; others pass through."""
     try:
         yield
     except SweetspotError:
@@ -188,22 +188,22 @@ def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
         while link is not None and link not in links:
             links.append(link)
             link = link.__cause__ or link.__context__
-        said = [f"{type(link).__name__}: {link}" for link in links]
-        short = next((text for text in said if any(words in text.lower() for words in _SHORTAGES)), None)
+        texts = [f"{type(link).__name__}: {link}" for link in links]
+        short = next((text for text in texts if any(words in text.lower() for words in _SHORTAGES)), None)
         if short is None:
             raise
         raise OutOfMemory(
             f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short.splitlines()[0]}); "
-            "lower engine.kv_cache_fraction or the batch"
+            "lower engine.kv_cache_fraction or the batch size"
         ) from error
 
 
 def synchronize() -> None:
-    """Wait until the GPU has done everything asked of it."""
+    """Wait until the GPU has finished all its work."""
     importlib.import_module("torch").cuda.synchronize()
 
 
 def release_memory() -> None:
-    """Give back the memory that PyTorch keeps for later."""
+    """Release the memory that PyTorch caches."""
     gc.collect()
     importlib.import_module("torch").cuda.empty_cache()

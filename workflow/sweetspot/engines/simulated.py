@@ -1,8 +1,8 @@
-"""An engine that computes nothing: a roofline of passes turns a batch into stretches of time and dynamic energy.
+"""An engine that computes nothing: a roofline model of each pass turns a batch into times and dynamic energies.
 
-Physics, not the fitted law: compute and memory time per pass with an efficiency that saturates, launch overhead,
-prefill in chunks, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py compares it with
-published rows.
+It models the physics, not the fitted law: compute and memory time per pass with a saturating efficiency, launch
+overhead, chunked prefill, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py compares it
+with published rows.
 """
 
 import random
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sweetspot import gpus
 from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes, split_in_waves
 from sweetspot.sensors.clock import Clock
@@ -19,23 +20,23 @@ from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
 
 ENGINES = {"simulated": "needs no GPU, and labels everything it makes SIMULATED"}
 SIMULATED = True
-FIXED = {"cuda_graphs": "knows no CUDA graphs", "in_flight_batching": "has no static batches"}
+FIXED = {"cuda_graphs": "has no CUDA graphs", "in_flight_batching": "has no static batches"}
 
 VERSION = "1"
 
-# Of the data sheet's rates, what H100s were measured to reach: a copy moves 3.0 of 3.35 TB/s, a large bf16 matrix
-# product runs at 798 of 989 TFLOP/s.
+# Measured shares of the data sheet's rates on H100s: a copy moves 3.0 of 3.35 TB/s, a large bf16 matrix product runs at
+# 798 of 989 TFLOP/s.
 MEMORY_EFFICIENCY = 0.90
 COMPUTE_EFFICIENCY = 0.80
-HALF_TOKENS = 128  # tokens of a pass at which the matrix units reach half of that: one tile of a GEMM
-LAUNCH_S = 0.3e-3  # host and scheduler, a pass
-LAYER_S = 70e-6  # kernel starts and ramps, a layer of a pass; eager launches as in the published rows
-REQUEST_S = 20e-6  # sampling and bookkeeping, a request of a pass
-# Energy beyond static and active power. Together with those they meet the powers of LLM-Inference-Bench's TensorRT-LLM
-# rows (413 W at batch 1, about 450 W at 16 to 64), and put a large GEMM at the power cap, where H100s run into it.
+HALF_TOKENS = 128  # tokens per pass at which the matrix units reach half of that rate: one tile of a GEMM
+LAUNCH_S = 0.3e-3  # host and scheduler, per pass
+LAYER_S = 70e-6  # kernel launches and ramps, per layer and pass; eager mode, as in the published rows
+REQUEST_S = 20e-6  # sampling and bookkeeping, per request and pass
+# Energy beyond static and active power. Together they match the power of LLM-Inference-Bench's TensorRT-LLM rows (413 W
+# at batch 1, about 450 W at 16 to 64) and bring a large GEMM to the power cap, as on real H100s.
 J_PER_FLOP = 0.65e-12
 J_PER_BYTE = 110e-12
-CHUNK_TOKENS = 8192  # prefill tokens of one pass: TensorRT-LLM's default max_num_tokens
+CHUNK_TOKENS = PASS_TOKENS  # prefill tokens per pass, as for the real engines
 SEGMENT_PASSES = 64  # decode passes that share one stretch of constant power
 TIME_JITTER = 0.003
 ENERGY_JITTER = 0.002
@@ -47,12 +48,12 @@ def version() -> str:
 
 
 def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Nothing is refused: a model is its dimensions here."""
+    """Never refuse: the simulation needs only a model's dimensions."""
     return ""
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
-    """Return the memory plan in bytes. Raises SweetspotError when not even one request of the longest fits."""
+    """Return the memory plan in bytes. Raises SweetspotError if the weights do not fit."""
     board, arch = _gpu(spec), spec.architecture
     memory = Memory.of(arch, board, spec.precision, spec.kv_cache_fraction)
     if memory.kv_cache_bytes <= 0:
@@ -83,7 +84,7 @@ class SimulatedEngine:
     version = VERSION
 
     def __init__(self, spec: EngineSpec, device: SimulatedGpu, segment_passes: int = SEGMENT_PASSES) -> None:
-        """An engine for `spec` on `device`; longer segments are quicker to compute and less exact."""
+        """An engine for `spec` on `device`; longer segments are faster to compute but less accurate."""
         self._segment_passes = segment_passes
         self._spec, self._device = spec, device
         self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
@@ -91,7 +92,7 @@ class SimulatedEngine:
         self._wave = lru_cache(maxsize=8)(self._work_of_wave)
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run one batch in virtual time. Raises SweetspotError when not even one request fits the KV cache."""
+        """Run one batch in virtual time. Raises SweetspotError if not even one request fits in the KV cache."""
         spec = self._spec
         fit = self._memory.requests(input_tokens, output_tokens)
         if fit < 1:
@@ -150,6 +151,6 @@ def _gpu(spec: EngineSpec) -> gpus.Gpu:
     gpu = gpus.find(spec.gpu)
     if gpu is None or spec.precision not in gpu.peak_flops:
         raise SweetspotError(
-            f"no {spec.precision} rates of {spec.gpu!r} are known; known GPUs: {', '.join(gpus.names())}"
+            f"no {spec.precision} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}"
         )
     return gpu

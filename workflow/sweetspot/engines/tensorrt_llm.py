@@ -1,7 +1,7 @@
-"""TensorRT-LLM: `trt-engine` builds a TensorRT engine, `trt-pytorch` runs the PyTorch backend. Every call is here.
+"""TensorRT-LLM: `trt-engine` builds a TensorRT engine, `trt-pytorch` runs the PyTorch backend.
 
 Checked against the published sources of `tensorrt_llm.llmapi.llm_args`, `_tensorrt_engine` and `sampling_params`.
-TensorRT engines ended with 1.2: from 1.3 on there is the PyTorch backend alone, which knows fewer models.
+Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend, which runs fewer models.
 """
 
 import os
@@ -35,9 +35,9 @@ SIMULATED = False
 FIXED: dict[str, str] = {}
 
 _ENGINE_DIRECTORY = "engine"
-_REMEDY = "install it as envs/tensorrt-llm.md says and name its Python in engine.python"
+_REMEDY = "install it as envs/tensorrt-llm.md describes and set engine.python to its Python"
 
-# Oldest version, and the first that no longer has the backend.
+# The oldest supported version, and the first without the backend.
 _VERSIONS: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     _ENGINE: ((1, 2), (1, 3)),
     _PYTORCH: ((1, 2), None),
@@ -46,13 +46,13 @@ _MODEL_TYPES = {
     _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
     _PYTORCH: ("llama", "qwen2"),
 }
-# The worker in this process, not in one started by MPI: NVML then sees the GPU used by the process that measures.
+# Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
-_CUDA_GRAPHS_KEPT = 1000  # trtllm-bench keeps as many; with the default of 0 none is ever used twice
+_CUDA_GRAPHS_KEPT = 1000  # as in trtllm-bench; with the default of 0 no graph is ever reused
 
 
 def version() -> str:
-    """Version of the installed package. Raises SweetspotError where it is missing."""
+    """Version of the installed package. Raises SweetspotError if it is missing."""
     return str(_package().__version__)
 
 
@@ -61,10 +61,10 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     if model_type not in _MODEL_TYPES[name]:
         return f"engine {name} does not run {model_type} models; it runs {', '.join(_MODEL_TYPES[name])}"
     if precision not in PRECISIONS:
-        return f"engine {name} is run in {' or '.join(PRECISIONS)} only, not in {precision}"
+        return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
     if weights == "gaussian":
         return (
-            f"engine {name} gives no access to its weights; write gaussian ones with transformers and give them as "
+            f"engine {name} gives no access to its weights; write gaussian ones with transformers and use them as a "
             "checkpoint (docs/how-to.md), or set weights to dummy"
         )
     return ""
@@ -73,8 +73,8 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Check version and memory, write the model's directory, build a TensorRT engine.
 
-    Returns the memory plan in bytes and, of an engine that is built, the energy of that, gross, by the board's counter.
-    Raises SweetspotError, naming the remedy, for whatever would fail later, OutOfMemory when the build does not fit.
+    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build from the board's counter.
+    Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
@@ -104,17 +104,17 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
 def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sensor, Clock]:
     """Load the engine on the GPU; returns it with that GPU's sensor and the clock.
 
-    Raises SweetspotError when the GPU or the version is not the one wanted, OutOfMemory when the engine does not fit.
+    Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
+    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
     return TensorRtLlmEngine(spec, directory), sensor, WallClock()
 
 
 class TensorRtLlmEngine:
-    """One loaded engine of either backend. A batch whose KV cache does not fit goes in waves."""
+    """One loaded engine of either backend. A batch whose KV cache does not fit runs in waves."""
 
     def __init__(self, spec: EngineSpec, directory: Path) -> None:
-        """Load, run one token, and ask how many blocks the KV cache has."""
+        """Load, generate one token, and read the number of KV-cache blocks."""
         package = _package()
         self.version = str(package.__version__)
         _check_version(spec.name, self.version)
@@ -124,7 +124,7 @@ class TensorRtLlmEngine:
         self._blocks, self._block_tokens = self._cache()
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
+        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
         fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
         generate = self._generate(output_tokens)
         return run_in_waves(self._spec, fit, self._prompts, input_tokens, output_tokens, generate)
@@ -138,14 +138,14 @@ class TensorRtLlmEngine:
         release_memory()
 
     def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], Any]:
-        # With the tokenizer skipped, end_id has no other source; -1 is no token, so only the length ends a reply.
+        # Without a tokenizer, end_id is required; -1 is no token, so only the length ends a reply.
         sampling = self._package.SamplingParams(
             max_tokens=output_tokens, end_id=-1, pad_id=0, ignore_eos=True, detokenize=False
         )
         return lambda prompts: self._llm.generate(prompts, sampling, use_tqdm=False)
 
     def _cache(self) -> tuple[int, int]:
-        """Blocks of the KV cache and tokens of a block, from the statistics of a run of one token."""
+        """Number of KV-cache blocks and tokens per block, from the statistics of a one-token run."""
         run_batch(self._spec, self._prompts.take(1, 1), 1, self._generate(1))
         for statistics in reversed(self._llm.get_stats(timeout=5)):
             cache = statistics.get("kvCacheStats") or {}
@@ -153,20 +153,20 @@ class TensorRtLlmEngine:
                 return int(cache["maxNumBlocks"]), int(cache["tokensPerBlock"])
         self.close()
         raise SweetspotError(
-            f"TensorRT-LLM {self.version} does not tell the size of its KV cache (get_stats), so rows could not say "
-            "how many requests ran at once; report it with the version"
+            f"TensorRT-LLM {self.version} does not report the size of its KV cache (get_stats), so rows could not "
+            "say how many requests ran at once; please report this version"
         )
 
 
 def _common(spec: EngineSpec) -> dict[str, Any]:
-    """What every LLM of this file is made with."""
+    """Arguments common to building and running, for both backends."""
     api = _package().llmapi
     policies = api.CapacitySchedulerPolicy
     policy = policies.GUARANTEED_NO_EVICT if spec.in_flight_batching else policies.STATIC_BATCH
     return {
         "skip_tokenizer_init": True,
         **_sizes(spec),
-        # Block reuse would take prompts that repeat out of the prefill.
+        # Block reuse would skip the prefill of repeated prompts.
         "kv_cache_config": api.KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction),
         "scheduler_config": api.SchedulerConfig(capacity_scheduler_policy=policy),
     }
@@ -177,7 +177,7 @@ def _sizes(spec: EngineSpec) -> dict[str, int]:
         "max_batch_size": spec.batch,
         "max_input_len": spec.max_input_tokens,
         "max_seq_len": spec.total_tokens,
-        # Without chunked prefill a prompt passes whole.
+        # Without chunked prefill a prompt must fit in one pass.
         "max_num_tokens": max(PASS_TOKENS, spec.max_input_tokens, spec.batch),
     }
 
@@ -194,8 +194,8 @@ def _runtime(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
         "load_format": _load_format(spec),
         "dtype": spec.precision,
-        "cuda_graph_config": graphs,  # None: without
-        "enable_iter_perf_stats": True,  # or get_stats has nothing to tell
+        "cuda_graph_config": graphs,  # None: no CUDA graphs
+        "enable_iter_perf_stats": True,  # otherwise get_stats returns nothing
     }
 
 
@@ -214,7 +214,7 @@ def _package() -> Any:
     package = load_package("tensorrt_llm", _REMEDY)
     if not hasattr(package, "LLM"):
         raise SweetspotError(
-            f"the package tensorrt_llm is the empty stand-in of the public index, not TensorRT-LLM; {_REMEDY}"
+            f"the package tensorrt_llm is the empty placeholder of the public index, not TensorRT-LLM; {_REMEDY}"
         )
     return package
 
@@ -224,4 +224,4 @@ def _check_version(name: str, found: str) -> None:
     release = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     if release < oldest or (ended is not None and release >= ended):
         wanted = f">={'.'.join(map(str, oldest))}" + (f",<{'.'.join(map(str, ended))}" if ended else "")
-        raise SweetspotError(f"engine {name} needs TensorRT-LLM {wanted}, and {found} is installed; {_REMEDY}")
+        raise SweetspotError(f"engine {name} needs TensorRT-LLM {wanted}, but {found} is installed; {_REMEDY}")

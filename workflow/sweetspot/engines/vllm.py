@@ -1,6 +1,6 @@
 """vLLM, offline and in this process: checked against the published API of 0.26.0 and 0.33.0.
 
-vLLM has no engine to build: "build" checks all that can be checked without loading and writes the model's config.json.
+vLLM builds no engine: `build` checks everything that can be checked without loading, and writes the config.json.
 """
 
 import os
@@ -31,14 +31,14 @@ FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
 _MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
-# In this process, or NVML would see the GPU used by a process that is not the one that measures.
+# Run the engine in this process, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-_PASSES_UNDER_WAY = 2  # asynchronous scheduling prepares a pass while another runs
+_PASSES_IN_FLIGHT = 2  # asynchronous scheduling prepares a pass while another runs
 _GAUSSIAN_SD = 0.02  # the initializer_range of most published config.json files
 
 
 def version() -> str:
-    """Version of the installed package. Raises SweetspotError where it is missing or too old."""
+    """Version of the installed package. Raises SweetspotError if it is missing or too old."""
     return str(_package().__version__)
 
 
@@ -47,14 +47,14 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     if model_type not in _MODEL_TYPES:
         return f"engine {name} is not known to run {model_type} models; it runs {', '.join(_MODEL_TYPES)}"
     if precision not in PRECISIONS:
-        return f"engine {name} is run in {' or '.join(PRECISIONS)} only, not in {precision}"
+        return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
     return ""
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes.
 
-    Raises SweetspotError, naming the remedy, for whatever would fail after minutes of loading.
+    Raises SweetspotError, naming the remedy, for anything that would otherwise fail after minutes of loading.
     """
     package = _package()
     plan = memory_plan(spec)
@@ -62,7 +62,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     wanted = set(spec.model_config.get("architectures") or [])
     if not wanted & set(package.ModelRegistry.get_supported_archs()):
         raise SweetspotError(
-            f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(wanted) or 'it'}; "
+            f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(sorted(wanted)) or 'it'}; "
             "install a version that does, or leave the model out with `select`"
         )
     return {"memory": plan.as_dict()}
@@ -71,17 +71,17 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
 def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
     """Load the model on the GPU; returns the engine, that GPU's sensor and the clock.
 
-    Raises SweetspotError when the GPU is not the one wanted, OutOfMemory when model and KV cache do not fit it.
+    Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first: a wrong or busy GPU is found before minutes of loading
+    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
     return VllmEngine(spec, directory), sensor, WallClock()
 
 
 class VllmEngine:
-    """One loaded model. A batch whose KV cache does not fit goes in waves, so that no request is ever preempted."""
+    """One loaded model. A batch whose KV cache does not fit runs in waves, so no request is ever preempted."""
 
     def __init__(self, spec: EngineSpec, directory: Path) -> None:
-        """Load, with weights as `spec.weights` says."""
+        """Load the model, with the weights named by `spec.weights`."""
         package = _package()
         self.version = str(package.__version__)
         self._spec, self._package, self._prompts = spec, package, Prompts(spec)
@@ -91,7 +91,7 @@ class VllmEngine:
                 self._llm.apply_model(lambda model: _initialize(model, spec.seed))
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run one batch. Raises OutOfMemory, or SweetspotError when a reply has another length."""
+        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
         sampling = self._package.SamplingParams(
             temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
         )
@@ -112,10 +112,10 @@ class VllmEngine:
         release_memory()
 
     def _requests_that_fit(self, tokens: int) -> int:
-        """How many requests of `tokens` tokens have all their blocks in vLLM's KV cache at once.
+        """How many requests of `tokens` tokens fit in vLLM's KV cache at once.
 
-        Layers of one kind of attention form a group; a block holds tokens of one group. A group with a sliding window
-        keeps the window and what the passes under way add to it, and one block more: a window may start amid a block.
+        Layers with the same kind of attention form a group; a block holds tokens of one group. A group with a sliding
+        window keeps the window, the tokens of passes in flight, and one more block, as a window may start inside one.
         """
         cache = self._llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
         blocks = 0
@@ -123,9 +123,9 @@ class VllmEngine:
             kind, held = group.kv_cache_spec, tokens
             window = getattr(kind, "sliding_window", None)
             if window is not None:
-                held = min(tokens, window - 1 + _PASSES_UNDER_WAY * PASS_TOKENS)
+                held = min(tokens, window - 1 + _PASSES_IN_FLIGHT * PASS_TOKENS)
             blocks += -(-held // kind.block_size) + (window is not None)
-        return int((cache.num_blocks - 1) // blocks)  # one block is vLLM's own, a placeholder for freed ones
+        return int((cache.num_blocks - 1) // blocks)  # vLLM reserves one block as a placeholder for freed ones
 
 
 def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
 
 
 def _initialize(model: Any, seed: int) -> None:
-    """Weights as before training: matrices N(0, 0.02), norms one, biases zero."""
+    """Initialise the weights as before training: matrices N(0, 0.02), norms 1, biases 0."""
     torch = load_package("torch", "vLLM installs it")
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -160,7 +160,7 @@ def _initialize(model: Any, seed: int) -> None:
 
 def _package() -> Any:
     os.environ.update(_ENVIRONMENT)
-    package = load_package("vllm", "install vLLM (envs/vllm.yaml) and name its Python in engine.python")
+    package = load_package("vllm", "install vLLM (envs/vllm.yaml) and set engine.python to its Python")
     if tuple(int(part) for part in package.__version__.split(".")[:2] if part.isdigit()) < _OLDEST:
         raise SweetspotError(
             f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install it again from "

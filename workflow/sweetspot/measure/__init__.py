@@ -1,1 +1,1 @@
-"""Measuring cells beside an engine: the protocol, visits, the journal and raw samples. Standard library only."""
+"""Measuring cells: the protocol, visits, the journal and raw samples. Standard library only."""

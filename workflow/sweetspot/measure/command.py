@@ -1,4 +1,4 @@
-"""Measuring any command with the instrument of a campaign: what `sweetspot meter` does."""
+"""`sweetspot meter`: measure any command as a campaign measures its cells."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ SCHEMA_VERSION = 1
 def measure(
     command: Sequence[str], sensor: Sensor, clock: Clock, protocol: Protocol, *, aside: bool = False
 ) -> tuple[dict[str, Any], int]:
-    """Run `command`; returns what it cost and its exit status (128 + the number of the signal that ended it).
+    """Run `command`; returns its energy and duration, and its exit status (128 + signal number if a signal ended it).
 
-    `aside`: what the command writes to standard output goes to standard error. Energies are in J, gross, of the whole
-    board. Raises SweetspotError when there is no such command or the sensor fails before it starts.
+    `aside`: the command's standard output goes to standard error. Energies are in J, gross, of the whole board. Raises
+    SweetspotError if there is no such command or the sensor fails before it starts.
     """
     if shutil.which(command[0]) is None:
         raise SweetspotError(f"{command[0]}: no such command on the PATH; write: sweetspot meter -- COMMAND ARGUMENTS")
@@ -39,11 +39,11 @@ def measure(
                 code = process.wait()
                 break
             except KeyboardInterrupt:
-                continue  # the terminal told the command as well; how it ends is its own affair
+                continue  # the terminal interrupted the command too; let it end by itself
         status = code if code >= 0 else 128 - code
 
     identity = sensor.identity()
-    # The board that is measured is the only one that the command sees.
+    # The command sees only the measured board.
     environment = {**os.environ, **sensor.environment()}
     started = datetime.now(UTC)
     window = open_meter(sensor, clock, protocol).window(work)
@@ -59,7 +59,7 @@ def measure(
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The result for people: a few lines."""
+    """The result as a few lines of text."""
     energy_j, duration_s = result["energy_j"], result["duration_s"]
     if energy_j is None:
         lines = [f"energy: none ({duration_s:.2f} s)"]
@@ -71,7 +71,7 @@ def as_text(result: dict[str, Any]) -> str:
     for name in ("instant", "average"):
         other_j = result[f"energy_{name}_j"]
         lines += [f"{name} power, integrated: " + ("none" if other_j is None else f"{other_j:.5g} J")]
-    lines += [f"{flag.replace('_', ' ')} meanwhile" for flag in result["flags"]]
+    lines += [f"{flag.replace('_', ' ')} during the command" for flag in result["flags"]]
     lines += [f"NOT VALID: {REASONS[reason]} ({reason})" for reason in result["reasons"]]
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
-"""Append-only record of what was measured: one JSON object a line, on disk before the next cell starts.
+"""Append-only record of what was measured: one JSON object per line, on disk before the next cell starts.
 
-A measurement is expensive, so a visit of a cell outlives everything: a crash, a cancelled job, a new grid, another
-partition into jobs. Every line carries the key of what it measured; a line with another key is left alone and ignored.
+Measurements are expensive, so a visit survives crashes, cancelled jobs, a new grid and a new partition into jobs.
+Every line carries the key of what it measured; lines with another key are ignored and left alone.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ Cell = tuple[int, int]  # (input_tokens, output_tokens)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block of cells, and the engine that measures it, lie in a campaign's directory."""
+    """The files of a block of cells and its engine in a campaign's directory."""
 
     directory: Path
     model: str
@@ -62,9 +62,9 @@ class Place:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Write one line and force it to the disk. A half line left by an earlier crash is closed off first.
+    """Append one line and sync it to disk. A partial line left by a crash is terminated first.
 
-    Raises OSError when the disk refuses; what was written before stays readable.
+    Raises OSError if the write fails; earlier lines stay readable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
@@ -78,31 +78,31 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def claimed(place: Place, cells: Iterable[Cell]) -> Iterator[None]:
-    """Hold these cells against any other process, also on other machines; wait for one that holds some.
+    """Lock these cells against other processes, on any machine; wait for a process that holds one.
 
-    After a run was killed its jobs may live on beside those of the next run: without this both would measure the same.
-    Where the file system has no locks, a warning takes their place.
+    Jobs of a killed run may still be running when the next run starts; without locks both would measure the same cells.
+    If the file system has no locks, a warning is printed instead.
     """
     path = place.journal.with_name(".claims")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lock of the process on one byte a cell: children do not inherit it, and its end frees it, however it ends. Taken
-    # in order, so that two processes never wait for each other.
+    # The process locks one byte per cell. Children do not inherit the locks, and they are released however the process
+    # ends. Locks are taken in order, so two processes never wait for each other.
     with path.open("ab") as file:
         for n, m in sorted(cells):
             span = 1, n << 24 | m
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
             except (BlockingIOError, PermissionError):
-                print(f"waiting for another job that measures {n} -> {m} tokens", file=sys.stderr, flush=True)
+                print(f"waiting for another job that is measuring {n} -> {m} tokens", file=sys.stderr, flush=True)
                 fcntl.lockf(file, fcntl.LOCK_EX, *span)
             except OSError as error:
-                print(f"warning: no locks on {path} ({error.strerror}): run one workflow at a time", file=sys.stderr)
+                print(f"warning: cannot lock {path} ({error.strerror}): run one workflow at a time", file=sys.stderr)
                 break
         yield
 
 
 def is_claimed(place: Place, cells: Iterable[Cell]) -> bool:
-    """Whether a process holds one of these cells now; False where the file system has no locks."""
+    """Whether a process holds one of these cells now; False if the file system has no locks."""
     try:
         with place.journal.with_name(".claims").open("rb") as file:
             for n, m in cells:
@@ -115,9 +115,9 @@ def is_claimed(place: Place, cells: Iterable[Cell]) -> bool:
 
 
 def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:
-    """Every record, or those that carry `wanted_key`, file by file in the order of writing.
+    """All records, or only those with `wanted_key`, file by file in the order of writing.
 
-    A line that is not whole JSON (a crash in the middle of a write) is no record: it is passed over.
+    A line that is not complete JSON (left by a crash during a write) is skipped.
     """
     found: list[dict[str, Any]] = []
     for path in sorted(paths):

@@ -1,4 +1,4 @@
-"""Time that is left, and how long a visit of a cell will take, from what earlier ones took."""
+"""How much time is left, and how long a visit to a cell will take, estimated from earlier visits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
@@ -13,11 +13,11 @@ _STEPS_S = 0.5  # waiting for the counter's steps around a window
 
 
 class OutOfTime(Exception):
-    """The time is over in the middle of a visit."""
+    """Time is up in the middle of a visit."""
 
 
 class Stopwatch:
-    """How much of `seconds` is left. Time in a session passes by its own clock: a simulated hour counts as one."""
+    """A time budget of `seconds`. Sessions use their own clock, so a simulated hour counts as an hour."""
 
     def __init__(self, seconds: float) -> None:
         """Start now, by the machine's clock."""
@@ -27,12 +27,12 @@ class Stopwatch:
         self._since_s = self._clock.now()
 
     def use(self, clock: Clock) -> None:
-        """From now on time passes by `clock`."""
+        """Measure time by `clock` from now on."""
         self._passed_s = self.passed_s()
         self._clock, self._since_s = clock, clock.now()
 
     def skip(self, seconds: float) -> None:
-        """So much time has passed elsewhere."""
+        """Count time that passed in another process."""
         self._passed_s += seconds
 
     def passed_s(self) -> float:
@@ -40,15 +40,15 @@ class Stopwatch:
         return self._passed_s + self._clock.now() - self._since_s
 
     def left_s(self) -> float:
-        """Seconds that are left; negative afterwards."""
+        """Seconds left; negative once time is up."""
         return self._seconds - self.passed_s()
 
 
 class Timed:
-    """An engine that starts no run when the time is over: it raises OutOfTime."""
+    """An engine that raises OutOfTime instead of starting a run when time is up."""
 
     def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        """`engine`, as long as `watch` has time."""
+        """Wrap `engine`; runs start only while `watch` has time left."""
         self._engine, self._watch, self.version = engine, watch, engine.version
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
@@ -63,7 +63,7 @@ class Timed:
 
 
 def load_s(records: Iterable[Mapping[str, Any]]) -> float:
-    """How long loading an engine and measuring idle power will take, in s; 0 where nothing is known."""
+    """How long loading an engine and measuring idle power will take, in s; 0 if unknown."""
     known = [record["load_s"] for record in records if "load_s" in record]
     return median(known) if known else 0.0
 
@@ -71,10 +71,10 @@ def load_s(records: Iterable[Mapping[str, Any]]) -> float:
 def visit_s(
     records: Sequence[Mapping[str, Any]], cell: Mapping[str, Any], visit: int | None, protocol: Protocol
 ) -> float:
-    """How long a visit of `cell` will take in s, from the visits that `records` tell of: with none, at least so long.
+    """How long a visit to `cell` will take in s, estimated from the visits in `records`; without any, a lower bound.
 
-    The time of a batch run is that of the nearest cell, scaled by its tokens; the protocol says how many there are.
-    What earlier visits took beyond that, a long warm-up say, is expected again.
+    The duration of a batch run is that of the nearest cell, scaled by tokens; the protocol gives the number of runs.
+    If earlier visits took longer than planned, for example to warm up, the estimate grows by the same factor.
     """
     visits = [record for record in records if any(row["duration_s"] for row in record.get("rows", ()))]
     beyond = [
@@ -94,7 +94,7 @@ def visit_s(
 
 
 def planned_visit_s(run_s: float, visit: int | None, protocol: Protocol) -> float:
-    """How long a visit takes in s whose batch runs take `run_s`, when everything goes as the protocol hopes."""
+    """How long a visit takes in s if a batch run takes `run_s` and nothing has to be repeated."""
     repetitions = 1
     if visit is not None:
         repetitions = planned_repetitions(visit, protocol) - (planned_repetitions(visit - 1, protocol) if visit else 0)
@@ -106,7 +106,7 @@ def _run_s(record: Mapping[str, Any]) -> float:
 
 
 def _planned_s(run_s: float, repetitions: int, protocol: Protocol) -> float:
-    """Time of a visit whose batch runs take `run_s`, when everything goes as the protocol hopes."""
+    """Time of a visit in s if a batch run takes `run_s` and nothing has to be repeated."""
     window_s = max(protocol.window_s, min(protocol.window_runs * run_s, protocol.window_max_s)) + run_s / 2
     warmup_s = max(protocol.warmup_s, protocol.warmup_runs * run_s, 2 * run_s) + run_s
     return warmup_s + repetitions * (window_s + _STEPS_S)

@@ -1,8 +1,9 @@
-"""Finding out how the sensors of a board really behave, for what its maker does not say: what `sweetspot probe` does.
+"""`sweetspot probe`: how a board's sensors really behave, which its vendor does not document.
 
-Without a load it finds the steps of the counter and of the power sensors, and idle power by three sources. With one it
-also finds how far the sensors lag, and whether the counter sees all of the time: a square wave whose period is that of
-the sensors stands still before them, so a counter that looked for a part of each period only would depend on the phase.
+Without a load it finds the update periods of the counter and the power sensors, and idle power from three sources. With
+a load it also finds how far the sensors lag, and whether the counter integrates continuously: a square wave with the
+sensors' own period looks constant to them, so the reading of a counter that sampled only part of each period would
+depend on the phase.
 """
 
 import json
@@ -24,25 +25,25 @@ from sweetspot.sensors.meter import STEP_POLL_S, Meter, Sensor
 
 SCHEMA_VERSION = 1
 
-_WAVES_S = (0.01, 0.03, 0.07, 0.13)  # beside and around the sensors' 0.1 s: none divides another or 0.1
+_WAVES_S = (0.01, 0.03, 0.07, 0.13)  # shorter and longer than the sensors' period of 0.1 s
 _PHASES = 4
-_SEES_ALL = 0.1  # of the mean power: below this spread over phases the counter sees all of the time
+_CONTINUOUS = 0.1  # of the mean power: a counter with less spread over the phases integrates continuously
 _NO_LOAD = "no load: PyTorch with CUDA is not installed here"
 
 
 class Load(Protocol):
-    """Something that heats the board."""
+    """Something that keeps the board busy."""
 
     def burn(self, duration_s: float) -> None:
-        """Keep the board busy for so long, and return when it is idle again."""
+        """Keep the board busy for `duration_s`, and return when it is idle again."""
 
 
 def probe(
     sensor: Sensor, machine: Mapping[str, Any], clock: Clock, seconds: float, load: Callable[[], Load] | None
 ) -> dict[str, Any]:
-    """Probe for about `seconds`; the machine record: `machine`, sensors, idle powers (W), load, suggested protocol.
+    """Probe for about `seconds`. Returns the machine record, with idle powers in W and suggested protocol numbers.
 
-    `load` starts a load, after the idle board without it was measured. Raises SensorError when the sensor fails.
+    `load` is called after the idle measurement and returns a load. Raises SensorError if the sensor fails.
     """
     meter = open_meter(sensor, clock, Numbers())
     sources: dict[str, Callable[[], float | None]] = {
@@ -73,23 +74,23 @@ def probe(
 
 
 def numbers(path: Path, gpu: str | None = None) -> dict[str, Any]:
-    """The protocol's numbers in a machine record, which has to be of a board called `gpu` where that is given.
+    """The protocol's numbers in a machine record.
 
-    Raises SweetspotError where it is no such record.
+    Raises SweetspotError if the file is not one, or the board is not a `gpu` (if given).
     """
     try:
         record = json.loads(path.read_text())
         found, name = dict(record["protocol"]), record["machine"]["gpu"]
         Numbers(**found)
     except (OSError, ValueError, TypeError, KeyError):
-        raise SweetspotError(f"{path}: no machine record; make it with `sweetspot probe --out {path}`") from None
+        raise SweetspotError(f"{path}: not a machine record; make one with `sweetspot probe --out {path}`") from None
     if gpu not in (None, name):
-        raise SweetspotError(f"{path}: the record of a {name}, and the GPU is {gpu!r}; probe a board of that name")
+        raise SweetspotError(f"{path}: the record of a {name}, but the GPU is {gpu!r}; probe a board of that name")
     return found
 
 
 def torch_load() -> Callable[[], Load] | None:
-    """What starts large matrix products on the board, or None where PyTorch has no GPU to run them on."""
+    """A load of large matrix products, or None if PyTorch has no GPU to run them on."""
     try:
         import torch  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -98,26 +99,24 @@ def torch_load() -> Callable[[], Load] | None:
 
 
 def as_text(record: Mapping[str, Any]) -> str:
-    """The record for people: a few lines."""
+    """The record as a few lines of text."""
     lines = [f"{record['machine']['gpu']}, driver {record['machine']['driver_version']}"]
     for name, found in record["sensors"].items():
         lines += [f"{name}: " + (f"a new value every {1000 * found['period_s']:.0f} ms" if found else "no new value")]
     for name, powers in record["idle"].items():
-        told = ", ".join(f"{source} {power:.1f} W" for source, power in powers.items() if isinstance(power, float))
-        lines += [f"idle, {name.replace('_', ' ')}: {told}" + (f" ({powers['reasons']})" if powers["reasons"] else "")]
+        watts = ", ".join(f"{source} {power:.1f} W" for source, power in powers.items() if isinstance(power, float))
+        lines += [f"idle, {name.replace('_', ' ')}: {watts}" + (f" ({powers['reasons']})" if powers["reasons"] else "")]
     if record["load"]:
-        seen = {True: "sees all of the time", False: "does NOT see all of the time", None: "cannot be told"}
-        lines += [f"under load the counter {seen[record['load']['counter_sees_all']]}"]
+        verdicts = {True: "integrates", False: "does NOT integrate", None: "was not seen to integrate"}
+        lines += [f"under load the counter {verdicts[record['load']['counter_sees_all']]} continuously"]
         lines += [f"lag of {name}: {lag_s:.2f} s" for name, lag_s in record["load"]["lag_s"].items() if lag_s]
     lines += [record["note"]] * bool(record["note"])
     numbers = "".join(f"\n  {name}: {value:g}" for name, value in record["protocol"].items())
-    return (
-        "\n".join(lines) + "\nprotocol numbers, used where `machine` of the configuration names the record:" + numbers
-    )
+    return "\n".join(lines) + "\nprotocol numbers, used if `machine` in the configuration names this record:" + numbers
 
 
 def _steps(read: Callable[[], float | None], clock: Clock, seconds: float) -> dict[str, Any] | None:
-    """How often a reading changes: median and 10th to 90th percentile in s; None where it hardly does."""
+    """How often a reading changes: median and 10th to 90th percentile in s; None if it hardly does."""
     moments: list[float] = []
     last, end_s, polls = read(), clock.now() + seconds, 0
     while clock.now() < end_s:
@@ -134,7 +133,7 @@ def _steps(read: Callable[[], float | None], clock: Clock, seconds: float) -> di
 
 
 def _powers(meter: Meter, work: Callable[[], None]) -> dict[str, Any]:
-    """Mean power over `work` in W by each source, and the reasons not to believe it."""
+    """Mean power during `work` in W from each source, and the reasons why it is invalid."""
     window = meter.window(work)
     energies = {"counter": window.energy_j, "instant": window.energy_instant_j, "average": window.energy_average_j}
     powers = {name: None if joules is None else joules / window.duration_s for name, joules in energies.items()}
@@ -143,9 +142,9 @@ def _powers(meter: Meter, work: Callable[[], None]) -> dict[str, Any]:
 
 def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str, Any]:
     """Powers under a steady load and under square waves, and the lag of the power sensors."""
-    load.burn(part_s)  # clocks and the first launches settle
+    load.burn(part_s)  # let clocks and first launches settle
     steady = _powers(meter, lambda: load.burn(2 * part_s))
-    meter.clock.sleep(part_s)  # the one-second average falls again
+    meter.clock.sleep(part_s)  # let the one-second average fall again
     lag_s = _lag(meter, load, part_s)
     clock = meter.clock
     waves = [
@@ -157,9 +156,9 @@ def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str,
     spread = {name: _spread([powers[name] for powers in locked]) for name in ("counter", "instant", "average")}
     counter, instant = spread["counter"], spread["instant"]
     sees_all = None
-    if counter is not None and (counter > _SEES_ALL or (instant or 0.0) > 2 * _SEES_ALL):
-        # Where the instant sensor does not depend on the phase either, the wave did not stand still: no verdict.
-        sees_all = counter <= _SEES_ALL
+    if counter is not None and (counter > _CONTINUOUS or (instant or 0.0) > 2 * _CONTINUOUS):
+        # If not even the instant sensor depends on the phase, the wave was not in step with it: no verdict.
+        sees_all = counter <= _CONTINUOUS
     return {
         "steady": steady,
         "waves": waves,
@@ -171,7 +170,7 @@ def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str,
 
 
 def _wave(clock: Clock, load: Load, period_s: float, seconds: float, delay_s: float) -> None:
-    """Load for 30 % of each period. Every period begins on the clock's multiple of it, `delay_s` later."""
+    """Load for 30 % of each period. Periods begin `delay_s` after multiples of `period_s` on the clock."""
     end_s = clock.now() + seconds
     while (now_s := clock.now()) < end_s:
         due_s = period_s - (now_s - delay_s) % period_s
@@ -180,7 +179,7 @@ def _wave(clock: Clock, load: Load, period_s: float, seconds: float, delay_s: fl
 
 
 def _lag(meter: Meter, load: Load, seconds: float) -> dict[str, float | None]:
-    """Time in s from the start of a load until a sensor shows half of its rise; None where it never does."""
+    """Time in s from the start of a load until a sensor shows half of its rise; None if it never does."""
     with meter.polling() as samples:
         meter.clock.sleep(seconds / 2)
         start_s = meter.clock.now()
@@ -203,7 +202,7 @@ def _spread(powers: list[float | None]) -> float | None:
 
 
 def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> dict[str, float]:
-    """The protocol's numbers that the board decides, each as the default where the probe found nothing."""
+    """The protocol's numbers that depend on the board; defaults for those that the probe could not find."""
     default = Numbers()
     numbers = {
         "counter_step_s": default.counter_step_s,
@@ -214,7 +213,7 @@ def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> di
     }
     if steps["counter"]:
         step_s = round(steps["counter"]["period_s"], 3)
-        # 20 missing steps are no accident; a step is 1 % of a window.
+        # 20 missed steps are no coincidence; a window of 100 steps makes one step 1 %.
         numbers |= {"counter_step_s": step_s, "counter_timeout_s": max(2.0, 20 * step_s)}
         numbers["window_s"] = max(default.window_s, round(100 * step_s, 1))
     if steps["instant"]:
@@ -226,7 +225,7 @@ def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> di
 
 
 class _TorchLoad:
-    """Matrix products of 8192 by 8192 random numbers: they take an H100 to its power limit."""
+    """Products of random 8192 x 8192 matrices, which take an H100 to its power limit."""
 
     def __init__(self) -> None:
         import torch
@@ -238,7 +237,7 @@ class _TorchLoad:
         self._torch.cuda.synchronize()
 
     def burn(self, duration_s: float) -> None:
-        """Multiply until the time is over; short loads with small matrices, of some 30 microseconds each."""
+        """Multiply until time is up; short loads use small matrices, about 30 microseconds each."""
         end_s = time.perf_counter() + duration_s
         left, right, times = (self._left, self._right, 4) if duration_s > 0.1 else (self._small, self._small, 8)
         while time.perf_counter() < end_s:

@@ -1,4 +1,4 @@
-"""The numbers of the measurement procedure, each with its reason, and what follows from them."""
+"""The numbers of the measurement procedure, each with its reason, and what is derived from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from sweetspot.sensors.meter import Limits, Meter
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import Limits, Meter, Sensor
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
@@ -18,32 +19,32 @@ def _number(default: float, description: str, **bounds: float) -> Any:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The numbers of the procedure, with their reasons. A change of any of them measures again."""
+    """The numbers of the procedure, with their reasons. Changing any of them means measuring again."""
 
     version: int = _number(1, "Version of the procedure; raise it by hand when the procedure changes meaning.", ge=1)
-    # The counter steps every 100 ms: 10 s keep what a step can cost under 1 % even without alignment.
+    # The counter steps every 100 ms: in 10 s, even unaligned edges cost at most 1 %.
     window_s: float = _number(10.0, "Shortest window of one repetition, in s.", gt=0)
-    # Short batches jitter one by one; 32 of them average it out. Above window_max_s fewer do.
-    window_runs: int = _number(32, "Batch runs of a window, while it is shorter than `window_max_s`.", ge=1)
+    # Single short batches jitter; 32 of them average it out. From window_max_s on, fewer suffice.
+    window_runs: int = _number(32, "Minimum number of batch runs in a window shorter than `window_max_s`.", ge=1)
     window_max_s: float = _number(20.0, "A window of this length, in s, needs no further batch runs.", gt=0)
     # Clocks and temperature settle over seconds; energy drifts with them.
     warmup_s: float = _number(10.0, "Shortest warm-up at the cell's shape, in s; discarded.", ge=0)
-    warmup_runs: int = _number(3, "Fewest batch runs of the warm-up.", ge=1)
+    warmup_runs: int = _number(3, "Minimum number of batch runs in the warm-up.", ge=1)
     warmup_drift: float = _number(0.01, "Relative change of power and SM clock below which the GPU is steady.", gt=0)
-    warmup_max_s: float = _number(60.0, "The warm-up ends here, in s, also when the GPU is not steady (flagged).", gt=0)
-    repetitions: int = _number(5, "Most valid repetitions of a cell, over all visits.", ge=1)
-    min_repetitions: int = _number(3, "Fewest valid repetitions of a cell, over all visits.", ge=1)
+    warmup_max_s: float = _number(60.0, "The warm-up ends here, in s, even if the GPU is not steady (flagged).", gt=0)
+    repetitions: int = _number(5, "Maximum number of valid repetitions of a cell, over all visits.", ge=1)
+    min_repetitions: int = _number(3, "Minimum number of valid repetitions of a cell, over all visits.", ge=1)
     stop_interval: float = _number(
         0.01, "Stop repeating when the 95 % t-interval of the mean is within this relative half-width.", ge=0
     )
-    # What a cell costs depends on when it is measured: heat, clocks, what ran before. One visit cannot show that.
+    # A cell's energy depends on when it is measured: heat, clocks, what ran before. One visit cannot show that.
     visits: int = _number(
         2,
         "Visits of a cell, each with its own warm-up and at least one repetition. Every cell of a block is visited "
-        "once before any is again, in another order; one loaded engine may serve all visits.",
+        "once before any is visited again, in another order; one loaded engine may serve all visits.",
         ge=1,
     )
-    # A stalled host or a passing process spoils one window; what spoils three in a row is there to stay.
+    # A stalled host or a passing process spoils one window; a cause that spoils three in a row is permanent.
     retries: int = _number(
         2,
         "How often invalid repetitions of a visit are measured again. A visit without a valid one is also tried again "
@@ -54,41 +55,41 @@ class Protocol:
         10, "One cell of a block, the anchor, is measured again after this many visits; 0: never.", ge=0
     )
     anchor_drift: float = _number(
-        0.02, "Relative change of the anchor that flags the rows measured meanwhile as `drifted`.", gt=0
+        0.02, "Relative change of the anchor that flags the rows measured in between as `drifted`.", gt=0
     )
     # Twice per update of the instant sensor (100 ms; Yang et al., SC24, arXiv 2312.02741).
     poll_s: float = _number(0.05, "Period of polling the power sensors, in s.", gt=0)
-    # Five updates of the instant sensor unseen: a busy interpreter delays a poll by less, a host that stalls by more.
+    # Five missed updates of the instant sensor: a busy interpreter delays a poll by less, a stalled host by more.
     poll_gap_s: float = _number(0.5, "Polls further apart than this, in s, invalidate a row.", gt=0)
-    # Good practice reaches 4.9 % (Yang et al.); two sources further apart than that contradict each other.
+    # Good practice reaches 4.9 % (Yang et al.); two sources that differ by more contradict each other.
     energy_tolerance: float = _number(
         0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0
     )
-    # Both as Yang et al. found them on an H100; `sweetspot probe` finds those of a board.
+    # Both as Yang et al. found on an H100; `sweetspot probe` finds them for a board.
     counter_step_s: float = _number(0.1, "Period of the energy counter, in s.", gt=0)
     sensor_s: float = _number(
-        1.0, "Time that the slowest power sensor averages over, in s; a shorter window is invalid.", gt=0
+        1.0, "Averaging time of the slowest power sensor, in s; a shorter window is invalid.", gt=0
     )
-    # What Yang et al. found as the largest systematic error of a board, and NVIDIA states.
+    # The largest systematic error of a board that Yang et al. found; NVIDIA states the same.
     sensor_gain: float = _number(0.05, "Relative systematic error of a board's sensors, for the error budget.", ge=0)
-    counter_timeout_s: float = _number(2.0, "A counter that does not step for so long, in s, is stuck.", gt=0)
+    counter_timeout_s: float = _number(2.0, "A counter that does not step for this long, in s, is stuck.", gt=0)
     idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
 
 
 def limits(protocol: Protocol) -> Limits:
-    """The protocol's numbers that a window is judged by."""
+    """The protocol's numbers that decide whether a window is valid."""
     return Limits(protocol.energy_tolerance, protocol.poll_gap_s, protocol.counter_timeout_s, protocol.sensor_s)
 
 
-def open_meter(sensor: Any, clock: Any, protocol: Protocol) -> Meter:
+def open_meter(sensor: Sensor, clock: Clock, protocol: Protocol) -> Meter:
     """A meter with the protocol's numbers."""
     return Meter(sensor, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
 
 
 def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[str, ...]]:
-    """Power in W with context and weights resident and no work, and the reasons why it is not known.
+    """Power in W with context and weights resident and no work, and the reasons why it is unknown.
 
-    Measured again, at most `retries` times, while the window is not to be believed; then the power is None.
+    An invalid window is measured again, at most `retries` times; after that the power is None.
     """
     for _ in range(1 + protocol.retries):
         window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
@@ -106,5 +107,5 @@ def relative_interval(energies: Sequence[float]) -> float | None:
 
 
 def planned_repetitions(visit: int, protocol: Protocol) -> int:
-    """The fewest valid repetitions of a cell when its visit number `visit` (from 0) ends."""
+    """The minimum number of valid repetitions of a cell after its visit number `visit` (from 0)."""
     return max(visit + 1, -(-protocol.min_repetitions * (visit + 1) // protocol.visits))

@@ -1,7 +1,7 @@
-"""Raw samples beside the rows: one compressed file for each visit of a cell, from which its rows can be judged again.
+"""Raw samples: one compressed file per visit to a cell, from which its rows can be judged again.
 
-A file is JSON lines under gzip. Each window is one line that says whose it is and where it begins and ends, followed by
-one line a sample: s since the window began, counter in mJ since it opened, instant and average power in W, temperature
+A file is gzipped JSON lines. Each window is one line with its identity, beginning and end, followed by one line per
+sample: s since the window began, counter in mJ since it opened, instant and average power in W, temperature
 in degrees Celsius, SM clock in MHz, bits of the event reasons.
 """
 
@@ -22,21 +22,21 @@ from sweetspot.sensors.meter import Edges, Limits, Sample, Verdict, Window, judg
 
 SCHEMA_VERSION = 1
 
-_ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j")  # of the row per run, of the verdict per window
-_ROUNDING = 1e-4  # of times to microseconds and powers to milliwatts; far below what a sensor can tell
+_ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j")  # per run in a row, per window in a verdict
+_ROUNDING = 1e-4  # relative, from writing microseconds and milliwatts; far below a sensor's resolution
 
 
 def write(path: Path, repetitions: Sequence[Repetition], protocol: Protocol) -> None:
-    """Write the windows of a visit, whole or not at all. Raises OSError when the disk refuses."""
+    """Write the windows of a visit atomically. Raises OSError if the write fails."""
     lines = [line for row, window in repetitions for line in _lines(row, window, protocol)]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     write_atomically(path, gzip.compress(text.encode(), mtime=0))
 
 
 def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
-    """The windows of a file: what each says of itself, its edges, its samples.
+    """The windows of a file: the identity, edges and samples of each.
 
-    Raises SweetspotError where the file is missing, cut short or damaged.
+    Raises SweetspotError if the file is missing, cut short or damaged.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -50,29 +50,29 @@ def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
         if not windows or any(len(samples) != about["samples"] for about, _, samples in windows):
             raise ValueError
     except FileNotFoundError:
-        raise SweetspotError(f"{path}: raw samples are missing; the rows made of them stay as they are") from None
+        raise SweetspotError(f"{path}: raw samples are missing; the rows made from them are unaffected") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError):
         raise SweetspotError(
-            f"{path}: raw samples are cut short or damaged; copy the file again. The rows made of them stay as they are"
+            f"{path}: raw samples are cut short or damaged; copy the file again. The rows made from them are unaffected"
         ) from None
     return windows
 
 
-def judged_again(path: Path, within: Limits | None = None) -> dict[int, Verdict]:
-    """Verdict on each window of a file, by repetition, `within` these limits or those it was measured under.
+def judged_again(path: Path, override: Limits | None = None) -> dict[int, Verdict]:
+    """Verdict on each window of a file, by repetition, under the limits `override` or those of its measurement.
 
     Energies are those of the whole window: batch_runs times those of a row. Raises as `read` does.
     """
     return {
-        about["repetition"]: judge(edges, samples, within or Limits(**about["limits"]))
+        about["repetition"]: judge(edges, samples, override or Limits(**about["limits"]))
         for about, edges, samples in read(path)
     }
 
 
 def check(directory: Path) -> int:
-    """Judge every row of the campaign in `directory` again and print what differs; the number of such messages.
+    """Judge every row of the campaign in `directory` again and print the differences; returns their number.
 
-    A damaged file is one message. Nothing is changed.
+    A damaged file counts as one. Nothing is changed.
     """
     count = wrong = 0
     for path in sorted(directory.glob("measurements/*/*/*.jsonl")):
@@ -97,7 +97,7 @@ def _differences(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]
         verdict = verdicts.get(row["repetition"])
         place = f"{path}, repetition {row['repetition']}"
         if verdict is None:
-            yield f"{place}: the row has no raw samples in it"
+            yield f"{place}: no raw samples of this row"
             continue
         if row["reasons"] != ";".join(verdict.reasons):
             yield f"{place}: reasons {row['reasons'] or 'none'}, judged again {';'.join(verdict.reasons) or 'none'}"

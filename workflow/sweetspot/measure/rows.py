@@ -1,6 +1,6 @@
-"""From the journal of a block to its rows: what only the other measurements of a block can tell of one.
+"""Turns the journal of a block into rows, and adds what only the whole block shows.
 
-How well the repetitions of a cell agree, whether the anchor drifted meanwhile, what the board drew idle afterwards.
+This is how well the repetitions of a cell agree, whether the anchor drifted, and the idle power afterwards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ def place(record: Mapping[str, Any]) -> Cell:
 
 
 def of_cells(records: Sequence[Record]) -> dict[Cell, list[dict[str, Any]]]:
-    """All rows so far of each cell, by the number of their repetition."""
+    """All rows so far of each cell, sorted by repetition."""
     cells: dict[Cell, list[dict[str, Any]]] = {}
     for record in records:
         for row in record.get("rows", ()):
@@ -31,9 +31,9 @@ def of_cells(records: Sequence[Record]) -> dict[Cell, list[dict[str, Any]]]:
 
 
 def is_finished(records: Sequence[Record], cell: Cell, visit: int, protocol: Protocol) -> bool:
-    """Whether this visit of the cell needs no more: it has a valid row, or was tried as often as it may be.
+    """Whether this visit to the cell is finished: it has a valid row, or was tried as often as allowed.
 
-    One that a failing sensor cut short does need more, whatever it has.
+    A visit cut short by a failing sensor is not finished, whatever rows it has.
     """
     tried = [record for record in records if "rows" in record and record["visit"] == visit and place(record) == cell]
     whole = [record for record in tried if not record.get("cut_short")]
@@ -41,12 +41,12 @@ def is_finished(records: Sequence[Record], cell: Cell, visit: int, protocol: Pro
 
 
 def finish(records: Sequence[Record], wanted: Iterable[Cell], protocol: Protocol) -> list[dict[str, Any]]:
-    """The rows of the `wanted` cells that were measured, sorted by cell and repetition, with all that is known now.
+    """The rows of the `wanted` cells measured so far, sorted by cell and repetition, with all that is known now.
 
     Adds uncertainty_replicates (half-width of the 95 % t-interval of the cell's mean), uncertainty_drift (largest
-    difference between the anchors before and after the row and the median of all), uncertainty_total (the root of the
-    sum of the squares of all parts) and idle_after_w (W; null when the session was cut off). All relative to the row's
-    energy, null where nothing tells them.
+    difference between the anchors before and after the row and the median anchor), uncertainty_total (root sum of
+    squares of all parts) and idle_after_w (W; null if the session was cut off). Uncertainties are relative to the row's
+    energy, and null if unknown.
     """
     drifts = _drifts(records)
     after_w = {record["session"]: record["idle_after_w"] for record in records if "idle_after_w" in record}
@@ -68,7 +68,7 @@ def finish(records: Sequence[Record], wanted: Iterable[Cell], protocol: Protocol
 
 
 def _drifts(records: Sequence[Record]) -> dict[tuple[int, int, int], float]:
-    """Drift around each row, by (input_tokens, output_tokens, repetition), where two anchors can tell."""
+    """Drift around each row, by (input_tokens, output_tokens, repetition); needs at least two anchor visits."""
     anchors: dict[Cell, list[float]] = {}
     for record in records:
         if (energy_j := _anchor_j(record)) is not None:
@@ -91,7 +91,7 @@ def _drifts(records: Sequence[Record]) -> dict[tuple[int, int, int], float]:
 
 
 def _anchor_j(record: Record) -> float | None:
-    """Mean energy of the valid repetitions of a visit as the anchor, in J; None where it is no such visit."""
+    """Mean energy of the valid repetitions of an anchor visit, in J; None for any other visit."""
     if "rows" not in record or record["visit"] is not None:
         return None
     energies = [row["energy_j"] for row in record["rows"] if row["valid"]]

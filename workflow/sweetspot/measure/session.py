@@ -1,7 +1,7 @@
 """One job on one device: build an engine, or measure a block of cells with one loaded engine.
 
 Runs in the engine's environment as `python -m sweetspot.measure.session`, so it needs the standard library only. The
-job is one JSON object, the same that Snakemake tracks as the rule's parameter: nothing else decides what is measured.
+job is one JSON object, which Snakemake tracks as the rule's parameter; nothing else determines what is measured.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         print(
-            f"error: cannot write to {options.directory}: {error.strerror}; make room and run again: finished "
+            f"error: cannot write to {options.directory}: {error.strerror}; free some space and run again: finished "
             "cells are kept",
             file=sys.stderr,
         )
@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
-    """Build the engine that `job` asks for. Raises SweetspotError as engines.build does.
+    """Build the engine that `job` specifies. Raises SweetspotError as engines.build does.
 
-    Where the GPU's memory does not suffice, what is built says so, and the cells' rows will.
+    If it does not fit in the GPU's memory, engine.json records that, and so do the rows of its cells.
     """
     spec = _spec(job, resolved, job["limits"])
     try:
@@ -83,13 +83,12 @@ def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> 
 
 
 def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
-    """Measure what no journal holds yet of the cells of `job`, then write all their rows.
+    """Measure the cells of `job` that no journal holds yet, then write the rows of all of them.
 
     `resolved` is the content of the resolved architecture: the dimensions and the publisher's config.json. A cell that
-    the GPU's memory does not suffice for becomes one invalid row; it stays out of the journal, so that the next run of
-    the job tries it again.
-    Journals of other jobs of the same (model, batch) lie in the same directory, so another partition of the grid into
-    jobs finds every visit that was made before. Raises SweetspotError when the engine or the sensor cannot be used.
+    does not fit in the GPU's memory becomes one invalid row; it is not in the journal, so the next run of the job tries
+    it again. All jobs of a (model, batch) keep their journals in one directory, so a grid that is partitioned
+    differently still finds every earlier visit. Raises SweetspotError if the engine or the sensor cannot be used.
     """
     with journal.claimed(where, map(place, job["cells"])):
         block = Block(job, resolved, where)
@@ -98,14 +97,14 @@ def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -
 
 
 def key(job: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    """The key under which journals hold what `job` measures: all that its rows depend on but the cells."""
+    """The key under which journals store what `job` measures: everything its rows depend on, except the cells."""
     inputs = {name: job[name] for name in ("model", "batch", "protocol", "seed")}
     inputs["engine"] = engines.identity(job["engine"])
     return files.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
 
 
 class Block:
-    """The cells of one measuring job, what the journals hold of them, and what is still to be done."""
+    """The cells of one measuring job, their records in the journals, and the visits left to make."""
 
     def __init__(
         self,
@@ -115,9 +114,9 @@ class Block:
         watch: pace.Stopwatch | None = None,
         build_job: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read the journals. With `watch` no visit is begun that is not expected to end in time.
+        """Read the journals. With `watch`, a visit starts only if it is expected to end in time.
 
-        With `build_job` the engine is built when it is needed and not there.
+        With `build_job`, a missing engine is built when it is needed.
         """
         self.job, self.where, self.watch = job, where, watch
         self._build_job, self._resolved = build_job, resolved
@@ -128,14 +127,14 @@ class Block:
         self.records = journal.records(where.journals, self.key)
         self._failures = Counter(place(record) for record in self.records if "failed" in record)
         broken = [cell for cell in self.cells if self._failures[cell] > self.protocol.retries]
-        self.unmeasured: dict[Cell, str] = dict.fromkeys(broken, "engine_failed")  # reasons, of cells left out
-        self.visiting: Cell | None = None  # the cell whose visit has begun and not ended
+        self.unmeasured: dict[Cell, str] = dict.fromkeys(broken, "engine_failed")  # reasons for cells left out
+        self.visiting: Cell | None = None  # the cell whose visit is in progress
 
     def pending(self, cells: Iterable[Cell] | None = None, visits: int | None = None) -> list[Visit]:
-        """The visits that are still to be made, in random order: of `cells` or all, the first `visits` or all.
+        """The visits left, in random order: to `cells` or all cells, only the first `visits` to each or all.
 
         Order effects are real, so cells are never measured in the order of the grid, nor twice in the same order. Cells
-        that broke the engine come last, so that they are in nobody's way, and no more when they did it too often.
+        that broke the engine come last, so that they delay no others, and are dropped after too many failures.
         """
         chosen = self.cells.keys() if cells is None else set(cells)
         pending: list[Visit] = []
@@ -153,11 +152,11 @@ class Block:
         return sorted(pending, key=lambda visit: self._failures[place(visit[1])])
 
     def run(self, pending: Sequence[Visit]) -> None:
-        """Make the visits, each in the journal before the next begins. Raises SweetspotError as `measure` does."""
+        """Make the visits; each is in the journal before the next begins. Raises SweetspotError as `measure` does."""
         if not pending:
             return
         every = self.protocol.anchor_every
-        # A block that is nearly done costs what is missing, without an anchor before and after.
+        # A block that is nearly done needs no anchors.
         whole = [cell for cell in self.cells if not self._failures[cell]] or self.cells
         ordered = sorted(whole, key=lambda cell: (sum(cell), cell))
         anchor = self.cells[ordered[len(ordered) // 2]] if every and 2 * len(pending) >= every else None
@@ -170,29 +169,29 @@ class Block:
                 self._visit(device, None, anchor, "anchor")
 
     def write_rows(self) -> None:
-        """Write the rows of the job; a cell without any, or with a reason that none tells, gets an invalid one."""
+        """Write the rows of the job; a cell without rows, or with a reason that no row states, gets an invalid one."""
         finished = rows.finish(self.records, self.cells, self.protocol)
-        told: dict[Cell, list[str]] = {}
+        stated: dict[Cell, list[str]] = {}
         for row in finished:
-            told.setdefault(place(row), []).append(row["reasons"])
+            stated.setdefault(place(row), []).append(row["reasons"])
         for where, cell in self.cells.items():
-            those = told.get(where, [])
-            reason = self.unmeasured.get(where, "" if those else "not_measured_yet")
-            if reason and not any(reason in reasons.split(";") for reasons in those):
+            known = stated.get(where, [])
+            reason = self.unmeasured.get(where, "" if known else "not_measured_yet")
+            if reason and not any(reason in reasons.split(";") for reasons in known):
                 row = unmeasured_cell(self.spec, cell, reason)
-                row.update(campaign=self.job["campaign"], model=self.job["model"], repetition=len(those))
+                row.update(campaign=self.job["campaign"], model=self.job["model"], repetition=len(known))
                 finished.append(row)
         finished.sort(key=lambda row: (place(row), row["repetition"]))
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
         files.write_with_digest(self.where.rows, lines)
 
     def build_if_needed(self) -> None:
-        """Build the engine where none serves and the block knows how. Raises SweetspotError as engines.build does."""
+        """Build the engine if it is missing and there is a build job. Raises SweetspotError as engines.build does."""
         if self._build_job is not None and engines.unfit(self.spec, self.where.engine):
             engines.build(_spec(self._build_job, self._resolved, self._build_job["limits"]), self.where.engine)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Keep something for good."""
+        """Append a record to the journal."""
         full = {"key": self.key, **record}
         journal.append(self.where.journal, full)
         self.records.append(full)
@@ -210,7 +209,7 @@ class Block:
             for repetition in visit_cell(
                 opened.engine, opened.meter, self.spec, cell, self.protocol, opened.idle_w, visit, earlier
             ):
-                done.append(repetition)  # one by one: what ended before an error is kept
+                done.append(repetition)  # one by one, to keep those before an error
         except OutOfMemory as error:
             shortage = str(error)
         except pace.OutOfTime:
@@ -223,13 +222,13 @@ class Block:
             raise
         except Exception as error:
             if self.visiting:
-                said = f"{type(error).__name__}: {error}"
-                self.record({**cell, "session": opened.name, "failed": said})
+                failure = f"{type(error).__name__}: {error}"
+                self.record({**cell, "session": opened.name, "failed": failure})
             raise
         self.visiting = None
         if shortage:
-            # What an engine keeps of requests that broke off would run beside those of the next cell: load again. Not
-            # while the exception is handled, whose traceback holds on to the memory.
+            # Requests left in the engine would run beside those of the next cell, so load again; but not while the
+            # exception is handled, because its traceback keeps the memory alive.
             print(f"warning: {shortage}", file=sys.stderr, flush=True)
             device.give_up(shortage)
             self.unmeasured[where] = "out_of_memory"
@@ -237,7 +236,7 @@ class Block:
         made = self._keep(device, opened, visit, cell, done, start_s)
         print(self._progress(cell, made, label), file=sys.stderr, flush=True)
         if any("power_limit_changed" in row["reasons"] for row in made):
-            # Under the new limit all can be well again: in a session of its own, whose rows say so.
+            # A new session records the new limit, and its rows can be valid again.
             device.end_session()
             if visit is not None and not rows.is_finished(self.records, where, visit, self.protocol):
                 self._visit(device, visit, cell, label)
@@ -285,7 +284,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A loaded engine, the meter of its GPU, the power in W while it has nothing to do, and the session's name."""
+    """A loaded engine, the meter of its GPU, its idle power in W, and the session's name."""
 
     engine: engines.Engine
     meter: Meter
@@ -294,16 +293,16 @@ class _Opened:
 
 
 class _Device:
-    """The GPU with the block's engine on it, loaded when first needed and again after it ran out of memory.
+    """The GPU with the block's engine on it, loaded when first needed and reloaded after running out of memory.
 
-    Each load is a session of its own: its machine and idle powers go to the journal.
+    Each load begins a new session; its machine and idle powers go to the journal.
     """
 
     def __init__(self, block: Block) -> None:
         self._block, self._too_large = block, ""
         self.opened: _Opened | None = None
         self.visits = 0  # of all sessions
-        self.since_anchor: int | None = None  # visits since the last one as the anchor; None before the first
+        self.since_anchor: int | None = None  # visits since the last anchor; None before the first
 
     def __enter__(self) -> "_Device":
         return self
@@ -320,18 +319,18 @@ class _Device:
                 self.end_session()
             except Exception:
                 if kind is None:
-                    raise  # else what the GPU says on its way out would hide what happened to it
+                    raise  # otherwise an error on closing would hide the original one
 
     def open(self) -> _Opened:
-        """The loaded engine. Raises OutOfMemory when it does not fit, SweetspotError when it cannot be used."""
+        """The loaded engine. Raises OutOfMemory if it does not fit, SweetspotError if it cannot be used."""
         if self._too_large:
-            raise OutOfMemory(self._too_large)  # what did not load once does not load for the next cell
+            raise OutOfMemory(self._too_large)  # if loading failed once, do not try again for the next cell
         if not self.opened:
             self.opened = self._load()
         return self.opened
 
     def give_up(self, shortage: str) -> None:
-        """Close the engine that ran out of memory, or remember that it does not load for this."""
+        """Close the engine that ran out of memory, or remember that it failed to load."""
         if self.opened:
             self.end_session()
         else:
@@ -349,16 +348,16 @@ class _Device:
             meter = open_meter(sensor, clock, block.protocol)
             idle_w, reasons = measure_idle(meter, block.protocol)
             if "counter_stuck" in reasons:
-                raise SweetspotError("the energy counter of this GPU does not step; see what `sweetspot probe` finds")
+                raise SweetspotError("the energy counter of this GPU does not step; check it with `sweetspot probe`")
             if reasons:
-                told = "; ".join(REASONS[reason] for reason in reasons)
-                print(f"warning: idle power is not known: {told}", file=sys.stderr, flush=True)
+                why = "; ".join(REASONS[reason] for reason in reasons)
+                print(f"warning: idle power is unknown: {why}", file=sys.stderr, flush=True)
             load_s += clock.now() - idle_s
             name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3].replace(".", "") + f"-{os.urandom(2).hex()}"
             machine = dict(sensor.machine())
             earlier = [record["machine"] for record in block.records if "machine" in record]
             for change in changes(earlier[-1], machine) if earlier else ():
-                print(f"warning: not the machine of the last session: {change}", file=sys.stderr, flush=True)
+                print(f"warning: the machine changed since the last session: {change}", file=sys.stderr, flush=True)
             about = {"machine": machine, "idle_w": idle_w, "idle_reasons": reasons, "load_s": round(load_s, 3)}
             block.record({"session": name, **about})
         except BaseException:

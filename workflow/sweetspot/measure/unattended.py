@@ -1,8 +1,8 @@
 """A whole campaign on one machine with a GPU and nothing else: no scheduler, no Snakemake, no network.
 
-`sweetspot unattended --plan PLAN --directory DIR --seconds S` does the jobs of a plan one after another. Each is a
-process of its own, so that what an engine does to its process ends with it. Everything lands in DIR as Snakemake
-would have left it, so the analysis goes on from there elsewhere. Standard library only, beside the engine.
+`sweetspot unattended --plan PLAN --directory DIR --seconds S` runs the jobs of a plan one after another, each in its
+own process, so that an engine that breaks its process breaks nothing else. DIR ends up as Snakemake would have left it,
+so the analysis can continue elsewhere. Besides the engine, only the standard library is needed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
@@ -25,23 +25,20 @@ from sweetspot.measure.journal import Cell, Place
 from sweetspot.measure.rows import place
 from sweetspot.measure.session import Block, Visit
 
-if TYPE_CHECKING:
-    pass
-
 SCHEMA_VERSION = 1
-INCOMPLETE = 3  # exit status: the time was over before everything was measured
+INCOMPLETE = 3  # exit status: time ran out before everything was measured
 
-_GRACE_S = 60.0  # beyond its time a job is ended: it hangs
-_FAR = 0.2  # relative; sensors' periods are found within a few percent
-_TRIES = 3  # failures of a block that end it for this run
+_GRACE_S = 60.0  # a job that exceeds its time by more than this is considered hung and is killed
+_FAR = 0.2  # relative; the probe is accurate to a few percent
+_TRIES = 3  # failures after which this run gives up a block
 
 
 def run(plan_file: Path, directory: Path, seconds: float) -> int:
     """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1.
 
-    1 is for nothing measured, and for a GPU that was lost, with which everything ends.
-    A block that fails is left for its reason and the others go on. Rows of all blocks are written at the end, with an
-    invalid one for each cell that has none. Raises SweetspotError when the plan cannot be used.
+    1 means that nothing was measured, or that the GPU was lost, which ends the run. If a block fails, its reason is
+    kept and the others go on. Rows of all blocks are written at the end, with an invalid one for each cell that has
+    none. Raises SweetspotError if the plan cannot be used.
     """
     watch, work = pace.Stopwatch(seconds), _Plan(plan_file, directory)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -68,7 +65,7 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
                 lost = result["reason"] == "gpu_lost"
                 if lost:
                     break
-                # A cell that breaks the engine is left out; what breaks it before any cell, or again and again, is not.
+                # Leave out a cell that breaks the engine; give up a block that fails before any cell or too often.
                 one = result["visiting"] if failures[step["block"]] < _TRIES else None
                 reasons.update(
                     {(n, m): result["reason"] for n, m in ([one] if one else [place(cell) for _, cell in pending])}
@@ -91,9 +88,9 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
 
 
 def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
-    """Do one step in this process, without the cells that `failed`, each for its reason.
+    """Run one step in this process, without the cells in `failed` (reason by cell).
 
-    Returns {failure, reason, visiting, unmeasured, ahead_s}, the last what virtual time ran ahead.
+    Returns {failure, reason, visiting, unmeasured, ahead_s}; the last is how far virtual time ran ahead.
     """
     start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
     work = _Plan(plan_file, directory)
@@ -117,7 +114,7 @@ def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do one step of a plan, in the process that `run` starts for it; the result goes to standard output as JSON."""
+    """Run one step of a plan, in the process that `run` starts for it; the result goes to standard output as JSON."""
     parser = argparse.ArgumentParser(prog="python -m sweetspot.measure.unattended", description="One step of a plan.")
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--directory", type=Path, required=True)
@@ -126,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--failed", type=json.loads, required=True)
     options = parser.parse_args(arguments)
     answer = os.dup(1)
-    os.dup2(2, 1)  # engines print what they like
+    os.dup2(2, 1)  # engines print to standard output
     failed = {(n, m): reason for n, m, reason in options.failed}
     try:
         result = step(options.plan, options.directory, options.step, options.seconds, failed)
@@ -138,32 +135,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Plan:
-    """A plan as read, and what the directory holds of it."""
+    """A plan, and how much of it is already measured."""
 
     def __init__(self, path: Path, directory: Path) -> None:
         try:
             content = json.loads(path.read_text())
             self._architectures, self.blocks, self.steps = (content[k] for k in ("architectures", "blocks", "steps"))
         except (OSError, ValueError, KeyError, TypeError):
-            raise SweetspotError(f"{path}: no plan; write it with `snakemake offline_plan` and copy it whole") from None
+            raise SweetspotError(
+                f"{path}: not a plan; write one with `snakemake offline_plan` and copy it whole"
+            ) from None
         if content.get("schema_version") != SCHEMA_VERSION:
-            raise SweetspotError(f"{path}: a plan of another version of sweetspot; write it again with this one")
+            raise SweetspotError(f"{path}: written by another version of sweetspot; write it again with this one")
         self._directory = directory
 
     def block(self, index: int, watch: pace.Stopwatch | None = None) -> Block:
-        """A block with what its journals hold now."""
+        """A block with the current content of its journals."""
         entry = self.blocks[index]
         where = Place(self._directory, entry["model"], entry["batch"], entry["block"])
         return Block(entry["measure"], self._architectures[entry["model"]], where, watch, entry["build"])
 
     def pending(self, step: Mapping[str, Any], unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
-        """The visits of a step that are still to be made, but for those of cells that failed."""
+        """The visits of a step that are left, except those of cells that failed."""
         failed = unmeasured.get(step["block"], {})
         visits = self.block(step["block"]).pending([(n, m) for n, m in step["cells"]], step["visits"])
         return [(visit, cell) for visit, cell in visits if place(cell) not in failed]
 
     def left(self, unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
-        """All visits that are still to be made, but for those of cells that failed."""
+        """All visits that are left, except those of cells that failed."""
         return [visit for index in range(len(self.blocks)) for visit in self._left(index, unmeasured.get(index, {}))]
 
     def _left(self, index: int, failed: Mapping[Cell, str]) -> Iterator[Visit]:
@@ -188,7 +187,7 @@ def _in_a_process(
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
     except subprocess.TimeoutExpired:
-        return {**nothing, "failure": "hung beyond its time and was ended"}
+        return {**nothing, "failure": "exceeded its time and was killed"}
     try:
         result: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -197,7 +196,7 @@ def _in_a_process(
 
 
 def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:
-    """Warn where the board's own record asks for numbers that are far from those of the plan."""
+    """Warn if the probe's record of this board suggests numbers that differ much from those of the plan."""
     try:
         found = probe.numbers(machine) if machine.is_file() else {}
     except SweetspotError as error:
@@ -205,7 +204,7 @@ def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:
         return
     far = {name: value for name, value in found.items() if abs(value - protocol[name]) > _FAR * protocol[name]}
     if other := [f"{name} {protocol[name]:g}, probed {value:g}" for name, value in far.items()]:
-        _say(f"warning: the plan has {'; '.join(other)}: plan again with `machine: {machine}` before you measure much")
+        _say(f"warning: the plan uses {'; '.join(other)}: plan again with `machine: {machine}` before you measure much")
 
 
 def _say(text: str) -> None:

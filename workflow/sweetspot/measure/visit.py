@@ -13,11 +13,11 @@ from sweetspot.sensors.meter import Meter, Sample, Window, regime, uncertainty
 
 SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
 
-_RECOMMENDED_WINDOW_S = 10.0
+_RECOMMENDED_WINDOW_S = Protocol.window_s  # the default
 
 
 class Repetition(NamedTuple):
-    """A row, and the window it was made from."""
+    """A row and the window that it was made from."""
 
     row: dict[str, Any]
     window: Window
@@ -33,11 +33,11 @@ def visit_cell(
     visit: int | None,
     earlier: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Repetition]:
-    """Warm up, then repeat the measurement as often as this visit of the cell needs; None is a visit as the anchor.
+    """Warm up, then repeat the measurement as often as this visit needs. A `visit` of None measures the anchor.
 
-    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). `earlier` are all rows of the cell so
-    far. Energies and durations of a row are those of one run of the whole batch. An invalid repetition stays, with its
-    reasons. Each is given as it ends, so that a SensorError, or what the engine raises, costs the one it happened in.
+    `cell` has input_tokens, output_tokens and the flags of the plan (";"-joined). `earlier` holds the cell's rows so
+    far. Energy and duration of a row are per run of the whole batch. An invalid repetition is kept with its reasons.
+    Each repetition is yielded as it ends, so an error of sensor or engine loses only the repetition it happened in.
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
@@ -62,11 +62,11 @@ def visit_cell(
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
         yield done[-1]
         if "power_limit_changed" in window.reasons:
-            return  # so it will be said of every window of this session
+            return  # all later windows of this session would be invalid for the same reason
 
 
 def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    """The one row of a cell that could not be measured: invalid for `reason`, without energies."""
+    """The one row of a cell that could not be measured: invalid because of `reason`, without energies."""
     nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
     return {
         **_common(spec, cell, BatchRun(0, 0), ""),
@@ -83,7 +83,7 @@ def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> d
 
 
 def _dimensions(spec: EngineSpec) -> str:
-    """Digest of what a model computes, whatever it is called: models of one digest differ in their weights alone."""
+    """Digest of a model's dimensions without its name: models with the same digest differ only in their weights."""
     dimensions = {name: value for name, value in asdict(spec.architecture).items() if name not in ("name", "source")}
     return key(dimensions)
 
@@ -113,7 +113,7 @@ def _flags(spec: EngineSpec, cell: Mapping[str, Any]) -> list[str]:
 
 
 def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -> tuple[bool, BatchRun]:
-    """Run until power and SM clock stay within the drift from one block of runs to the next; (steady, last run)."""
+    """Run until power and SM clock are steady from one block of runs to the next; returns (steady, last run)."""
     start_s, runs = meter.clock.now(), 0
     means: list[tuple[float, float]] = []
     block_s = protocol.warmup_s / 2
@@ -138,8 +138,8 @@ def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -
 def _means(samples: list[Sample]) -> tuple[float, float]:
     """Mean power in W and mean SM clock in MHz of a block of whole batch runs.
 
-    By the one-second average, which leaves no time unseen; the instant sensor only stands in for it. Not by the
-    counter: two of its 100 ms steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
+    Uses the one-second average, which misses no time, or else the instant sensor. Not the counter: two of its 100 ms
+    steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
     """
     powers_w = [s.instant_w if s.average_w is None else s.average_w for s in samples]
     known_w = [power_w for power_w in powers_w if power_w is not None]
@@ -177,7 +177,7 @@ def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dic
 
 
 def _enough(rows: Sequence[Mapping[str, Any]], earlier: int, visit: int | None, protocol: Protocol) -> bool:
-    """Whether a visit may end. `rows` are those of the cell, the first `earlier` of them from before this visit."""
+    """Whether a visit may end. `rows` are all rows of the cell; the first `earlier` are from previous visits."""
     new = [row["valid"] for row in rows[earlier:]]
     if not all(new) and new.count(False) > protocol.retries:
         return True

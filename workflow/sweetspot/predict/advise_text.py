@@ -247,8 +247,8 @@ def _sentence(advice: Advice, option: Option) -> str:
     if watts is not None and option.cost.idle_s is not None and advice.costs.rate_per_s is not None:
         share = 100 * option.cost.idle_s * advice.costs.rate_per_s
         idle = (
-            f"; the GPU then idles {share:.0f} % of the time, which is not counted: a draw of {watts:.0f} W meanwhile "
-            "would use the saving up"
+            f"; the GPU then idles {share:.0f} % of the time, which is not counted: an idle GPU that draws "
+            f"{watts:.0f} W would use up the saving"
         )
     return f"{option.name[0].upper()}{option.name[1:]}: {_saves(option)}{_reason(advice, option, option.cost)}{idle}."
 

@@ -25,9 +25,9 @@ _ROLES = {
 _SHORT = {  # for a narrow table, which must not break at a hyphen
     "in-sample": "in‑sample",
     "5-fold": "held‑out: 5‑fold",
-    "leave-one-length-out": "held‑out: a length",
-    "leave-one-batch-out": "held‑out: a batch",
-    "leave-one-model-out": "held‑out: a model",
+    "leave-one-length-out": "held‑out: lengths",
+    "leave-one-batch-out": "held‑out: batches",
+    "leave-one-model-out": "held‑out: models",
 }
 _SCHEMES = ("in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out", "leave-one-model-out")
 
@@ -322,7 +322,7 @@ def _spot(spot: Mapping[str, Any] | None) -> str:
 
 def _coefficient(fit: Mapping[str, Any], name: str) -> str:
     if name not in fit["terms"]:
-        return "not told apart"
+        return "not separable"
     term = fit["terms"][name]
     value, error = term["value"], term["standard_error"]
     if term["at_bound"]:

@@ -1,6 +1,6 @@
-"""Reading a GPU board: clocks, the energy and power sensors, and whether a reading can be believed.
+"""Reading a GPU board: clocks, the energy and power sensors, and whether a reading can be trusted.
 
-`open_sensor` is the one place that chooses the vendor; everything else speaks to a `meter.Sensor`.
+`open_sensor` is the only place that chooses the vendor; everything else uses the interface `meter.Sensor`.
 """
 
 from importlib import import_module
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "Sensor":
-    """The sensor of the board that this process may use; `uuid` (or its beginning) chooses among several.
+    """The sensor of the board that this process may use; `uuid` (or a prefix of it) selects one of several.
 
-    `expected_gpu` is the name that the board must have. Raises SweetspotError, with the remedy, if there is no driver,
-    permission or single board, or if the board is another, a slice, or in use.
+    `expected_gpu` is the name that the board must have. Raises SweetspotError, with the remedy, if driver or permission
+    is missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use.
     """
     sensor: Sensor = import_module("sweetspot.sensors.nvml").open_sensor(expected_gpu, uuid)
     return sensor

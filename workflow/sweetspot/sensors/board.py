@@ -1,9 +1,9 @@
-"""What tells one board, or one state of it, from another. Standard library only."""
+"""Detects a different board, or different settings of the same board. Standard library only."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What changes a measurement without anybody having meant it to
+# A change in any of these fields can alter the measured energy.
 _FIXED = (
     "gpu",
     "gpu_uuid",
@@ -17,9 +17,9 @@ _FIXED = (
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two machines, or the same one in two sessions, that may change its joules; for people.
+    """Differences between two machines, or two sessions on one, that may alter the measured energy, as text.
 
-    Takes machine records' `machine`, or rows: what either does not tell is not compared.
+    Takes rows or the `machine` of machine records. Fields that only one of them has are not compared.
     """
     return [
         f"{name}: {before[name]} -> {after[name]}"

@@ -1,4 +1,4 @@
-"""Time, real or virtual. What polls a sensor asks the clock to be called back: the same on a GPU and without one."""
+"""Real and virtual time. Sensors are polled by a callback of the clock, so the same code runs without a GPU."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds since any fixed moment."""
+    """A clock, in seconds since some fixed moment."""
 
     def now(self) -> float:
         """Now, in seconds."""
@@ -17,14 +17,14 @@ class Clock(Protocol):
         """Let `duration_s` seconds pass."""
 
     def offset_s(self) -> float:
-        """The time of day less this clock, in seconds: it stays the same while the host's clocks keep time."""
+        """The time of day minus this clock, in seconds: constant unless a clock is set or the host is suspended."""
 
     def every(self, period_s: float, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """A context in which `callback` is called every `period_s` seconds."""
 
 
 class WallClock:
-    """The machine's monotonic clock; `every` calls from a thread of its own."""
+    """The machine's monotonic clock; `every` calls back from a separate thread."""
 
     def now(self) -> float:
         """Now, in seconds."""
@@ -35,12 +35,12 @@ class WallClock:
         time.sleep(duration_s)
 
     def offset_s(self) -> float:
-        """The time of day less this clock, in seconds: a set clock or a suspended host changes it."""
+        """The time of day minus this clock, in seconds."""
         return time.time() - time.monotonic()
 
     @contextmanager
     def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:
-        """Call `callback` every `period_s` seconds; an exception in it is raised again when the context ends."""
+        """Call `callback` every `period_s` seconds; an exception in it is re-raised when the context ends."""
         stop = threading.Event()
         failure: list[BaseException] = []
 
@@ -66,7 +66,7 @@ class WallClock:
 
 
 class VirtualClock:
-    """Time that passes only when told to; callbacks fire at their exact moments, in order."""
+    """Time that passes only in `sleep`; callbacks fire exactly on time and in order."""
 
     def __init__(self) -> None:
         """Start at 0 s."""
@@ -78,7 +78,7 @@ class VirtualClock:
         return self._now
 
     def sleep(self, duration_s: float) -> None:
-        """Let `duration_s` seconds pass and fire what falls due meanwhile."""
+        """Let `duration_s` seconds pass and fire the callbacks that fall due."""
         end = self._now + duration_s
         while self._timers:
             due, period_s, callback = min(self._timers, key=lambda timer: timer[0][0])
@@ -90,7 +90,7 @@ class VirtualClock:
         self._now = end
 
     def offset_s(self) -> float:
-        """Virtual time keeps time."""
+        """Always 0: virtual time is never set."""
         return 0.0
 
     @contextmanager

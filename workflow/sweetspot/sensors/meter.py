@@ -1,7 +1,7 @@
-"""Reading a GPU's sensors over a window of work, and judging whether the reading can be believed.
+"""Reading a GPU's sensors over a window of work, and judging whether the reading can be trusted.
 
-The energy counter is the primary source. It steps about every 100 ms, so a window starts on a step; beside it the two
-power readings are polled and integrated, because a counter can be plainly wrong and only a second source shows it.
+The energy counter is the primary source. It steps about every 100 ms, so a window starts on a step. Both power readings
+are also polled and integrated, because a counter can be plainly wrong and only a second source reveals it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,23 +16,23 @@ from sweetspot.errors import SweetspotError
 from sweetspot.sensors.clock import Clock
 
 STEP_POLL_S = 0.002  # while waiting for a step; an NVML call takes about 1 ms
-_LOOK_S = 1.0  # listing processes costs more than reading a sensor, and a process that computes comes to stay
-# A host's clocks agree to 0.05 % (the fastest that NTP slews them), 10 ms in 20 s; more is a step, or a suspended host.
+_CHECK_S = 1.0  # listing processes is slower than reading a sensor, and few processes run for less than this
+# A host's clocks agree to 0.05 % (NTP's fastest slew), 10 ms in 20 s; more means a step or a suspended host.
 _CLOCK_JUMP_S = 0.05
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons
 _POWER_CAP = 0x4
-_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown; by software or hardware for heat; by the power brake
+_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown; software or hardware thermal slowdown; power brake
 
 REASONS = {
     "counter_stuck": "the energy counter did not step",
     "counter_reset": "the energy counter ran backwards",
     "counter_vs_integral": "energy counter and integrated power differ by more than the protocol allows",
-    "instant_power_missing": "the second source, instantaneous power, gave no values",
-    "window_too_short": "the window was shorter than the time that the power sensor averages over",
-    "polls_late": "the host left the sensors unread for too long",
+    "instant_power_missing": "the second source, instantaneous power, returned no values",
+    "window_too_short": "the window was shorter than the averaging time of the power sensor",
+    "polls_late": "the host went too long without reading the sensors",
     "clock_jumped": "the host's clocks disagreed: one was set, or the host was suspended",
-    "other_process": "another process computed on the GPU",
+    "other_process": "another process used the GPU",
     "power_limit_changed": "the GPU's power limit was changed during the session",
     "gpu_lost": "the GPU was lost",
     "sensor_failed": "the driver refused a reading",
@@ -40,7 +40,7 @@ REASONS = {
 
 
 class SensorError(SweetspotError):
-    """The sensor of a board gave no answer. `reason` is the code that a window carries for it."""
+    """A board's sensor did not answer. `reason` is the reason code of the window."""
 
     reason = "sensor_failed"
 
@@ -52,10 +52,10 @@ class GpuLostError(SensorError):
 
 
 class Sensor(Protocol):
-    """What NVML tells of one board. A power that the board does not report is None. Any call may raise SensorError."""
+    """The readings of one board. A power that it does not report is None. Any call may raise SensorError."""
 
     def energy_mj(self) -> int:
-        """Energy counter, in mJ since any moment."""
+        """Energy counter, in mJ since some fixed moment."""
 
     def power_instant_w(self) -> float | None:
         """Latest short average of the power (nvmlDeviceGetFieldValues, field 186)."""
@@ -73,27 +73,27 @@ class Sensor(Protocol):
         """Bits of nvmlDeviceGetCurrentClocksEventReasons."""
 
     def power_limit_w(self) -> float:
-        """The limit that the board's power is held to."""
+        """The power limit in force."""
 
     def strangers(self) -> tuple[int, ...]:
-        """Ids of the processes that compute on the board and are not ours."""
+        """Ids of compute processes on the board that are not ours."""
 
     def identity(self) -> dict[str, str | float]:
-        """Board and driver: gpu, gpu_uuid, driver_version, power_limit_w, and what else a row should carry."""
+        """Board and driver for a row: gpu, gpu_uuid, driver_version, power_limit_w and more."""
 
     def machine(self) -> Mapping[str, Any]:
-        """`identity` and all else that can explain why two sessions differ."""
+        """`identity` and everything else that can explain why two sessions differ."""
 
     def environment(self) -> Mapping[str, str]:
-        """Environment variables that leave a process this board and no other."""
+        """Environment variables that restrict a process to this board."""
 
     def close(self) -> None:
-        """Let go of the board."""
+        """Release the board."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One poll: moment in s, counter in mJ, powers in W."""
+    """One poll: time in s, counter in mJ, powers in W."""
 
     at_s: float
     energy_mj: int
@@ -106,10 +106,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Edges:
-    """Where a window begins and ends: moments in s, the counter in mJ or None where it did not step in time.
+    """Where a window begins and ends: times in s, the counter in mJ or None if it did not step in time.
 
-    The counter stepped to `opened_mj` as the work began, and to `closed_mj` and `later_mj` after it ended. `seen` are
-    the reasons against the window that no sample shows; with `failed` a reading failed, and there is no more to judge.
+    The counter stepped to `opened_mj` as the work began, and to `closed_mj` and `later_mj` after it ended. `seen` holds
+    reasons for invalidity that the samples do not show. If `failed`, a sensor failed and there are no energies.
     """
 
     start_s: float
@@ -125,10 +125,10 @@ class Edges:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where belief in a window ends.
+    """What makes a window invalid.
 
-    Two sources further apart than `tolerance` (relative), polls further apart than `poll_gap_s`, a counter without a
-    step for `counter_timeout_s`, a window shorter than `sensor_s`, over which the slowest sensor averages.
+    The two sources differ by more than `tolerance` (relative), polls are more than `poll_gap_s` apart, the counter does
+    not step for `counter_timeout_s`, or the window is shorter than `sensor_s`, the slowest sensor's averaging time.
     """
 
     tolerance: float
@@ -139,7 +139,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Energies of one window in J by source, None where a source gave none, and why it may not be believed."""
+    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid."""
 
     energy_j: float | None
     energy_instant_j: float | None
@@ -150,10 +150,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Window(Verdict):
-    """One window of work: its verdict, and what it was judged from.
+    """One window of work: its verdict and the readings behind it.
 
-    `tail_j` was taken off `energy_j`: the joules between the end of the work and the counter's next step. `edge_error`
-    is one counter step relative to the window, what its edges could cost were they not aligned.
+    `tail_j`, already subtracted from `energy_j`, is the energy between the end of the work and the counter's next step.
+    `edge_error` is one counter step relative to the window: the possible error of unaligned edges.
     """
 
     start_s: float
@@ -170,20 +170,20 @@ class Meter:
     """Measures windows of work with one sensor on one clock."""
 
     def __init__(self, sensor: Sensor, clock: Clock, limits: Limits, *, poll_s: float, step_s: float) -> None:
-        """Poll every `poll_s`; what goes beyond `limits` invalidates a window. `step_s` is the counter's period.
+        """Poll every `poll_s`; a window outside `limits` is invalid. `step_s` is the counter's period.
 
-        `started_s` is when the session began, by the clock.
+        `started_s` is the clock's time at the start of the session.
         """
         self.sensor, self.clock, self.started_s = sensor, clock, clock.now()
         self._limits, self._poll_s, self._step_s = limits, poll_s, step_s
-        self._limits_w: set[float] = set()  # power limits met so far in the session
+        self._power_limits_w: set[float] = set()  # power limits seen so far in the session
 
     @contextmanager
-    def polling(self, look: Callable[[], None] | None = None) -> Iterator[list[Sample]]:
-        """Poll the sensor in the background; the list fills while the context is open, and once more as it closes.
+    def polling(self, check: Callable[[], None] | None = None) -> Iterator[list[Sample]]:
+        """Poll the sensor in the background into a list while the context is open, and once more as it closes.
 
-        There is no poll before the work: what the board shows then (idle clock, idle reason) is not the work's. `look`
-        is called as well, less often. The first SensorError ends the polling, not the work, and is raised at the end.
+        There is no poll before the work, because an idle board shows its idle clock and idle reason. `check` is also
+        called, less often. The first SensorError stops the polling but not the work, and is raised at the end.
         """
         failures: list[SensorError] = []
 
@@ -199,47 +199,47 @@ class Meter:
 
         samples: list[Sample] = []
         sample = guarded(lambda: samples.append(self._sample()))
-        looking = self.clock.every(_LOOK_S, guarded(look)) if look else nullcontext()
-        with self.clock.every(self._poll_s, sample), looking:
+        checking = self.clock.every(_CHECK_S, guarded(check)) if check else nullcontext()
+        with self.clock.every(self._poll_s, sample), checking:
             try:
                 yield samples
             except Exception:
-                self.sensor.energy_mj()  # raises where the board is gone: that explains whatever the work ran into
+                self.sensor.energy_mj()  # raises if the board is lost, which then explains the failed work
                 raise
         sample()
         if failures:
             raise failures[0]
 
     def window(self, work: Callable[[], None]) -> Window:
-        """Measure `work`, which must be synchronised when it returns.
+        """Measure `work`, which must return only when the GPU is done.
 
         The window opens on a counter step. The work does not end on one, so the GPU is left idle until the counter has
-        stepped twice: the first step closes the window, and the second tells, by the same counter and at the same
-        temperature and clocks, what an idle second costs. The joules of the tail up to the first step are taken off at
-        that power. The tail lasts one step at most, so even 20 % of error in it would cost about 2 J.
+        stepped twice: the first step closes the window, and the second gives the idle power from the same counter at
+        the same temperature and clocks. At that power the tail, from the end of the work to the first step, is
+        subtracted. It lasts one step at most, so even a 20 % error in it is only about 2 J.
 
-        A sensor that fails while the work goes on makes the window invalid. Raises SensorError where it fails before,
-        or where the work fails with it.
+        If a sensor fails during the work, the window is invalid. Raises SensorError if it fails before the work, or if
+        the work fails with it.
         """
         strangers: set[int] = set()
 
-        def look() -> None:
-            self._limits_w.add(self.sensor.power_limit_w())
+        def check() -> None:
+            self._power_limits_w.add(self.sensor.power_limit_w())
             strangers.update(self.sensor.strangers())
 
-        look()
+        check()
         opened = self._next_step()
         start_s, offset_s = self.clock.now(), self.clock.offset_s()
         end_s: float | None = None
         samples: list[Sample] = []
         try:
-            with self.polling(look) as samples:
+            with self.polling(check) as samples:
                 work()
-                end_s = self.clock.now()  # here: ending the polls takes a thread and several NVML calls
+                end_s = self.clock.now()  # not later: ending the polls joins a thread and calls NVML
             jump_s = self.clock.offset_s() - offset_s
             closed, closed_s = self._next_step(), self.clock.now()
             later, later_s = self._next_step(), self.clock.now()
-            look()
+            check()
         except SensorError as error:
             if end_s is None:
                 raise
@@ -260,7 +260,7 @@ class Meter:
         )
 
     def _seen(self, strangers: set[int]) -> tuple[str, ...]:
-        return ("other_process",) * bool(strangers) + ("power_limit_changed",) * (len(self._limits_w) > 1)
+        return ("other_process",) * bool(strangers) + ("power_limit_changed",) * (len(self._power_limits_w) > 1)
 
     def _sample(self) -> Sample:
         sensor = self.sensor
@@ -275,7 +275,7 @@ class Meter:
         )
 
     def _next_step(self) -> int | None:
-        """Wait for the counter to change; its new value in mJ, or None when it does not within the timeout."""
+        """Wait for the counter to change; returns its new value in mJ, or None on timeout."""
         before, deadline_s = self.sensor.energy_mj(), self.clock.now() + self._limits.counter_timeout_s
         while self.clock.now() < deadline_s:
             self.clock.sleep(STEP_POLL_S)
@@ -285,7 +285,7 @@ class Meter:
 
 
 def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
-    """What a window cost and whether to believe it: all of it follows from its edges and samples."""
+    """The verdict on a window. It depends only on edges and samples, so it can be repeated at any time."""
     duration_s = edges.end_s - edges.start_s
     too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
     if edges.failed:
@@ -313,15 +313,15 @@ def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
 
 
 def regime(event_reasons: int) -> list[str]:
-    """Flags for what held the clocks down, from the bits of nvmlDeviceGetCurrentClocksEventReasons."""
+    """Flags for what limited the clocks, from the bits of nvmlDeviceGetCurrentClocksEventReasons."""
     return ["power_capped"] * bool(event_reasons & _POWER_CAP) + ["throttled"] * bool(event_reasons & _THROTTLED)
 
 
 def uncertainty(window: Window, gain: float) -> dict[str, float]:
-    """Bounds of a window's error by cause, relative to its energy; empty where it has none.
+    """Bounds on a window's error by cause, relative to its energy; empty if it has no energy.
 
-    `gain`: that of the board, the same for all its rows, as given. `counter_step`: one step of the counter. `tail`: all
-    of the joules taken off after the work. `total`: the root of the sum of their squares.
+    `gain`: as given, the same for all rows of a board. `counter_step`: one step of the counter. `tail`: all the
+    joules subtracted after the work. `total`: the root sum of squares of the others.
     """
     if window.energy_j is None or window.tail_j is None:
         return {}
@@ -331,18 +331,18 @@ def uncertainty(window: Window, gain: float) -> dict[str, float]:
 
 
 def _integral(start_s: float, end_s: float, points: list[tuple[float, float | None]]) -> float | None:
-    """Joules from `start_s` to `end_s` under a polled power in W; None where a poll gave none."""
+    """Integral in J of a polled power in W from `start_s` to `end_s`; None if any poll returned none."""
     total = 0.0
     for (at_s, _), (next_s, power_w) in pairwise([(start_s, None), *points]):
         if power_w is None:
             return None
-        # What a poll reads describes the time before it. The last poll comes a moment after the end.
+        # A reading covers the time before it. The last poll comes just after the end.
         total += power_w * (min(next_s, end_s) - min(at_s, end_s))
     return total
 
 
 def _longest_hold_s(samples: Sequence[Sample]) -> float:
-    """The longest time over which the polls found the counter at one value, in s."""
+    """The longest time, in s, for which the polled counter did not change."""
     longest_s, since_s = 0.0, samples[0].at_s
     for before, sample in pairwise(samples):
         if sample.energy_mj != before.energy_mj:

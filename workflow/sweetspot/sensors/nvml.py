@@ -1,6 +1,6 @@
 """The sensors of one real board through NVIDIA's bindings (package nvidia-ml-py, module pynvml).
 
-The board is the one that the process may use, found by UUID: an index counts differently for CUDA, NVML and Slurm.
+Boards are identified by UUID, because CUDA, NVML and Slurm number them differently.
 """
 
 import os
@@ -15,28 +15,27 @@ from sweetspot.sensors.meter import GpuLostError, SensorError
 _ENERGY, _POWER_AVERAGE, _POWER_INSTANT = 83, 185, 186
 # Member of the union nvmlValue_t by nvmlValueType_t
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-# The one PID namespace that NVML's process ids certainly belong to (PROC_PID_INIT_INO in Linux' proc_ns.h)
+# The host's PID namespace, where NVML's process ids are always valid (PROC_PID_INIT_INO in Linux' proc_ns.h)
 _HOST_PROCESSES = "pid:[4026531836]"
 
 _REMEDIES = {
-    "NVML_ERROR_LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 was not found: run on a machine with NVIDIA's driver, and in a "
-    "container with its GPU passed through (docker --gpus, apptainer --nv)",
+    "NVML_ERROR_LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 was not found: run on a machine with NVIDIA's driver; in "
+    "a container, pass its GPU through (docker --gpus, apptainer --nv)",
     "NVML_ERROR_DRIVER_NOT_LOADED": "NVIDIA's driver is not loaded: does nvidia-smi work here? Ask for a node with a "
     "GPU",
     "NVML_ERROR_NO_PERMISSION": "the driver denies access: ask the administrator for access to /dev/nvidia*",
-    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "library and driver are of different versions: reboot after the driver's "
-    "update",
-    "NVML_ERROR_NOT_SUPPORTED": "this board or driver cannot do it: an energy counter needs a data-center GPU of 2017 "
-    "(Volta) or later that is not virtual",
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "library and driver versions differ: reboot after the driver update",
+    "NVML_ERROR_NOT_SUPPORTED": "not supported by this board or driver: an energy counter needs a physical data-center "
+    "GPU of 2017 (Volta) or later",
     "NVML_ERROR_FUNCTION_NOT_FOUND": "the driver is too old: install 535 or later",
 }
 
 
 def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "NvmlSensor":
-    """The sensor of the board that this process may use; `uuid` (or its beginning) chooses among several.
+    """The sensor of the board that this process may use; `uuid` (or a prefix of it) selects one of several.
 
-    `expected_gpu` is the name that the board must have, by NVML. Raises SweetspotError, with the remedy, where there is
-    no library, driver, permission or single board, and where the board is another, a slice, or in use.
+    `expected_gpu` is the name that NVML must report. Raises SweetspotError, with the remedy, if library, driver or
+    permission is missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use.
     """
     nvml = _Nvml()
     handle = _find(nvml, os.environ, uuid)
@@ -44,27 +43,27 @@ def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "Nv
     name = sensor.identity()["gpu"]
     if expected_gpu is not None and name != expected_gpu:
         raise SweetspotError(
-            f"GPU {sensor.uuid} is a {name}, configured is {expected_gpu!r}: set `gpu: {name}` or run on a machine "
+            f"GPU {sensor.uuid} is a {name}, but {expected_gpu!r} is configured: set `gpu: {name}` or run on a machine "
             f"with {expected_gpu}"
         )
     if strangers := sensor.strangers():
         pids = ", ".join(f"{pid}{_command(pid)}" for pid in strangers)
         raise SweetspotError(
-            f"GPU {sensor.uuid} is in use by process {pids}: the joules of two processes cannot be told apart; wait "
-            "for it, end it, or take a GPU of your own"
+            f"GPU {sensor.uuid} is in use by process {pids}: the energy of two processes cannot be separated; wait "
+            "for it, end it, or use another GPU"
         )
     sensor.opened()
-    sensor.energy_mj()  # no use in loading a model where this fails
+    sensor.energy_mj()  # no point in loading a model if this fails
     return sensor
 
 
-# Boards on which this process found nobody when it first opened them. What is there when it opens them again, as after
-# building an engine, may be its own.
-_FOUND_EMPTY: set[str] = set()
+# Boards that were idle when this process first opened them. If it opens one again, for example after building an
+# engine, the processes found there may be its own.
+_FOUND_IDLE: set[str] = set()
 
 
 class NvmlSensor:
-    """meter.Sensor of one real board. Every call may raise SensorError, GpuLostError where the board is gone."""
+    """meter.Sensor of one real board. Every call may raise SensorError, and GpuLostError if the board is gone."""
 
     def __init__(self, nvml: "_Nvml", handle: Any) -> None:
         """The sensor of the board behind an NVML handle; see open_sensor."""
@@ -72,7 +71,7 @@ class NvmlSensor:
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
         nvml.place = f"GPU {self.uuid}"
         self._ours = {os.getpid()}
-        self._judges_all = _sees_host_processes() or self.uuid not in _FOUND_EMPTY
+        self._counts_unknown_ids = _sees_host_processes() or self.uuid not in _FOUND_IDLE
 
     def energy_mj(self) -> int:
         """The energy counter, in mJ since the driver was loaded."""
@@ -84,11 +83,11 @@ class NvmlSensor:
         return int(value)
 
     def power_instant_w(self) -> float | None:
-        """Power over the last 25 ms that the sensor looked at; None where the board has no such sensor."""
+        """Power over the last 25 ms that the sensor sampled; None if the board has no such sensor."""
         return _watts(self._field(_POWER_INSTANT))
 
     def power_average_w(self) -> float | None:
-        """Power over the last second; None where the board has no such sensor."""
+        """Power over the last second; None if the board has no such sensor."""
         return _watts(self._field(_POWER_AVERAGE))
 
     def temperature_c(self) -> float:
@@ -100,7 +99,7 @@ class NvmlSensor:
         return int(self._ask("nvmlDeviceGetClockInfo", 1))
 
     def event_reasons(self) -> int:
-        """Bits of the reasons for clocks below the maximum."""
+        """Bits of nvmlDeviceGetCurrentClocksEventReasons."""
         return int(self._ask("nvmlDeviceGetCurrentClocksEventReasons"))
 
     def power_limit_w(self) -> float:
@@ -108,23 +107,24 @@ class NvmlSensor:
         return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
 
     def strangers(self) -> tuple[int, ...]:
-        """Ids of the processes that compute on the board and are neither this one nor its descendants.
+        """Ids of the compute processes on the board, except this process and its descendants.
 
-        In a container NVML may tell ids of the host, which say nothing here: they count until the board is `opened`
-        only, when there may be none at all (`process_check` of the machine record says so).
+        In a container, NVML may report process ids of the host, which are unknown here. They count only until `opened`
+        is called: before that, there must be no process at all (see `process_check` in the machine record).
         """
         found = {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses_v3")}
         # A descendant stays ours when its parent ends.
         self._ours |= {pid for pid in found if os.getpid() in _ancestors(pid)}
-        return tuple(sorted(pid for pid in found - self._ours if self._judges_all or Path(f"/proc/{pid}").exists()))
+        others = found - self._ours
+        return tuple(sorted(pid for pid in others if self._counts_unknown_ids or Path(f"/proc/{pid}").exists()))
 
     def opened(self) -> None:
-        """From here on ids that mean nothing in this process's namespace may be those of our own processes."""
-        self._judges_all = _sees_host_processes()
-        _FOUND_EMPTY.add(self.uuid)
+        """From now on, ids unknown in this process's namespace may belong to our own processes."""
+        self._counts_unknown_ids = _sees_host_processes()
+        _FOUND_IDLE.add(self.uuid)
 
     def identity(self) -> dict[str, str | float]:
-        """What every row says of the board: gpu, gpu_uuid, driver_version, power_limit_w, vbios_version, ecc."""
+        """The board's columns in a row: gpu, gpu_uuid, driver_version, power_limit_w, vbios_version, ecc."""
         return {
             "gpu": str(self._ask("nvmlDeviceGetName")),
             "gpu_uuid": self.uuid,
@@ -135,7 +135,7 @@ class NvmlSensor:
         }
 
     def machine(self) -> dict[str, Any]:
-        """`identity` and all else that can explain why two sessions differ. None where the board does not tell."""
+        """`identity` and everything else that can explain why two sessions differ; None for unreported values."""
         limits_mw = self._maybe("nvmlDeviceGetPowerManagementLimitConstraints")
         default_mw = self._maybe("nvmlDeviceGetPowerManagementDefaultLimit")
         return {
@@ -147,21 +147,21 @@ class NvmlSensor:
             "sm_clock_max_mhz": self._maybe("nvmlDeviceGetMaxClockInfo", None, 1),
             "memory_clock_max_mhz": self._maybe("nvmlDeviceGetMaxClockInfo", None, 2),
             "persistence_mode": self._maybe("nvmlDeviceGetPersistenceMode"),
-            "process_check": "throughout" if self._judges_all else "when opened",
+            "process_check": "throughout" if self._counts_unknown_ids else "when opened",
         }
 
     def environment(self) -> dict[str, str]:
-        """Environment variables that leave a process this board and no other."""
+        """Environment variables that restrict a process to this board."""
         return {"CUDA_VISIBLE_DEVICES": self.uuid}
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Release NVML."""
         self._nvml("nvmlShutdown")
 
     def _field(self, field: int) -> float | None:
         value = self._ask("nvmlDeviceGetFieldValues", [field])[0]
         if value.nvmlReturn in self._nvml.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_INVALID_ARGUMENT"):
-            return None  # an old driver does not know the field, a board may not have the sensor
+            return None  # the driver is too old to know the field, or the board has no such sensor
         if value.nvmlReturn:
             raise self._nvml.error(f"field {field}", value.nvmlReturn)
         return float(getattr(value.value, _MEMBERS[value.valueType]))
@@ -174,14 +174,14 @@ class NvmlSensor:
 
 
 class _Nvml:
-    """The bindings, initialised, with their errors turned into ours."""
+    """The initialised bindings, with their errors turned into ours."""
 
     def __init__(self) -> None:
         try:
             import pynvml
         except ImportError:
             raise SweetspotError(
-                "the Python package nvidia-ml-py is missing, which reads a GPU's sensors: pip install nvidia-ml-py"
+                "the Python package nvidia-ml-py, which reads a GPU's sensors, is missing: pip install nvidia-ml-py"
             ) from None
         if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
             raise SweetspotError("the Python package nvidia-ml-py is too old: pip install --upgrade nvidia-ml-py")
@@ -196,7 +196,7 @@ class _Nvml:
             raise self.error(function, error.value) from None
 
     def maybe(self, function: str, default: Any, *arguments: Any, denied: bool = False) -> Any:
-        """The answer, or `default` where the board or the driver knows no such thing, or where access is `denied`."""
+        """The answer, or `default` if the call is not supported or, with `denied`, if access is denied."""
         try:
             return getattr(self._module, function)(*arguments)
         except self._module.NVMLError as error:
@@ -210,7 +210,7 @@ class _Nvml:
         return tuple(getattr(self._module, name) for name in names)
 
     def error(self, what: str, code: int) -> SensorError:
-        """The error that NVML's code `code` for `what` means to a user."""
+        """The exception for NVML's error `code` in the call `what`, with its remedy."""
         if code in self.codes("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED"):
             return GpuLostError(
                 f"{self.place} is lost: it has fallen off the bus or needs a reset; have the node checked (dmesg "
@@ -223,11 +223,11 @@ class _Nvml:
 
 
 def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> Any:
-    """The handle of the one board to measure. Raises SweetspotError where it is none, several, or a slice."""
+    """The handle of the one board to measure. Raises SweetspotError for none, several, or a slice."""
     handles = {}
     for index in range(nvml("nvmlDeviceGetCount")):
-        # Where a scheduler fences devices off (Slurm's ConstrainDevices), NVML counts the boards of others too. CUDA
-        # does not, so indices in CUDA_VISIBLE_DEVICES are those among the boards that open.
+        # If a scheduler fences devices off (Slurm's ConstrainDevices), NVML still counts the boards of other jobs. CUDA
+        # does not, so indices in CUDA_VISIBLE_DEVICES count only the boards that can be opened.
         handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
         if handle is not None:
             handles[str(nvml("nvmlDeviceGetUUID", handle))] = handle
@@ -253,20 +253,20 @@ def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> Any:
 
 
 def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
-    """UUIDs of the boards that CUDA_VISIBLE_DEVICES lets this process use: indices, UUIDs or their beginnings."""
+    """UUIDs of the boards that CUDA_VISIBLE_DEVICES lets this process use: indices, UUIDs or prefixes of them."""
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return uuids
     visible = []
     for item in (part.strip() for part in value.split(",")):
-        if item in ("", "-1", "NoDevFiles"):  # CUDA stops there; the last is what Slurm writes for none
+        if item in ("", "-1", "NoDevFiles"):  # CUDA stops at these; Slurm writes the last for no GPU
             break
         if item.startswith("MIG-"):
             raise _slice_error(item)
         if item.isdecimal():
             if len(set(names.values())) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
                 raise SweetspotError(
-                    f"CUDA_VISIBLE_DEVICES={value}: GPUs of several kinds are not counted alike by CUDA and NVML; set "
+                    f"CUDA_VISIBLE_DEVICES={value}: CUDA and NVML number GPUs of different kinds differently; set "
                     "CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the GPU by its UUID"
                 )
             found = uuids[int(item) : int(item) + 1]
@@ -274,7 +274,8 @@ def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[st
             found = [uuid for uuid in uuids if uuid.startswith(item)]
         if len(found) != 1:
             raise SweetspotError(
-                f"CUDA_VISIBLE_DEVICES={value}: {item} is not one GPU of this machine, which has {', '.join(uuids)}"
+                f"CUDA_VISIBLE_DEVICES={value}: {item} does not match exactly one GPU of this machine, which has "
+                f"{', '.join(uuids)}"
             )
         visible += [uuid for uuid in found if uuid not in visible]
     return visible
@@ -282,7 +283,7 @@ def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[st
 
 def _slice_error(uuid: str) -> SweetspotError:
     return SweetspotError(
-        f"{uuid} is a MIG slice or divided into some: NVML counts the energy of a whole board, so that of a slice "
+        f"{uuid} is a MIG slice or is divided into slices: NVML counts the energy of whole boards only, so a slice "
         "cannot be measured; ask for a whole GPU with MIG off"
     )
 
@@ -292,11 +293,11 @@ def _watts(milliwatts: float | None) -> float | None:
 
 
 def _ancestors(pid: int) -> list[int]:
-    """Process ids from `pid` up to the first process; empty for a process that is not there."""
+    """Process ids from `pid` up to the first process; empty if there is no such process."""
     found: list[int] = []
     while pid > 0 and pid not in found:
         try:
-            # The name, in brackets, may hold anything; state and parent follow it.
+            # The name, in parentheses, may contain anything; state and parent follow it.
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             break

@@ -1,7 +1,7 @@
 """A simulated GPU board on virtual time: power, heat, clocks, and NVML-like sensors that see them imperfectly.
 
-It knows nothing of language models: work arrives as stretches of time with a dynamic energy. The true joules are known
-(`true_energy_j`) and never enter a measured row; the sensors give what NVML would.
+It knows nothing about language models: work is a list of time spans, each with a dynamic energy. The true joules
+(`true_energy_j`) never enter a measured row; the sensors report what NVML would.
 """
 
 import math
@@ -14,8 +14,8 @@ from sweetspot.sensors.clock import VirtualClock
 
 # An H100 SXM draws 110-130 W with a CUDA context and no work (60-75 W without): the context's share is static power.
 CONTEXT_W = 120.0
-# Kernels running, whatever they compute: clocks up, schedulers, L2. With it the model meets the 413 W that
-# LLM-Inference-Bench (SC24 workshops) reports for TensorRT-LLM at batch 1, where 2 TB/s of weights are read.
+# Power of running kernels, whatever they compute: raised clocks, schedulers, L2. With it the model matches the 413 W
+# that LLM-Inference-Bench (SC24 workshops) reports for TensorRT-LLM at batch 1, where 2 TB/s of weights are read.
 ACTIVE_W = 80.0
 LEAKAGE_PER_K = 0.004  # static power grows with temperature; 0.3-0.5 % per kelvin is usual for FinFET processes
 REFERENCE_C = 35.0
@@ -36,7 +36,7 @@ READING_NOISE = 0.005
 
 @dataclass(frozen=True)
 class Work:
-    """A stretch of work: `duration_s` at full clocks, `dynamic_j` spent in it beyond static and active power."""
+    """A span of work: `duration_s` at full clocks, and `dynamic_j` spent beyond static and active power."""
 
     duration_s: float
     dynamic_j: float
@@ -46,7 +46,7 @@ class SimulatedGpu:
     """Power over time, from work and heat. Deterministic for a seed."""
 
     def __init__(self, gpu: Gpu, seed: int) -> None:
-        """A board at ambient temperature with a context on it, at virtual time 0."""
+        """An idle board with a CUDA context, at its settled temperature, at virtual time 0."""
         self.gpu = gpu
         self.clock = VirtualClock()
         self.seed = seed
@@ -57,15 +57,15 @@ class SimulatedGpu:
         self._limits: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)]  # (start, end, clock) of capped stretches
 
     def run(self, work: list[Work]) -> None:
-        """Do `work` from now on; returns, in virtual time, when it is done."""
+        """Run `work` from now on; returns when it is done, in virtual time."""
         self._settle()
         for stretch in work:
             static_w = self._static_w()
             clock, duration_s = 1.0, stretch.duration_s
             power_w = static_w + ACTIVE_W + stretch.dynamic_j / duration_s
             if power_w > self.gpu.tdp_w:
-                # Lower clocks lower the voltage too, so power falls with the square of the clock: the root of
-                # static + ACTIVE c + dynamic c^2 = cap. The same work takes 1/c of the time.
+                # Lower clocks also lower the voltage, so dynamic power falls with the square of the clock c: solve
+                # static + ACTIVE c + dynamic c^2 = cap. The same work takes 1/c times as long.
                 dynamic_w = stretch.dynamic_j / duration_s
                 room_w = self.gpu.tdp_w - static_w
                 clock = (math.sqrt(ACTIVE_W**2 + 4 * dynamic_w * room_w) - ACTIVE_W) / (2 * dynamic_w)
@@ -76,7 +76,7 @@ class SimulatedGpu:
             self.clock.sleep(duration_s)
 
     def true_energy_j(self, start_s: float, end_s: float) -> float:
-        """What the board really drew between two moments that have passed."""
+        """The energy that the board really drew between two past moments."""
         return self._energy_at(end_s) - self._energy_at(start_s)
 
     def clock_share(self, at_s: float) -> float:
@@ -87,7 +87,7 @@ class SimulatedGpu:
         return share if start <= at_s <= end else 1.0
 
     def _settle(self) -> None:
-        """Account for the idle time since the last work, in pieces short enough for the board to cool in."""
+        """Account for the idle time since the last work, in steps short enough to follow the cooling."""
         while (gap_s := self.clock.now() - self._ends[-1]) > 0:
             self._spend(min(gap_s, 1.0), self._static_w(), 1.0)
 
@@ -106,7 +106,7 @@ class SimulatedGpu:
     def _energy_at(self, at_s: float) -> float:
         self._settle()
         if at_s <= 0:
-            return self._static_w() * at_s  # before the simulation began the board idled
+            return self._static_w() * at_s  # the board idled before the simulation began
         index = bisect_right(self._ends, at_s)
         if index == len(self._ends):
             return self._energies[-1] + self._static_w() * (at_s - self._ends[-1])
@@ -116,7 +116,7 @@ class SimulatedGpu:
 
 
 class SimulatedSensor:
-    """What NVML would say of the board: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
+    """What NVML would report: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
 
     def __init__(self, device: SimulatedGpu) -> None:
         """Sensors of `device`; gain and noise follow from its seed."""
@@ -132,7 +132,7 @@ class SimulatedSensor:
         return self._offset_mj + round(1000 * self._gain * self._device._energy_at(self._step()[1]))
 
     def power_instant_w(self) -> float:
-        """The mean of the last 25 ms before the last step; the other 75 ms go unseen."""
+        """The mean of the last 25 ms before the last step; the other 75 ms are missed."""
         return self._mean_w(INSTANT_S, 1)
 
     def power_average_w(self) -> float:
@@ -150,22 +150,22 @@ class SimulatedSensor:
         return round(MAX_CLOCK_MHZ * share) if share else IDLE_CLOCK_MHZ
 
     def event_reasons(self) -> int:
-        """Bits of the reasons for clocks below the maximum."""
+        """Bits of nvmlDeviceGetCurrentClocksEventReasons."""
         share = self._device.clock_share(self._device.clock.now())
         if not share:
             return GPU_IDLE
         return SW_POWER_CAP if share < 1 else 0
 
     def power_limit_w(self) -> float:
-        """Nobody changes the limit."""
+        """The limit never changes."""
         return self._device.gpu.tdp_w
 
     def strangers(self) -> tuple[int, ...]:
-        """Nobody else computes here."""
+        """No other process uses the board."""
         return ()
 
     def identity(self) -> dict[str, str | float]:
-        """What the board says of itself."""
+        """Board and driver, labelled as simulated."""
         return {
             "gpu": f"{self._device.gpu.name} (SIMULATED)",
             "gpu_uuid": f"GPU-SIMULATED-{self._device.seed}",
@@ -174,15 +174,15 @@ class SimulatedSensor:
         }
 
     def machine(self) -> dict[str, str | float]:
-        """Nothing else to say."""
+        """The same: there is nothing else to report."""
         return self.identity()
 
     def environment(self) -> dict[str, str]:
-        """There is no board to leave to a process."""
+        """Empty: there is no real board to restrict a process to."""
         return {}
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def _step(self) -> tuple[int, float]:
         number = math.floor((self._device.clock.now() - self._phase) / STEP_S)

@@ -1,1 +1,1 @@
-"""Reading tables of measurements as people have them: files, columns, units, checks, cells."""
+"""Tables of measurements in the formats people use: files, columns, units, checks, cells."""

@@ -1,4 +1,4 @@
-"""From rows to cells: the mean of the repetitions of each (batch, input length, output length)."""
+"""Averages rows into cells: the mean of all repetitions of a (batch, input length, output length)."""
 
 import polars as pl
 
@@ -6,11 +6,11 @@ from sweetspot.table.schema import CELL, GROUP
 
 
 def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
-    """The valid rows, one per group and cell, sorted by cell within each group (groups in order of appearance).
+    """One row per group and cell from the valid rows: groups in order of appearance, sorted by cell within each.
 
-    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens, energy_j, duration_s, idle_w and
-    waves (means of the repetitions), in_flight (the fewest), experts and experts_per_token (the most), energy_sd_j
-    (null for a single repetition), repetitions.
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens; energy_j, duration_s, idle_w and
+    waves (means over repetitions); in_flight (minimum); experts and experts_per_token (maxima); energy_sd_j (null for a
+    single repetition); repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
     averaged = (

@@ -1,7 +1,6 @@
-"""Whose column is whose: the headers that tables use, the units they state, and what `--map` and `--set` say."""
+"""Maps the columns of a table to ours: common headers, the units they state, `--map` and `--set`."""
 
 import difflib
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.batch_energy import whole_batch
+from sweetspot.table.batch_energy import folded, whole_batch
 from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
@@ -17,7 +16,7 @@ _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (colu
 SETTABLE = [*GROUP, "batch", "source"]
 _KEPT = ("_file", "_row")
 
-# Headers, folded as `_folded` does, that leave no doubt.
+# Unambiguous headers, folded.
 _ALIASES = {
     "model": ("modelname", "modelid", "llm", "llmname"),
     "batch": ("batchsize", "bs", "maxbatchsize"),
@@ -42,14 +41,14 @@ _ALIASES = {
     "experts": ("numexperts", "nexperts", "numlocalexperts"),
     "experts_per_token": ("numexpertspertok", "numexpertspertoken", "expertspertok", "activeexperts"),
 }
-# Headers that may mean this: named in the message, never read unasked.
+# Ambiguous headers: suggested in error messages, never used without --map.
 _HINTS = {
     "batch": ("concurrency", "numrequests", "numprompts"),
     "input_tokens": ("n", "in", "input", "prompt"),
     "output_tokens": ("m", "out", "output", "completion"),
     "energy_j": ("j", "energyconsumed", "gpuenergy"),
 }
-# Columns whose values make another measurement of the same cell, folded.
+# Folded headers of set-ups: rows with different values are not repetitions of one measurement.
 _BOARDS = (
     *("ngpu", "ngpus", "numgpus", "gpucount", "gpus", "tp", "tpsize", "tensorparallel", "tensorparallelsize"),
     *("pp", "ppsize", "pipelineparallel", "pipelineparallelsize", "dp", "ep"),
@@ -68,11 +67,10 @@ _UNITS = {
 def named(
     raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str], constants: Mapping[str, str]
 ) -> tuple[list[pl.DataFrame], list[str]]:
-    """Each file's frame with the columns' own names, and notes on what was read as what.
+    """Each file's frame with our column names and units, and notes on what was renamed or converted.
 
-    First what `rename` says (theirs to ours), then headers that leave no doubt where ours is missing, converted where
-    the header states another unit; then `constants` (one value for every row). Raises SweetspotError where a required
-    column is missing or more than one could be it.
+    Applies `rename` (theirs to ours), then unambiguous headers for columns still missing, then `constants` (one value
+    for every row). Raises SweetspotError if a required column is missing or several columns could be it.
     """
     _check_renames(raws, rename)
     _check_constants(constants)
@@ -88,14 +86,14 @@ def named(
             factor, unit = _factor(ours, column)
             if factor != 1 and ours in frame.columns:
                 number = pl.col(ours).cast(pl.Float64, strict=False) * factor
-                # What is no number stays as it is, to be refused by its row.
+                # A value that is not a number stays, so that its row is reported.
                 text = pl.col(ours).cast(pl.String)
                 frame = frame.with_columns(pl.coalesce(number.cast(pl.String), text).alias(ours))
                 said[f"{column} is in {unit} by its name: multiplied by {factor:g} for {ours}"] = None
         for ours, value in constants.items():
             if ours in frame.columns:
                 raise SweetspotError(
-                    f"{path}: --set {ours}={value}, but there is a column {ours!r}; remove one of them"
+                    f"{path}: --set {ours}={value}, but there is already a column {ours!r}; remove one of them"
                 )
             frame = frame.with_columns(pl.lit(value).alias(ours))
         frame, notes = whole_batch(path, frame)
@@ -106,7 +104,7 @@ def named(
 
 
 def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The rows of several set-ups kept apart, as engines of their own, and notes on that.
+    """Keep rows of different set-ups apart by giving each its own engine name; also returns notes.
 
     Two GPU counts or two tasks in one cell are not repetitions of one measurement.
     """
@@ -122,24 +120,19 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
         marked = frame.join(mixed, on=GROUP, how="left", nulls_equal=True, maintain_order="left")
         frame = marked.with_columns(engine=pl.when("_mixed").then(named).otherwise("engine")).drop("_mixed")
-        notes.append(f'cells hold several values of {name}: rows of each are kept apart, as engine "… {name}=…"')
+        notes.append(f'cells have several values of {name}: each is kept apart, as engine "… {name}=…"')
     return frame, notes
 
 
 def tells_boards(frame: pl.DataFrame) -> bool:
-    """Whether a column says how many GPUs a row is of."""
+    """Whether a column says on how many GPUs each row ran."""
     return any(folded(column) in _BOARDS for column in frame.columns)
-
-
-def folded(header: str) -> str:
-    """A header without case, spaces and signs: "Energy (J)" is "energyj"."""
-    return re.sub(r"[^a-z0-9]+", "", header.casefold())
 
 
 def _found(
     path: Path, frame: pl.DataFrame, rename: Mapping[str, str], constants: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Ours to theirs for the columns of ours that `frame` has by another name, and notes on them."""
+    """Our columns that `frame` has under another name, as ours to theirs, and notes on them."""
     spare = [column for column in frame.columns if column not in _COLUMNS and column not in _KEPT]
     theirs: dict[str, str] = {}
     for ours in _COLUMNS:
@@ -159,11 +152,11 @@ def _found(
             for column in spare:
                 _check_millijoules(path, column)
     read = [f"{column} as {ours}" for ours, column in theirs.items() if folded(column) != folded(ours)]
-    return theirs, [f"read {', '.join(read)}; --map THEIRS=OURS says otherwise"] if read else []
+    return theirs, [f"read {', '.join(read)}; change this with --map THEIRS=OURS"] if read else []
 
 
 def _factor(ours: str, header: str) -> tuple[float, str]:
-    """By what a column must be multiplied to be ours, where its name states a unit, and that unit."""
+    """The factor that converts a column to ours if its name states another unit, and that unit."""
     plain = folded(header)
     for unit, factor in _UNITS.get(ours, {}).items():
         if plain in [base + unit.casefold() for base in _BASES[ours]]:
@@ -200,7 +193,7 @@ def _renamed(path: Path, raw: pl.DataFrame, rename: Mapping[str, str]) -> pl.Dat
     for theirs, ours in present.items():
         if ours in raw.columns and ours not in present:
             raise SweetspotError(
-                f"{path}: --map {theirs}={ours}, but there is a column {ours!r} already; remove one of them"
+                f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; remove one of them"
             )
     return raw.rename(present)
 
@@ -220,7 +213,7 @@ def _check_missing(path: Path, frame: pl.DataFrame) -> None:
             remedies.append("--map " + shlex.quote(f"{theirs or f'THEIRS_{number}'}={name}"))
     raise SweetspotError(
         f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {', '.join(there)}; "
-        f"add {' '.join(remedies)} (--map names a column of the table, --set gives one value for all rows)"
+        f"add {' '.join(remedies)} (--map renames a column of the table, --set gives all rows one value)"
     )
 
 

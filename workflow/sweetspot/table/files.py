@@ -1,9 +1,12 @@
-"""From a file to a frame: CSV and its relatives, JSON and Parquet, with plain types and nothing interpreted."""
+"""Table files: CSV and its variants, JSON and Parquet are loaded as plain frames, without interpreting values."""
 
+import csv
 import gzip
 import io
 import json
 import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +15,35 @@ import polars as pl
 from sweetspot.errors import SweetspotError
 
 _TEXT, _LINES, _PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".parquet", ".pq")
-OF_WORKFLOW = "if the workflow made it, remove it and run again: nothing is measured for that"
+OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
 _SEPARATORS = ",;\t|"
+_SHOWN = 5  # problems listed before the rest are counted
 
 
-def load(path: Path) -> pl.DataFrame:
-    """Every row of a file that holds anything; column _row is its number (the first row of data is 1).
+def load(path: Path, exact: bool = False, comments: bool = True) -> pl.DataFrame:
+    """Every row of a file that is not empty; column _row is its number (the first data row is 1).
 
-    The end of the name says the format, with .gz after it where it is compressed. Text files are read as text: their
-    values are interpreted, and refused, by row. Raises SweetspotError for a file that is no whole table.
+    The suffix gives the format; it may be followed by .gz. Values of text files stay text. Lines of a CSV file that
+    begin with # are comments; without `comments` they are rows. Raises SweetspotError for a file that is not a complete
+    table, for a row with more fields than the header and, if `exact`, with fewer.
     """
     if not path.is_file():
         raise SweetspotError(f"{path}: no such file")
     suffixes = [suffix.casefold() for suffix in path.suffixes]
     suffix = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
     if suffix not in (*_TEXT, *_LINES, *_PARQUET, ".json"):
-        raise SweetspotError(f"{path}: a table ends in .csv, .tsv, .parquet, .json or .jsonl, or in .gz after these")
+        raise SweetspotError(f"{path}: a table ends in .csv, .tsv, .parquet, .json or .jsonl, optionally with .gz")
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if suffixes[-1] == ".gz" else data
     except (OSError, EOFError) as error:
         raise SweetspotError(f"{path}: cannot be read ({error}); is it cut short?") from None
     try:
-        frame = _plain(_parsed(data, suffix))
+        frame = _plain(_parsed(data, suffix, exact, "#" if comments else None))
+    except _RaggedError as error:
+        raise SweetspotError(f"{path}, {error}") from None
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        detail = (suffix in _LINES and _first_broken_line(data)) or (str(error).splitlines() or ["?"])[0]
+        detail = (str(error).splitlines() or ["?"])[0]
         raise SweetspotError(
             f"{path}: cannot be read as a table ({detail}); is it cut short? Write it again; {OF_WORKFLOW}"
         ) from None
@@ -46,43 +53,81 @@ def load(path: Path) -> pl.DataFrame:
     return numbered.filter(~pl.all_horizontal(pl.col(name).is_null() for name in frame.columns))
 
 
-def _parsed(data: bytes, suffix: str) -> pl.DataFrame:
+def _parsed(data: bytes, suffix: str, exact: bool, comment: str | None) -> pl.DataFrame:
     if suffix in _PARQUET:
         return pl.read_parquet(io.BytesIO(data))
     if suffix == ".json":
         rows = json.loads(data)
         if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-            raise ValueError("not an array of objects, one a row")
+            raise ValueError("not an array of objects, one per row")
         return _lines("\n".join(map(json.dumps, rows)).encode())
-    return _lines(data) if suffix in _LINES else _separated(data)
+    return _lines(data) if suffix in _LINES else _separated(data, exact, comment)
 
 
 def _lines(data: bytes) -> pl.DataFrame:
-    data = b"\n".join(line for line in data.splitlines() if line.strip())
-    if not data:
+    lines = [line for line in data.splitlines() if line.strip()]
+    if not lines:
         return pl.DataFrame()
-    frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)  # in an order of columns that is never the same
-    first = list(json.loads(data.splitlines()[0]))
+    try:
+        frame = pl.read_ndjson(io.BytesIO(b"\n".join(lines)), infer_schema_length=None)  # its columns' order varies
+    except pl.exceptions.PolarsError:
+        flat = b"\n".join(_flat(number, line) for number, line in enumerate(lines, 1))
+        frame = pl.read_ndjson(io.BytesIO(flat), infer_schema_length=None)
+    first = list(json.loads(lines[0]))
     return frame.select(*first, *sorted(set(frame.columns) - set(first)))
 
 
-def _separated(data: bytes) -> pl.DataFrame:
+def _flat(number: int, line: bytes) -> bytes:
+    """A row of JSON Lines with its nested values as text: rows may nest differently, for example in chat messages."""
+    try:
+        row = json.loads(line, parse_constant=int)  # NaN and Infinity are not JSON: int("NaN") is a ValueError
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"row {number} is not a JSON object")
+    nested = {name: json.dumps(value) for name, value in row.items() if isinstance(value, dict | list)}
+    return json.dumps(row | nested).encode()
+
+
+def _separated(data: bytes, exact: bool, comment: str | None) -> pl.DataFrame:
     text = _decoded(data).replace("\r\n", "\n").replace("\r", "\n")
-    header = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    lines = re.sub(rf"^{comment}.*$", "", text, flags=re.MULTILINE) if comment else text
+    header = next(filter(str.strip, lines.splitlines()), "")
     if not header:
         return pl.DataFrame()
-    frame = pl.read_csv(
-        io.BytesIO(text.encode()),
-        separator=max(_SEPARATORS, key=header.count),
-        infer_schema=False,  # a number column with a word in it is refused by row, not by the parser's own message
-        comment_prefix="#",
-    )
+    separator = max(_SEPARATORS, key=header.count)
+    if exact:
+        _check_fields(lines, separator, exact)
+    try:
+        frame = pl.read_csv(
+            io.BytesIO(text.encode()),
+            separator=separator,
+            infer_schema=False,  # a word among numbers is then reported with its row
+            comment_prefix=comment,
+        )
+    except pl.exceptions.ComputeError:
+        _check_fields(lines, separator, exact)
+        raise
     stripped = frame.with_columns(pl.col(pl.String).str.strip_chars())
     return stripped.with_columns(pl.col(pl.String).replace("", None))
 
 
+class _RaggedError(ValueError):
+    """A row has another number of fields than the header."""
+
+
+def _check_fields(text: str, separator: str, exact: bool) -> None:
+    """Raise _RaggedError, naming the line, for a row with more fields than the header or, if `exact`, with fewer."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    header = 0
+    for fields in filter(None, reader):
+        header = header or len(fields)
+        if len(fields) > header or (exact and len(fields) < header):
+            raise _RaggedError(f"line {reader.line_num}: {len(fields)} fields, but the header has {header}")
+
+
 def _decoded(data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as spreadsheets write "Unicode text"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets write "Unicode text" so
         return data.decode("utf-16")
     if b"\0" in data:
         raise ValueError("not a text file")
@@ -93,27 +138,50 @@ def _decoded(data: bytes) -> str:
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """Names of categories as text, decimals as numbers; headers without spaces around them."""
+    """The frame with categories as text, decimals as floats, and headers without surrounding spaces."""
     frame = frame.rename({name: name.strip() for name in frame.columns if name != name.strip()})
     named = [name for name, kind in frame.schema.items() if kind.base_type() in (pl.Categorical, pl.Enum)]
     exact = [name for name, kind in frame.schema.items() if kind.base_type() == pl.Decimal]
     return frame.with_columns(pl.col(named).cast(pl.String), pl.col(exact).cast(pl.Float64))
 
 
-def _first_broken_line(data: bytes) -> str | None:
-    """Which line of a JSON Lines file is not strict JSON (NaN and Infinity are not)."""
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            json.loads(line, parse_constant=int)  # int("NaN") is a ValueError
-        except ValueError:
-            return f"row {number} is not JSON"
-    return None
+def numbers(series: pl.Series) -> pl.Series:
+    """The series as floats; null for anything that is not a finite number. Booleans, dates and lists are not."""
+    if series.dtype != pl.String and not series.dtype.is_numeric():
+        return pl.Series(series.name, [None] * len(series), dtype=pl.Float64)
+    converted = series.cast(pl.Float64, strict=False)
+    return converted.set(~converted.is_finite(), None)
+
+
+def whole_numbers(path: Path, frame: pl.DataFrame, least: Mapping[str, int]) -> pl.DataFrame:
+    """The frame with these columns as integers of at least so much.
+
+    Raises SweetspotError, naming row, column and value, if one is not.
+    """
+    problems: list[tuple[int, str]] = []
+    for name, low in least.items():
+        number = numbers(frame[name])
+        bad = ~((number >= low) & (number < 2**31) & (number == number.floor())).fill_null(False)
+        for row, value in frame.filter(bad).select("_row", name).iter_rows():
+            wrong = "is missing" if value is None else f"is {value}: must be a whole number of at least {low}"
+            problems.append((row, f"{name} {wrong}"))
+        frame = frame.with_columns(number.alias(name))
+    if problems:
+        places = [f"{path}, row {row}: {what}" for row, what in sorted(problems)]
+        raise SweetspotError(f"{shortened(places)}\ncorrect or remove these rows")
+    return frame.cast(dict.fromkeys(least, pl.Int64))
+
+
+def shortened(items: Sequence[str], separator: str = "\n", most: int = _SHOWN) -> str:
+    """The first few items, and how many more there are."""
+    rest = [f"and {len(items) - most} more"] if len(items) > most else []
+    return separator.join([*items[:most], *rest])
 
 
 def read_result(path: Path) -> Any:
-    """A result of the workflow: the frame of a Parquet or CSV file, the content of a JSON file.
+    """A result of the workflow: the frame of a Parquet or CSV file, or the content of a JSON file.
 
-    Raises SweetspotError, with the remedy, for one that is not whole.
+    Raises SweetspotError, with the remedy, if the file is incomplete.
     """
     try:
         if path.suffix == ".parquet":
@@ -126,7 +194,7 @@ def read_result(path: Path) -> Any:
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a whole Parquet file or nothing."""
+    """Write a Parquet file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

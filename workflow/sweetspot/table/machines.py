@@ -1,4 +1,4 @@
-"""Where the sessions of a campaign meet: rows measured on another board, or on one that was changed meanwhile."""
+"""Flags rows of sessions that ran on another board, or on a board whose configuration had changed."""
 
 import polars as pl
 
@@ -8,9 +8,9 @@ _FLAGS = {True: "other_board", False: "machine_changed"}
 
 
 def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """`frame` with the rows flagged whose session had not the machine of the first one, and what differed, for people.
+    """Flag rows of sessions whose machine differs from the first session's; also returns warnings saying how.
 
-    Sessions are told apart by column `session`, in whose order they began; without it nothing is flagged. Another GPU
+    Column `session` identifies sessions and sorts in the order they began; without it nothing is flagged. Another GPU
     of the same name is `other_board`: boards differ by up to 5 %. Another driver, VBIOS, power limit or ECC mode is
     `machine_changed`.
     """
@@ -26,10 +26,10 @@ def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
             flag = _FLAGS[change.startswith("gpu_uuid")]
             flagged[flag].append(row["session"])
             messages.append(
-                f"session {row['session']} against {before['session']}: {change}: its rows are flagged {flag}"
+                f"session {row['session']} differs from {before['session']}: {change}; its rows are flagged {flag}"
             )
-    for flag, those in flagged.items():
-        unflagged = pl.col("session").is_in(those) & ~pl.col("flags").str.split(";").list.contains(flag)
+    for flag, names in flagged.items():
+        unflagged = pl.col("session").is_in(names) & ~pl.col("flags").str.split(";").list.contains(flag)
         joined = pl.concat_str(pl.col("flags").replace("", None), pl.lit(flag), separator=";", ignore_nulls=True)
         frame = frame.with_columns(pl.when(unflagged).then(joined).otherwise("flags").alias("flags"))
     return frame, messages

@@ -1,4 +1,4 @@
-"""Tables of measured energies: reading, checking, and averaging repetitions into cells."""
+"""Reads and checks tables of measured energies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,24 @@ from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table.columns import apart, named
-from sweetspot.table.files import load
+from sweetspot.table.files import load, numbers, shortened
 from sweetspot.table.plausible import check_units, notes, of_one_source
-from sweetspot.table.schema import SOURCES, UNSPECIFIED, Row
+from sweetspot.table.schema import CELL, SOURCES, UNSPECIFIED, Row
 
 _COLUMNS = Row.to_schema().columns
-_LENGTHS = ("batch", "input_tokens", "output_tokens")
-_ROUNDED = 0.05  # a mean batch or length is rounded where that changes it by less than this share
-_NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # how people write that there is no value
+_ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
+_NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # ways of writing that a value is missing
 _NO_NUMBER = (*_NOTHING, "none")
-# Where zero can only mean that it was not measured, or does not apply.
+# Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
-_MOST = 0.5  # of the rows: where more cannot be used, the table is not what it seems
-_SHOWN = 5  # problems listed before the rest are counted
+_MOST = 0.5  # share of unusable rows above which the whole table is refused
 
 
 @dataclass(frozen=True)
 class Table:
-    """Checked rows and what a user should know about them.
+    """Checked rows, and notes for the user about them.
 
-    `frame` has every column of `Row` (absent ones filled with their defaults) and the columns that passed through.
+    `frame` has every column of `Row` (missing ones filled with their defaults) and all other columns of the files.
     """
 
     frame: pl.DataFrame
@@ -40,15 +38,15 @@ def read(
 ) -> Table:
     """Read CSV, Parquet, JSON or JSON Lines files as one table.
 
-    `rename` maps a column of the files to the one it stands for ({"nin": "input_tokens"}), `constants` gives columns
-    that the files lack one value ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing
-    column, or where most rows have values that are missing or impossible, naming file, row (the first data row is 1),
-    column and value. Fewer such rows are set aside: `valid` becomes false, `reasons` says why, a note counts them. What
-    was read otherwise than it is written is in the notes, too.
+    `rename` maps columns of the files to ours ({"nin": "input_tokens"}); `constants` gives missing columns one value
+    ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing column, or if most rows have
+    missing or impossible values, naming file, row (the first data row is 1), column and value. A minority of such rows
+    is set aside: `valid` becomes false, `reasons` says why, a note counts them. Notes also list every value that was
+    changed on reading.
     """
     raws = [(path, raw) for path in paths if (raw := load(path)).width]
     frames, said = named(raws, rename or {}, constants or {})
-    # Thousands of blocks of one campaign look alike: checked together, they cost what one file costs.
+    # Checking files with equal schemas together makes thousands of blocks of a campaign as cheap as one file.
     alike: dict[str, list[pl.DataFrame]] = {}
     for (path, _), raw in zip(raws, frames, strict=True):
         alike.setdefault(str(raw.schema), []).append(raw.with_columns(_file=pl.lit(str(path))))
@@ -67,18 +65,17 @@ def read(
     check_units(frame)
     frame, sources = of_one_source(frame)
     said += setups + sources + notes(frame)
-    return Table(frame.drop("_file", "_row", "valid_as_told"), said)
+    return Table(frame.drop("_file", "_row", "valid_as_given"), said)
 
 
 def _judged(problems: Sequence[str], rows: int) -> list[str]:
-    """A note on the rows that are set aside. Raises SweetspotError where they are more than the others."""
+    """A note on the rows that are set aside. Raises SweetspotError if they are the majority."""
     if not problems:
         return []
-    rest = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    shown = "\n".join(problems[:_SHOWN]) + rest
+    shown = shortened(problems)
     if len(problems) > _MOST * rows:
-        raise SweetspotError(f"{shown}\n{len(problems)} of {rows} rows cannot be used; mend or remove them")
-    return [f"{len(problems)} of {rows} rows cannot be used, set aside and not fitted:\n{shown}"]
+        raise SweetspotError(f"{shown}\n{len(problems)} of {rows} rows cannot be used; correct or remove them")
+    return [f"{len(problems)} of {rows} rows cannot be used; they are set aside and not fitted:\n{shown}"]
 
 
 def _first(places: Sequence[str]) -> str:
@@ -86,7 +83,7 @@ def _first(places: Sequence[str]) -> str:
 
 
 def _in_one_type(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """The frames with the columns that pass through as text where files disagree on their types."""
+    """The frames, with columns as text if the files disagree on their types."""
     types: dict[str, set[str]] = {}
     for frame in frames:
         for name, kind in frame.schema.items():
@@ -103,10 +100,10 @@ def _as_text(series: pl.Series) -> pl.Series:
 
 
 def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataFrame, list[str]]:
-    """The frame with every column of `Row` in its type, and its problems in the order of rows.
+    """The frame with every column of `Row` in its type, and the problems of its rows in order.
 
-    `raw` says in columns _file and _row where each row comes from. `remarks` gets, by what was read otherwise than it
-    is written, where.
+    Columns _file and _row of `raw` locate each row. Adds to `remarks`, for each kind of change made on reading, the
+    places where it was made.
     """
     place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
     problems: dict[tuple[int, str], str] = {}
@@ -121,7 +118,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
         changed += [(f"{name} {remark}", rows) for remark, rows in read.items()]
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
-    frame = frame.with_columns(valid_as_told=pl.col("valid").fill_null(True))
+    frame = frame.with_columns(valid_as_given=pl.col("valid").fill_null(True))
     try:
         Row.validate(frame, lazy=True)
     except SchemaErrors as error:
@@ -131,22 +128,22 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
             problems.setdefault((row, name), what)
     most = frame.select(pl.col("experts_per_token") > pl.col("experts")).to_series().fill_null(False)
     for row in most.arg_true():
-        what = f"is {frame['experts_per_token'][row]}: must be at most the experts, {frame['experts'][row]}"
+        what = f"is {frame['experts_per_token'][row]}: must be at most the number of experts, {frame['experts'][row]}"
         problems.setdefault((row, "experts_per_token"), what)
-    # A row that failed its own checks is not judged again.
+    # Rows that are marked invalid already are not reported again.
     for remark, rows in changed:
-        if own := [place[row] for row in rows if frame["valid_as_told"][row]]:
+        if own := [place[row] for row in rows if frame["valid_as_given"][row]]:
             remarks.setdefault(remark, []).extend(own)
     of_rows: dict[int, list[str]] = {}
     for (row, name), what in sorted(problems.items()):
-        if frame["valid_as_told"][row]:
+        if frame["valid_as_given"][row]:
             of_rows.setdefault(row, []).append(f"{name} {what}")
     named = {row: f"{place[row]}: {', '.join(found)}" for row, found in of_rows.items()}
     if named:
         aside = pl.Series([named.get(row) for row in range(frame.height)], dtype=pl.String)
         old = _as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
         frame = frame.with_columns(
-            valid=pl.col("valid_as_told") & aside.is_null(),
+            valid=pl.col("valid_as_given") & aside.is_null(),
             reasons=pl.concat_str(old, aside.str.replace_all(";", ","), separator=";", ignore_nulls=True),
         )
     return frame, list(named.values())
@@ -156,7 +153,7 @@ _Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
 
 
 def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
-    """The series in `kind`, with null where it cannot be; what is wrong by index; the indices of what was changed."""
+    """The series as `kind` (null if impossible); what is wrong, by index; the indices of each kind of change."""
     words = _NOTHING if kind == pl.String else _NO_NUMBER
     if series.dtype == pl.String:
         stripped = series.str.strip_chars()
@@ -170,29 +167,24 @@ def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
     if kind == pl.Boolean:
         converted, rule = _truth(series), "must be true or false"
         return converted, _wrong(series, converted, rule), {}
-    if series.dtype == pl.Boolean or not (series.dtype in (pl.String, pl.Null) or series.dtype.is_numeric()):
-        converted = pl.Series(series.name, [None] * len(series), dtype=kind)
-        return converted, _wrong(series, converted, "must be a number"), {}
     read: dict[str, list[int]] = {}
     if series.name == "repetition" and series.dtype == pl.String:
-        numbers = series.cast(pl.Float64, strict=False)
-        if (labels := series.is_not_null() & numbers.is_null()).any():
-            read["is a label: its last number is kept"] = labels.arg_true().to_list()
+        labels = series.is_not_null() & series.cast(pl.Float64, strict=False).is_null()
+        if labels.any():
+            read["is a label: its last number is used"] = labels.arg_true().to_list()
             series = series.set(labels, None).fill_null(series.str.extract(r"(\d+)\D*$"))
-    converted = series.cast(pl.Float64, strict=False)
-    converted = converted.set(~converted.is_finite(), None)
+    converted = numbers(series)
     rule = "must be a number"
     if series.name in _ZERO_IS_NOTHING and (zero := (converted == 0).fill_null(False)).any():
-        read["is 0: read as not known"] = zero.arg_true().to_list()
+        read["is 0: read as unknown"] = zero.arg_true().to_list()
         series, converted = series.set(zero, None), converted.set(zero, None)
     if kind == pl.Int64:
         rule = "must be a whole number"
         whole = converted.round()
-        off = ((converted - whole).abs() > _ROUNDED * converted.abs() * (series.name in _LENGTHS)) | (
-            whole.abs() > 2**53
-        )
+        most = _ROUNDED * converted.abs() if series.name in CELL else 0
+        off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
         if (rounded := (~off & (whole != converted)).fill_null(False)).any():
-            read["is no whole number: rounded"] = rounded.arg_true().to_list()
+            read["is not a whole number: rounded"] = rounded.arg_true().to_list()
         converted = whole.set(off, None).cast(pl.Int64)
     return converted, _wrong(series, converted, rule), read
 

@@ -1,4 +1,4 @@
-"""What a row of measured energy is: its columns, and what makes rows a group and a cell."""
+"""The columns of a measured row, and those that define its group and cell."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,24 +11,24 @@ UNSPECIFIED = "unspecified"
 SOURCES = ["simulated", "measured", "published", UNSPECIFIED]
 
 _COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
-# No run costs a nanojoule, and far below it the arithmetic of relative errors breaks down.
+# No run costs as little as a nanojoule, and relative errors of far smaller numbers overflow.
 _ENERGY: dict[str, Any] = {"gt": 1e-9, "lt": 1e12}
 
 
 class Row(pa.DataFrameModel):
-    """One measured row: the energy of one run of a whole batch. Other columns pass through untouched."""
+    """One measured row: the energy of one run of a whole batch. Other columns pass through unchanged."""
 
     model: str = pa.Field(description="Name of the model.")
-    batch: int = pa.Field(**_COUNT, description="Equal requests in the batch.")
+    batch: int = pa.Field(**_COUNT, description="Number of equal requests in the batch.")
     input_tokens: int = pa.Field(**_COUNT, description="Prompt length of each request, in tokens.")
     output_tokens: int = pa.Field(**_COUNT, description="Reply length of each request, in tokens.")
     energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")
-    gpu: str = pa.Field(description="GPU, by the name that NVML reports.", metadata={"default": UNSPECIFIED})
+    gpu: str = pa.Field(description="GPU, by its NVML name.", metadata={"default": UNSPECIFIED})
     engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
     precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
     source: str = pa.Field(
         isin=SOURCES,
-        description="Where the row comes from: `simulated`, `measured` or `published`.",
+        description="Origin of the row: `simulated`, `measured` or `published`.",
         metadata={"default": UNSPECIFIED},
     )
     duration_s: float = pa.Field(
@@ -38,21 +38,21 @@ class Row(pa.DataFrameModel):
         nullable=True,
         gt=0,
         lt=1e6,
-        description="Power of the board with the engine loaded and no work, in W.",
+        description="Board power with the engine loaded and idle, in W.",
         metadata={"default": None},
     )
     in_flight: int = pa.Field(
         nullable=True,
         gt=0,
         lt=2**31,
-        description="Most requests of the batch that ran at once.",
+        description="Largest number of requests of the batch that ran at once.",
         metadata={"default": None},
     )
     waves: float = pa.Field(
         ge=1,
         lt=2**31,
-        description="How often the engine had to fill up to run the whole batch: 1 unless its KV cache was too small "
-        "for all requests at once.",
+        description="Number of waves in which the batch ran: 1 unless the KV cache was too small for all requests at "
+        "once.",
         metadata={"default": 1.0},
     )
     repetition: int = pa.Field(
@@ -61,25 +61,25 @@ class Row(pa.DataFrameModel):
     experts: int = pa.Field(
         nullable=True,
         **_COUNT,
-        description="Experts of a layer, for a mixture of experts.",
+        description="Experts per layer of a mixture-of-experts model.",
         metadata={"default": None},
     )
     experts_per_token: int = pa.Field(
-        nullable=True, **_COUNT, description="How many of them a token activates.", metadata={"default": None}
+        nullable=True, **_COUNT, description="Experts that each token activates.", metadata={"default": None}
     )
     uncertainty_gain: float = pa.Field(
         nullable=True,
         ge=0,
         lt=1,
-        description="Relative systematic error that the sensors of this board may have, the same in all its rows.",
+        description="Bound on the relative gain error of this board's sensors, the same in all its rows.",
         metadata={"default": None},
     )
     valid: bool = pa.Field(
-        description="Whether the row passed its checks; a row that is `false` is kept and not fitted.",
+        description="Whether the row passed its checks; `false` rows are kept but not fitted.",
         metadata={"default": True},
     )
 
 
 def group_name(group: Iterable[str]) -> str:
-    """A group (model, gpu, engine, precision) for people; what is unspecified is left out."""
+    """A group (model, gpu, engine, precision) for display, without its unspecified parts."""
     return ", ".join(part for part in group if part != UNSPECIFIED)
