@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,12 @@ from nvml_stub import Stub, Trace
 from simulation import ARCHITECTURES
 from sweetspot import architecture, engines
 from sweetspot.errors import SweetspotError
-from sweetspot.measure import probe, session
+from sweetspot.measure import command, probe, session
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.sensors import nvml
 from sweetspot.sensors.clock import VirtualClock, WallClock
-from sweetspot.sensors.meter import Window
+from sweetspot.sensors.window import Window
 
 CONSTANT = Trace(((1.0, 400.0, 400.0),))
 
@@ -100,6 +101,21 @@ def identify(stub: Stub, visible: str | None = None, uuid: str | None = None, gp
         return nvml.open_sensor(gpu, uuid).uuid
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+
+def visible_to_a_command(stub: Stub, visible: str | None, uuid: str | None) -> str | None:
+    """CUDA_VISIBLE_DEVICES of a command that is metered."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    try:
+        with tempfile.NamedTemporaryFile("r") as file:
+            shell = ["sh", "-c", f'echo "${{CUDA_VISIBLE_DEVICES-unset}}" > {file.name}']
+            command.measure(shell, nvml.open_sensor(None, uuid), WallClock(), Protocol())
+            found = file.read().strip()
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    return None if found == "unset" else found
 
 
 def describe(stub: Stub) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 /* A libnvidia-ml.so.1 that replays known power. The file named by NVML_STUB, read anew at every call, says everything,
  * one "key value..." a line. A line that begins with "@FROM" or "@FROM-TO" holds between those moments (s) only, and a
  * later line goes before an earlier one. tests/nvml_stub.py writes that file and lists the keys.
- * A board whose number (from 0) is the value of `denied` does not open. Time is the double in the memory-mapped file `time`, or else the monotonic clock less `epoch`, times `speed`. */
+ * A board whose number (from 0) is the value of `denied` does not open; `bad NUMBER CODE` gives one that answers with
+ * NVML's code. Time is the double in the memory-mapped file `time`, or else the monotonic clock less `epoch`, times `speed`. */
 #include <ctype.h>
 #include <fcntl.h>
 #include <math.h>
@@ -176,6 +177,8 @@ int nvmlDeviceGetUUID(uintptr_t handle, char *to, unsigned length) {
     BEGIN;
     const char *text = board(&state, handle);
     char uuid[96];
+    unsigned bad, error;
+    if (sscanf(find(&state, "bad", ""), "%u %u", &bad, &error) == 2 && bad + 1 == handle) return error;
     return text && sscanf(text, "%95s", uuid) == 1 ? copy(to, length, uuid) : NOT_FOUND;
 }
 int nvmlDeviceGetName(uintptr_t handle, char *to, unsigned length) {

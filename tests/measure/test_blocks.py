@@ -14,8 +14,9 @@ from sweetspot.measure import raw
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol
 from sweetspot.measure.rows import finish
-from sweetspot.sensors.meter import Limits, Meter
+from sweetspot.sensors.meter import Meter
 from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
+from sweetspot.sensors.window import Limits
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_the_budget_includes_how_well_repetitions_agree(place: Path) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *windows: int) -> None:
-    """Stop the counter in these windows of work, counted from 1."""
+    """Let the counter run backwards in these windows of work, counted from 1."""
     worked, window = [], Meter.window
 
     def failed(meter: Meter, work: Any) -> Any:
@@ -173,7 +174,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *windows: int) -> None:
         worked.extend([result] * (result.sm_clock_mhz > 1000))
         if not worked or worked[-1] is not result or len(worked) not in windows:
             return result
-        return replace(result, energy_j=None, tail_j=None, reasons=("counter_stuck",))
+        return replace(result, energy_j=None, tail_j=None, reasons=("counter_reset",))
 
     monkeypatch.setattr(Meter, "window", failed)
 
@@ -183,7 +184,7 @@ def test_an_invalid_row_is_kept_and_measured_again(place: Path, monkeypatch: pyt
     rows = measure(place, job([(64, 64)]))
     assert [(row["visit"], row["valid"], row["reasons"]) for row in rows] == [
         (0, True, ""),
-        (0, False, "counter_stuck"),
+        (0, False, "counter_reset"),
         (0, True, ""),
         (1, True, ""),
     ]

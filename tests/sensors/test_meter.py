@@ -6,8 +6,9 @@ import pytest
 
 from simulation import Bench
 from sweetspot.sensors.clock import WallClock
-from sweetspot.sensors.meter import Limits, Meter
+from sweetspot.sensors.meter import Meter
 from sweetspot.sensors.simulated import STEP_S
+from sweetspot.sensors.window import Limits
 
 TRACES = {
     "constant": [(12.0, 300.0)],

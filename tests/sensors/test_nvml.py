@@ -18,7 +18,8 @@ from nvml_stub import A100, H100, OTHER, START_S, Stub, Trace
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.sensors import board as boards
-from sweetspot.sensors.meter import REASONS, GpuLostError, uncertainty
+from sweetspot.sensors.meter import GpuLostError
+from sweetspot.sensors.window import REASONS, uncertainty
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py IS NOT INSTALLED: NVML was not tested")
 
@@ -125,6 +126,7 @@ FAULTS = {
     "GPU lost": ([f"@{MID} lost"], "gpu_lost"),
     "GPU needs a reset": ([f"@{MID} fail:nvmlDeviceGetFieldValues 16"], "gpu_lost"),
     "a reading fails": ([f"@{MID} fail:83 999"], "sensor_failed"),
+    "power fails": ([f"@{MID} fail:186 999"], "sensor_failed"),
     "another process comes and goes": ([f"@{MID}-{MID + 1.5} process {os.getppid()}"], "other_process"),
     "power limit changed": ([f"@{MID} limit_mw 500000"], "power_limit_changed"),
 }
@@ -142,6 +144,47 @@ def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: s
         assert uncertainty(window, 0.05) == {}
     else:
         assert window.energy_j > 1000
+
+
+READINGS = ("83", "185", "186", "nvmlDeviceGetFieldValues", "nvmlDeviceGetTemperature", "nvmlDeviceGetClockInfo")
+READINGS += ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetEnforcedPowerLimit")
+READINGS += ("nvmlDeviceGetComputeRunningProcesses_v3",)
+
+
+@pytest.mark.parametrize("at_s", [START_S + 0.05, MID, START_S + 12.1], ids=["opening", "within", "closing"])
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_reading_that_fails_for_a_moment_spoils_nothing(
+    stub: Stub, inside: Callable[..., Any], reading: str, at_s: float
+) -> None:
+    stub.set(f"@{at_s}-{at_s + 0.16} fail:{reading} 999", trace=CONSTANT)
+    window = inside(nvml_inside.measure, 12.0, Protocol())
+    assert window.reasons == ()
+    assert window.energy_j == pytest.approx(4800, rel=0.005)
+    assert window.energy_instant_j == pytest.approx(4800, rel=0.005)
+    assert window.processes_checked
+
+
+@pytest.mark.parametrize("code", [3, 4, 999])
+@pytest.mark.parametrize("reading", ["nvmlDeviceGetTemperature", "nvmlDeviceGetClockInfo"])
+def test_a_reading_that_no_energy_needs_may_be_missing(
+    stub: Stub, inside: Callable[..., Any], reading: str, code: int
+) -> None:
+    stub.set(f"fail:{reading} {code}", trace=CONSTANT)
+    window = inside(nvml_inside.measure, 12.0, Protocol())
+    assert window.reasons == ()
+    assert window.energy_j == pytest.approx(4800, rel=0.005)
+    assert (window.temperature_c is None) is (reading == "nvmlDeviceGetTemperature")
+    assert (window.sm_clock_mhz is None) is (reading == "nvmlDeviceGetClockInfo")
+
+
+@pytest.mark.parametrize("code", [3, 4, 999])
+def test_a_board_that_lists_no_processes_is_measured_and_flagged(
+    stub: Stub, inside: Callable[..., Any], code: int
+) -> None:
+    stub.set(f"fail:nvmlDeviceGetComputeRunningProcesses_v3 {code}", trace=CONSTANT)
+    window = inside(nvml_inside.measure, 12.0, Protocol())
+    assert window.energy_j == pytest.approx(4800, rel=0.005)
+    assert (window.reasons, window.processes_checked) == ((), False)
 
 
 def test_a_window_shorter_than_the_sensor_has_its_reason(stub: Stub, inside: Callable[..., Any]) -> None:
@@ -172,7 +215,7 @@ def test_a_power_limit_changed_between_two_windows_is_found(stub: Stub, inside: 
     ],
 )
 def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str, flags: list[str]) -> None:
-    from sweetspot.sensors.meter import regime
+    from sweetspot.sensors.window import regime
 
     stub.set(f"@{MID}-{MID + 0.2} reasons {bits}", trace=CONSTANT)
     window = inside(nvml_inside.measure, 12.0, Protocol())
@@ -216,6 +259,7 @@ def test_a_container_that_sees_ids_of_the_host(stub: Stub, inside: Callable[...,
         (["fail:nvmlInitWithFlags 18"], ["reboot"]),
         (["fail:nvmlDeviceGetFieldValues 4"], ["denies access", UUID]),
         (["fail:83 3"], ["energy counter", "Volta"]),
+        (["fail:nvmlDeviceGetCurrentClocksEventReasons 13"], ["EventReasons", "535"]),
         (["fail:nvmlDeviceGetUUID 999"], ["999"]),
         (["mig 1"], ["MIG", UUID, "whole GPU"]),
         ([f"process {os.getpid()}"], [str(os.getpid()), "in use", "python"]),
@@ -270,6 +314,52 @@ def test_a_board_that_the_scheduler_fenced_off_does_not_count(
     """Slurm with ConstrainDevices allocated the second board: index 0 is the first that opens, not the node's first."""
     stub.set("denied 0", boards=(H100, OTHER))
     assert inside(nvml_inside.identify, visible, None) == SECOND
+
+
+@pytest.mark.parametrize("code", [15, 16, 999], ids=["lost", "needs a reset", "unknown"])
+@pytest.mark.parametrize(("bad", "visible"), [(0, SECOND), (0, "GPU-2"), (0, None), (1, UUID), (1, "0"), (1, None)])
+def test_a_neighbour_that_cannot_be_read_does_not_count(
+    stub: Stub, inside: Callable[..., Any], bad: int, visible: str | None, code: int
+) -> None:
+    stub.set(f"bad {bad} {code}", boards=(H100, OTHER))
+    assert inside(nvml_inside.identify, visible, None) == (UUID if bad else SECOND)
+
+
+@pytest.mark.parametrize(
+    ("visible", "parts"),
+    [(UUID, [UUID, "does not match", SECOND]), ("0", ["by its UUID", SECOND]), ("1", ["by its UUID", SECOND])],
+)
+def test_a_board_of_ours_that_cannot_be_read_is_named(
+    stub: Stub, inside: Callable[..., Any], visible: str, parts: list[str]
+) -> None:
+    stub.set("bad 0 15", boards=(H100, OTHER))
+    with pytest.raises(SweetspotError) as raised:
+        inside(nvml_inside.identify, visible, None)
+    for part in ["GPU 0", "is lost", *parts]:
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("boards", "visible", "uuid", "kept"),
+    [
+        ((H100,), None, None, None),
+        ((H100,), "0", None, "0"),
+        ((H100, OTHER), "1", None, "1"),
+        ((H100, OTHER), "GPU-2", None, "GPU-2"),
+        ((H100, OTHER), "0,1", SECOND, "1"),
+        ((H100, OTHER), None, SECOND, SECOND),
+    ],
+)
+def test_a_metered_command_keeps_its_own_way_of_naming_the_board(
+    stub: Stub,
+    inside: Callable[..., Any],
+    boards: tuple[str, ...],
+    visible: str | None,
+    uuid: str | None,
+    kept: str | None,
+) -> None:
+    stub.set(boards=boards, trace=CONSTANT, real=True)
+    assert inside(nvml_inside.visible_to_a_command, visible, uuid) == kept
 
 
 @pytest.mark.parametrize(

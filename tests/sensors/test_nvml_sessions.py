@@ -121,3 +121,57 @@ def test_idle_power_that_another_process_spoils_is_measured_again_or_unknown(
     assert ("idle power is unknown: another process" in output) is not known
     for row in rows(tmp_path):
         assert row["idle_w"] == (pytest.approx(400, rel=0.01) if known else None)
+
+
+BOARD_WIDE = {
+    "no instant sensor": ("fail:186 3", "instantaneous power", "535"),
+    "a counter of another scope": ("factor 1.3", "energy counter and integrated power differ", "energy_tolerance"),
+    "a counter that stands still": (f"stuck {START_S}", "did not step", "sweetspot probe"),
+}
+
+
+@pytest.mark.parametrize("from_s", [0, 40], ids=["from the start", "under load"])
+@pytest.mark.parametrize("condition", BOARD_WIDE)
+def test_what_spoils_every_window_of_a_board_stops_at_the_first_cell(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+    condition: str,
+    from_s: int,
+) -> None:
+    line, said, remedy = BOARD_WIDE[condition]
+    stub.set(f"@{START_S + from_s} {line}", trace=CONSTANT)
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    assert "error: this GPU: " in output
+    assert said in output
+    assert remedy in output
+    lines = [line for file in tmp_path.glob("journal/*/*/*.jsonl") for line in file.read_text().splitlines()]
+    assert sum("rows" in json.loads(line) for line in lines) == (from_s > 0), "visits made"
+    assert {row["reasons"] for row in rows(tmp_path)} >= {"not_measured_yet"}, "the next run measures the others"
+
+
+def test_one_bad_cell_among_good_ones_stops_nothing(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    stub.set(f"@{START_S + 75}-{START_S + 140} factor 1.3", trace=CONSTANT)
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    assert "error" not in output
+    assert {row["reasons"] for row in rows(tmp_path)} == {"", "counter_vs_integral"}
+    assert len({row["input_tokens"] for row in rows(tmp_path) if row["valid"]}) >= 2
+
+
+def test_rows_of_a_board_that_lists_no_processes_are_flagged(
+    stub: Stub,  # noqa: F811
+    inside: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    stub.set("fail:nvmlDeviceGetComputeRunningProcesses_v3 3", "fail:nvmlDeviceGetClockInfo 3", trace=CONSTANT)
+    inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    for row in rows(tmp_path):
+        assert row["valid"]
+        assert row["sm_clock_mhz"] is None
+        assert "processes_unchecked" in row["flags"].split(";")
+    collect([tmp_path / "measurements/m/bs1/grid.jsonl"], tmp_path / "rows.parquet")
+    assert raw.check(tmp_path) == 0

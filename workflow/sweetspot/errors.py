@@ -10,6 +10,12 @@ class SweetspotError(Exception):
     """A problem the user can solve: the message says what is wrong, where, and what to do. No traceback is shown."""
 
 
+class UnfitMachine(SweetspotError):
+    """No cell can be measured here until somebody changes the machine: its packages, driver, GPU or permissions."""
+
+    reason = "machine_unfit"
+
+
 class OutOfMemory(SweetspotError):
     """The GPU ran out of memory. Only the cell in which it happened is affected."""
 

@@ -11,7 +11,8 @@ from typing import Any
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.sensors.clock import Clock
-from sweetspot.sensors.meter import REASONS, Sensor, Window, regime, uncertainty
+from sweetspot.sensors.meter import Sensor
+from sweetspot.sensors.window import REASONS, Window, regime, uncertainty
 
 SCHEMA_VERSION = 1
 
@@ -85,7 +86,7 @@ def _figures(window: Window) -> dict[str, Any]:
         "power_w": None if window.energy_j is None else window.energy_j / window.duration_s,
         "valid": not window.reasons,
         "reasons": list(window.reasons),
-        "flags": regime(window.event_reasons),
+        "flags": regime(window.event_reasons) + ["processes_unchecked"] * (not window.processes_checked),
         "temperature_c": window.temperature_c,
         "sm_clock_mhz": window.sm_clock_mhz,
     }

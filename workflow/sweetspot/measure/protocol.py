@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sweetspot.sensors.clock import Clock
-from sweetspot.sensors.meter import Limits, Meter, Sensor
+from sweetspot.sensors.meter import Meter, Sensor
+from sweetspot.sensors.window import Limits
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (any statistics textbook)
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
@@ -95,6 +96,8 @@ def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[
         window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
         if window.energy_j is not None and not window.reasons:
             return window.energy_j / window.duration_s, ()
+        if {"counter_stuck", "instant_power_missing"} & set(window.reasons):
+            break  # no other window would do better
     return None, window.reasons
 
 

@@ -18,7 +18,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.measure.protocol import Protocol, limits
 from sweetspot.measure.visit import Repetition
-from sweetspot.sensors.meter import Edges, Limits, Sample, Verdict, Window, judge
+from sweetspot.sensors.window import Edges, Limits, Sample, Verdict, Window, judge
 
 SCHEMA_VERSION = 1
 

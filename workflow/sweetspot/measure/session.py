@@ -21,14 +21,15 @@ from typing import Any
 
 from sweetspot import engines, files
 from sweetspot.architecture import Architecture
-from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.measure import journal, pace, raw, rows
 from sweetspot.measure.journal import Cell, Place
 from sweetspot.measure.protocol import Protocol, measure_idle, open_meter
 from sweetspot.measure.rows import place
 from sweetspot.measure.visit import Repetition, unmeasured_cell, visit_cell
 from sweetspot.sensors.board import changes
-from sweetspot.sensors.meter import REASONS, Meter, SensorError
+from sweetspot.sensors.meter import Meter, SensorError
+from sweetspot.sensors.window import REASONS, board_wide
 
 Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
 
@@ -235,6 +236,12 @@ class Block:
             return
         made = self._keep(device, opened, visit, cell, done, start_s)
         print(self._progress(cell, made, label), file=sys.stderr, flush=True)
+        device.has_measured |= any(row["valid"] for row in made)
+        if not device.has_measured:
+            # The first cell of a session failed whenever it was tried. If the cause is the board, so will the others.
+            common = set.intersection(*(set(row["reasons"].split(";")) for row in made))
+            if stopping := board_wide(common):
+                raise UnfitMachine(stopping)
         if any("power_limit_changed" in row["reasons"] for row in made):
             # A new session records the new limit, and its rows can be valid again.
             device.end_session()
@@ -302,6 +309,7 @@ class _Device:
         self._block, self._too_large = block, ""
         self.opened: _Opened | None = None
         self.visits = 0  # of all sessions
+        self.has_measured = False  # whether any row was valid
         self.since_anchor: int | None = None  # visits since the last anchor; None before the first
 
     def __enter__(self) -> "_Device":
@@ -347,8 +355,8 @@ class _Device:
             load_s, idle_s = time.monotonic() - start_s, clock.now()
             meter = open_meter(sensor, clock, block.protocol)
             idle_w, reasons = measure_idle(meter, block.protocol)
-            if "counter_stuck" in reasons:
-                raise SweetspotError("the energy counter of this GPU does not step; check it with `sweetspot probe`")
+            if stopping := board_wide(reasons):
+                raise UnfitMachine(stopping)
             if reasons:
                 why = "; ".join(REASONS[reason] for reason in reasons)
                 print(f"warning: idle power is unknown: {why}", file=sys.stderr, flush=True)

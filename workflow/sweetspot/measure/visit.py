@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from sweetspot import engines
 from sweetspot.engines import BatchRun, Engine, EngineSpec
 from sweetspot.files import key
 from sweetspot.measure.protocol import Protocol, planned_repetitions, relative_interval
-from sweetspot.sensors.meter import Meter, Sample, Window, regime, uncertainty
+from sweetspot.sensors.meter import Meter
+from sweetspot.sensors.window import Sample, Window, mean_of_known, regime, uncertainty
 
 SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
 
@@ -142,8 +142,7 @@ def _means(samples: list[Sample]) -> tuple[float, float]:
     steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
     """
     powers_w = [s.instant_w if s.average_w is None else s.average_w for s in samples]
-    known_w = [power_w for power_w in powers_w if power_w is not None]
-    return fmean(known_w or [0.0]), fmean(s.sm_clock_mhz for s in samples)
+    return mean_of_known(powers_w) or 0.0, mean_of_known(s.sm_clock_mhz for s in samples) or 0.0
 
 
 def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
@@ -158,6 +157,7 @@ def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dic
 
     parts = uncertainty(window, protocol.sensor_gain)
     regimes = regime(window.event_reasons) + ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
+    regimes += ["processes_unchecked"] * (not window.processes_checked)
     return {
         "energy_j": per_run(window.energy_j),
         "energy_instant_j": per_run(window.energy_instant_j),

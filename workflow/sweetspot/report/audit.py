@@ -1,4 +1,4 @@
-"""The tables of the report about rows that were not measured, failed a check, or stand apart."""
+"""The tables of the report about cells that were not run, invalid and flagged rows, and errors of measurement."""
 
 import re
 from collections import Counter
@@ -8,37 +8,38 @@ import polars as pl
 from sweetspot.fit import controls
 from sweetspot.report.tables import Table
 from sweetspot.report.words import listed, number, percent
-from sweetspot.sensors import meter
+from sweetspot.sensors.window import REASONS
 from sweetspot.table.schema import CELL, GROUP
 
-_MOST_ROWS = 60  # of invalid repetitions; more are counted
+_MOST_ROWS = 60  # of invalid repetitions are listed; the rest are counted
 REASONS = {
-    **meter.REASONS,
-    "out_of_memory": "the GPU's memory did not suffice for the cell",
+    **REASONS,
+    "out_of_memory": "the cell did not fit in the GPU's memory",
     "engine_failed": "the engine could not be built, loaded or run",
-    "not_measured_yet": "the time was over before the cell's turn came",
+    "not_measured_yet": "time ran out before the cell's turn came",
 }
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
-    "power_capped": "the GPU ran into its power limit: energy shows up as time",
-    "throttled": "the GPU slowed down for heat or hardware protection",
-    "extended_positions": "longer than the model's positions: its position table was extended",
-    "short_window": "the window was shorter than the protocol asks for",
-    "random_weights": "random weights: times hold, power may be off by a few percent",
+    "power_capped": "the GPU reached its power limit: runs take longer instead of drawing more power",
+    "throttled": "the GPU slowed down because of heat or hardware protection",
+    "extended_positions": "longer than the model's maximum: its position table was extended",
+    "short_window": "the window was shorter than the protocol requires",
+    "random_weights": "random weights: times are right, power may be off by a few percent",
     "no_cuda_graphs": "decode passes ran without CUDA graphs (`engine.cuda_graphs`)",
-    "static_batches": "a batch began and ended as one (`engine.in_flight_batching`)",
-    "not_steady": "power or clock still drifted when the warm-up ended",
+    "static_batches": "all requests of a batch began and ended together (`engine.in_flight_batching`)",
+    "not_steady": "power or clock was still drifting when the warm-up ended",
     "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
-    "machine_changed": "driver, VBIOS, ECC or power limit was not that of the campaign's first session",
-    "other_board": "measured on another board than the campaign's first session; boards differ by up to 5 %",
+    "machine_changed": "driver, VBIOS, ECC or power limit differed from the campaign's first session",
+    "processes_unchecked": "the board lists no processes, so another one on it would have gone unnoticed",
+    "other_board": "measured on a different board than the campaign's first session; boards differ by up to 5 %",
 }
 _BUDGET = {
-    "uncertainty_gain": "common gain of the board's sensors: a bound that no repetition shows",
+    "uncertainty_gain": "gain error common to the board's sensors: a bound, invisible in repetitions",
     "uncertainty_counter_step": "one step of the energy counter over the window",
-    "uncertainty_tail": "what was taken off for the idle tail",
+    "uncertainty_tail": "the energy subtracted for the idle tail",
     "uncertainty_replicates": "half-width of the 95 % interval of the cell's mean",
     "uncertainty_drift": "how far the anchor cell moved around the row",
-    "uncertainty_total": "root of the sum of the squares",
+    "uncertainty_total": "root of the sum of squares",
 }
 
 
@@ -64,7 +65,7 @@ def skipped(plan: pl.DataFrame | None) -> Table | None:
 
 
 def weights_control(rows: pl.DataFrame) -> Table | None:
-    """Energy on some weights over that on others, measured in the same cells, with its 95 % interval."""
+    """Energy on one kind of weights over energy on another, in the same cells, with its 95 % interval."""
     found = controls.weight_ratios(rows)
     lines = [
         [
@@ -75,12 +76,12 @@ def weights_control(rows: pl.DataFrame) -> Table | None:
         ]
         for row in found.iter_rows(named=True)
     ]
-    head = ["model (weights)", "against", "ratio of energies [95 % interval]", "cells"]
-    return Table("Control: the same cells on other weights", head, lines, text=2) if lines else None
+    head = ["model (weights)", "against", "energy ratio [95 % interval]", "cells"]
+    return Table("Control: the same cells with different weights", head, lines, text=2) if lines else None
 
 
 def error_budget(rows: pl.DataFrame) -> Table | None:
-    """What the error of a valid row is made of, in percent of its energy."""
+    """The parts of the error of a valid row, in percent of its energy."""
     parts = {name: words for name, words in _BUDGET.items() if name in rows.columns}
     valid = rows.filter("valid")
     lines = []
@@ -100,11 +101,11 @@ def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
     counted = _codes(rows.filter(~pl.col("valid")), "reasons", "no reason given")
     lines = [[code, REASONS.get(code, ""), str(part.height), str(_cells(part))] for code, part in counted]
     head = ["reason", "meaning", "rows", "cells"]
-    return Table("Invalid rows: kept, and used for nothing above", head, lines, text=2) if lines else None
+    return Table("Invalid rows: kept in the table, not used above", head, lines, text=2) if lines else None
 
 
 def invalid_rows(rows: pl.DataFrame) -> Table | None:
-    """The invalid repetitions themselves, no more than 60."""
+    """The invalid repetitions themselves, at most 60."""
     bad = rows.filter(~pl.col("valid"))
     repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
     raw = "raw" in bad.columns
@@ -126,7 +127,7 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
 
 
 def flags(rows: pl.DataFrame) -> Table | None:
-    """Regimes that rows were measured in, with the models and batches concerned."""
+    """Flags of rows, with the models and batches concerned."""
     lines = [
         [
             code,
@@ -139,7 +140,7 @@ def flags(rows: pl.DataFrame) -> Table | None:
         for code, part in _codes(rows, "flags", "")
     ]
     head = ["flag", "meaning", "models", "batches", "rows", "cells"]
-    return Table("Flagged rows: valid, in a regime worth knowing", head, lines, text=4) if lines else None
+    return Table("Flagged rows: valid, but in conditions worth knowing", head, lines, text=4) if lines else None
 
 
 def _codes(rows: pl.DataFrame, column: str, empty: str) -> list[tuple[str, pl.DataFrame]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import UnfitMachine
 from sweetspot.sensors.meter import GpuLostError, SensorError
 
 # nvmlDeviceGetFieldValues (nvml.h): the energy counter in mJ, power in mW over 1 s and over 25 ms
@@ -25,8 +25,7 @@ _REMEDIES = {
     "GPU",
     "NVML_ERROR_NO_PERMISSION": "the driver denies access: ask the administrator for access to /dev/nvidia*",
     "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "library and driver versions differ: reboot after the driver update",
-    "NVML_ERROR_NOT_SUPPORTED": "not supported by this board or driver: an energy counter needs a physical data-center "
-    "GPU of 2017 (Volta) or later",
+    "NVML_ERROR_NOT_SUPPORTED": "not supported by this board or driver",
     "NVML_ERROR_FUNCTION_NOT_FOUND": "the driver is too old: install 535 or later",
 }
 
@@ -37,23 +36,29 @@ def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "Nv
     `expected_gpu` is the name that NVML must report. Raises SweetspotError, with the remedy, if library, driver or
     permission is missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use.
     """
-    nvml = _Nvml()
-    handle = _find(nvml, os.environ, uuid)
-    sensor = NvmlSensor(nvml, handle)
-    name = sensor.identity()["gpu"]
-    if expected_gpu is not None and name != expected_gpu:
-        raise SweetspotError(
-            f"GPU {sensor.uuid} is a {name}, but {expected_gpu!r} is configured: set `gpu: {name}` or run on a machine "
-            f"with {expected_gpu}"
-        )
-    if strangers := sensor.strangers():
-        pids = ", ".join(f"{pid}{_command(pid)}" for pid in strangers)
-        raise SweetspotError(
-            f"GPU {sensor.uuid} is in use by process {pids}: the energy of two processes cannot be separated; wait "
-            "for it, end it, or use another GPU"
-        )
-    sensor.opened()
-    sensor.energy_mj()  # no point in loading a model if this fails
+    try:
+        nvml = _Nvml()
+        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid))
+        name = sensor.identity()["gpu"]
+        if expected_gpu is not None and name != expected_gpu:
+            raise UnfitMachine(
+                f"GPU {sensor.uuid} is a {name}, but {expected_gpu!r} is configured: set `gpu: {name}` or run on a "
+                f"machine with {expected_gpu}"
+            )
+        if strangers := sensor.strangers():
+            pids = ", ".join(f"{pid}{_command(pid)}" for pid in strangers)
+            raise UnfitMachine(
+                f"GPU {sensor.uuid} is in use by process {pids}: the energy of two processes cannot be separated; "
+                "wait for it, end it, or use another GPU"
+            )
+        sensor.opened()
+        # No point in loading a model if these fail.
+        sensor.energy_mj()
+        sensor.event_reasons()
+    except GpuLostError:
+        raise
+    except SensorError as error:
+        raise UnfitMachine(str(error)) from None
     return sensor
 
 
@@ -65,9 +70,12 @@ _FOUND_IDLE: set[str] = set()
 class NvmlSensor:
     """meter.Sensor of one real board. Every call may raise SensorError, and GpuLostError if the board is gone."""
 
-    def __init__(self, nvml: "_Nvml", handle: Any) -> None:
-        """The sensor of the board behind an NVML handle; see open_sensor."""
-        self._nvml, self._handle = nvml, handle
+    def __init__(self, nvml: "_Nvml", handle: Any, visible: str | None = None) -> None:
+        """The sensor of the board behind an NVML handle; see open_sensor.
+
+        `visible` is the CUDA_VISIBLE_DEVICES that restricts a process to the board; None if nothing else is visible.
+        """
+        self._nvml, self._handle, self._visible = nvml, handle, visible
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
         nvml.place = f"GPU {self.uuid}"
         self._ours = {os.getpid()}
@@ -78,7 +86,8 @@ class NvmlSensor:
         value = self._field(_ENERGY)
         if value is None:
             raise SensorError(
-                f"GPU {self.uuid}: the energy counter (field 83): {_REMEDIES['NVML_ERROR_NOT_SUPPORTED']}"
+                f"GPU {self.uuid}: the energy counter (field 83): {_REMEDIES['NVML_ERROR_NOT_SUPPORTED']}; it needs a "
+                "physical data-center GPU of 2017 (Volta) or later"
             )
         return int(value)
 
@@ -106,13 +115,18 @@ class NvmlSensor:
         """The limit in force, the lowest of all that are set."""
         return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
 
-    def strangers(self) -> tuple[int, ...]:
-        """Ids of the compute processes on the board, except this process and its descendants.
+    def strangers(self) -> tuple[int, ...] | None:
+        """Ids of the compute processes on the board, except this process and its descendants; None if it lists none.
 
         In a container, NVML may report process ids of the host, which are unknown here. They count only until `opened`
         is called: before that, there must be no process at all (see `process_check` in the machine record).
         """
-        found = {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses_v3")}
+        try:
+            found = {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses_v3")}
+        except GpuLostError:
+            raise
+        except SensorError:
+            return None
         # A descendant stays ours when its parent ends.
         self._ours |= {pid for pid in found if os.getpid() in _ancestors(pid)}
         others = found - self._ours
@@ -151,8 +165,8 @@ class NvmlSensor:
         }
 
     def environment(self) -> dict[str, str]:
-        """Environment variables that restrict a process to this board."""
-        return {"CUDA_VISIBLE_DEVICES": self.uuid}
+        """Environment variables that restrict a process to this board; empty if it can use no other anyway."""
+        return {} if self._visible is None else {"CUDA_VISIBLE_DEVICES": self._visible}
 
     def close(self) -> None:
         """Release NVML."""
@@ -180,11 +194,16 @@ class _Nvml:
         try:
             import pynvml
         except ImportError:
-            raise SweetspotError(
+            raise UnfitMachine(
                 "the Python package nvidia-ml-py, which reads a GPU's sensors, is missing: pip install nvidia-ml-py"
             ) from None
         if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
-            raise SweetspotError("the Python package nvidia-ml-py is too old: pip install --upgrade nvidia-ml-py")
+            if hasattr(pynvml, "__path__"):  # nvidia-ml-py is a single module
+                raise UnfitMachine(
+                    "the old Python package pynvml hides nvidia-ml-py, whose module has the same name: pip uninstall "
+                    "pynvml, then pip install --force-reinstall nvidia-ml-py"
+                )
+            raise UnfitMachine("the Python package nvidia-ml-py is too old: pip install --upgrade nvidia-ml-py")
         self._module: Any = pynvml
         self.place = "NVML"
         self("nvmlInit")
@@ -222,42 +241,55 @@ class _Nvml:
         return SensorError(f"{self.place}: {what}: {self._module.NVMLError(code)} (NVML error {code}); run again")
 
 
-def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> Any:
-    """The handle of the one board to measure. Raises SweetspotError for none, several, or a slice."""
-    handles = {}
+def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> tuple[Any, str | None]:
+    """The handle of the one board to measure, and the CUDA_VISIBLE_DEVICES that selects it if others are visible.
+
+    A neighbour that cannot be read is passed over. Raises UnfitMachine for no board, several, or a slice.
+    """
+    handles, names, unread = {}, {}, dict[int, str]()  # unread: why, by index among the boards that open
     for index in range(nvml("nvmlDeviceGetCount")):
         # If a scheduler fences devices off (Slurm's ConstrainDevices), NVML still counts the boards of other jobs. CUDA
         # does not, so indices in CUDA_VISIBLE_DEVICES count only the boards that can be opened.
-        handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
-        if handle is not None:
-            handles[str(nvml("nvmlDeviceGetUUID", handle))] = handle
-    names = {gpu: str(nvml("nvmlDeviceGetName", handle)) for gpu, handle in handles.items()}
-    visible = _visible(list(handles), names, environment)
+        nvml.place = f"GPU {index} of this machine"
+        try:
+            handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
+            if handle is not None:
+                gpu = str(nvml("nvmlDeviceGetUUID", handle))
+                names[gpu], handles[gpu] = str(nvml("nvmlDeviceGetName", handle)), handle
+        except SensorError as error:
+            unread[len(handles)] = str(error)
+    also = "".join(f"; {reason}" for reason in unread.values())
+    visible = _visible(list(handles), names, environment, unread)
     listed = "".join(f"\n  {gpu} ({names[gpu]})" for gpu in visible)
     if not visible:
-        raise SweetspotError("no GPU is visible to this process: ask the scheduler for one (Slurm: --gpus=1)")
+        raise UnfitMachine(f"no GPU is visible to this process: ask the scheduler for one (Slurm: --gpus=1){also}")
     chosen = [gpu for gpu in visible if gpu.startswith(uuid or "")]
     if uuid is not None and uuid.startswith("MIG-"):
         raise _slice_error(uuid)
     if not chosen:
-        raise SweetspotError(f"--gpu {uuid}: not among the GPUs visible to this process:{listed}")
+        raise UnfitMachine(f"--gpu {uuid}: not among the GPUs visible to this process{also}:{listed}")
     if len(chosen) > 1:
-        raise SweetspotError(
+        raise UnfitMachine(
             f"{len(chosen)} GPUs are visible to this process; choose one with --gpu UUID or CUDA_VISIBLE_DEVICES=UUID:"
             f"{listed}"
         )
     handle = handles[chosen[0]]
     if nvml.maybe("nvmlDeviceGetMigMode", [0], handle)[0]:
         raise _slice_error(chosen[0])
-    return handle
+    return handle, visible[chosen[0]] if len(visible) > 1 or unread else None
 
 
-def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
-    """UUIDs of the boards that CUDA_VISIBLE_DEVICES lets this process use: indices, UUIDs or prefixes of them."""
+def _visible(
+    uuids: list[str], names: Mapping[str, str], environment: Mapping[str, str], unread: Mapping[int, str]
+) -> dict[str, str]:
+    """The boards that CUDA_VISIBLE_DEVICES lets this process use: UUIDs, each with the variable's item that names it.
+
+    An item is an index, a UUID or a prefix of one. Without the variable, every board is visible, by its UUID.
+    """
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:
-        return uuids
-    visible = []
+        return {uuid: uuid for uuid in uuids}
+    visible: dict[str, str] = {}
     for item in (part.strip() for part in value.split(",")):
         if item in ("", "-1", "NoDevFiles"):  # CUDA stops at these; Slurm writes the last for no GPU
             break
@@ -265,24 +297,29 @@ def _visible(uuids: list[str], names: Mapping[str, str], environment: Mapping[st
             raise _slice_error(item)
         if item.isdecimal():
             if len(set(names.values())) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-                raise SweetspotError(
+                raise UnfitMachine(
                     f"CUDA_VISIBLE_DEVICES={value}: CUDA and NVML number GPUs of different kinds differently; set "
                     "CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the GPU by its UUID"
+                )
+            if before := [reason for place, reason in unread.items() if place <= int(item)]:
+                raise UnfitMachine(
+                    f"CUDA_VISIBLE_DEVICES={value}: {before[0]}. CUDA may or may not count that GPU, so name the one "
+                    f"to measure by its UUID: {', '.join(uuids)}"
                 )
             found = uuids[int(item) : int(item) + 1]
         else:
             found = [uuid for uuid in uuids if uuid.startswith(item)]
         if len(found) != 1:
-            raise SweetspotError(
+            raise UnfitMachine(
                 f"CUDA_VISIBLE_DEVICES={value}: {item} does not match exactly one GPU of this machine, which has "
-                f"{', '.join(uuids)}"
+                f"{', '.join(uuids) or 'none'}" + "".join(f"; {reason}" for reason in unread.values())
             )
-        visible += [uuid for uuid in found if uuid not in visible]
+        visible.setdefault(found[0], item)
     return visible
 
 
-def _slice_error(uuid: str) -> SweetspotError:
-    return SweetspotError(
+def _slice_error(uuid: str) -> UnfitMachine:
+    return UnfitMachine(
         f"{uuid} is a MIG slice or is divided into slices: NVML counts the energy of whole boards only, so a slice "
         "cannot be measured; ask for a whole GPU with MIG off"
     )

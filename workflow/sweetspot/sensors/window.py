@@ -1,0 +1,198 @@
+"""A window of work: the readings at its edges and in between, and the verdict on whether they can be trusted."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import hypot
+from statistics import fmean
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons
+_POWER_CAP = 0x4
+_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown; software or hardware thermal slowdown; power brake
+
+REASONS = {
+    "counter_stuck": "the energy counter did not step",
+    "counter_reset": "the energy counter ran backwards",
+    "counter_vs_integral": "energy counter and integrated power differ by more than the protocol allows",
+    "instant_power_missing": "the second source, instantaneous power, returned no values",
+    "window_too_short": "the window was shorter than the averaging time of the power sensor",
+    "polls_late": "the host went too long without reading the sensors",
+    "clock_jumped": "the host's clocks disagreed: one was set, or the host was suspended",
+    "other_process": "another process used the GPU",
+    "power_limit_changed": "the GPU's power limit was changed during the session",
+    "gpu_lost": "the GPU was lost",
+    "sensor_failed": "the driver refused a reading",
+}
+
+
+# Reasons that hold for every window of a board, each with its remedy. A session stops at the first such window.
+BOARD_WIDE = {
+    "counter_stuck": "check it with `sweetspot probe`",
+    "instant_power_missing": "install driver 535 or later; a board without that sensor cannot be measured, because "
+    "nothing would check its counter",
+    "counter_vs_integral": "they may cover different parts (GPU, or the whole module as on GH200); compare them with "
+    "`sweetspot meter -- sleep 20` and, if the difference is understood, raise protocol.energy_tolerance",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One poll: time in s, counter in mJ, powers in W. The last three are None if the driver refused them."""
+
+    at_s: float
+    energy_mj: int
+    instant_w: float | None
+    average_w: float | None
+    temperature_c: float | None
+    sm_clock_mhz: int | None
+    event_reasons: int | None
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Where a window begins and ends: times in s, the counter in mJ or None if it did not step in time.
+
+    The counter stepped to `opened_mj` as the work began, and to `closed_mj` and `later_mj` after it ended. `seen` holds
+    reasons for invalidity that the samples do not show. If `failed`, a sensor failed and there are no energies.
+    """
+
+    start_s: float
+    end_s: float
+    opened_mj: int | None
+    closed_mj: int | None = None
+    closed_s: float = 0.0
+    later_mj: int | None = None
+    later_s: float = 0.0
+    seen: tuple[str, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What makes a window invalid.
+
+    The two sources differ by more than `tolerance` (relative), polls are more than `poll_gap_s` apart, the counter does
+    not step for `counter_timeout_s`, or the window is shorter than `sensor_s`, the slowest sensor's averaging time.
+    """
+
+    tolerance: float
+    poll_gap_s: float
+    counter_timeout_s: float
+    sensor_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid."""
+
+    energy_j: float | None
+    energy_instant_j: float | None
+    energy_average_j: float | None
+    tail_j: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Window(Verdict):
+    """One window of work: its verdict and the readings behind it.
+
+    `tail_j`, already subtracted from `energy_j`, is the energy between the end of the work and the counter's next step.
+    `edge_error` is one counter step relative to the window: the possible error of unaligned edges. Unless
+    `processes_checked`, another process on the board would have gone unnoticed.
+    """
+
+    start_s: float
+    duration_s: float
+    edge_error: float
+    temperature_c: float | None
+    sm_clock_mhz: float | None
+    event_reasons: int
+    processes_checked: bool
+    edges: Edges = field(repr=False)
+    samples: tuple[Sample, ...] = field(repr=False)
+
+
+def board_wide(reasons: Iterable[str]) -> str:
+    """What is wrong with the whole board, and the remedy; "" if none of the reasons says so."""
+    return "; ".join(f"this GPU: {REASONS[reason]}: {BOARD_WIDE[reason]}" for reason in reasons if reason in BOARD_WIDE)
+
+
+def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
+    """The verdict on a window. It depends only on edges and samples, so it can be repeated at any time."""
+    duration_s = edges.end_s - edges.start_s
+    too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
+    if edges.failed:
+        return Verdict(None, None, None, None, (edges.seen[0], *too_short, *edges.seen[1:]))
+    energy_j = tail_j = None
+    energy_instant_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.instant_w) for s in samples])
+    energy_average_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.average_w) for s in samples])
+    opened, closed, later = edges.opened_mj, edges.closed_mj, edges.later_mj
+    reasons = []
+    if opened is None or closed is None or later is None or _longest_hold_s(samples) > limits.counter_timeout_s:
+        reasons.append("counter_stuck")
+    elif not opened < closed < later or any(b.energy_mj < a.energy_mj for a, b in pairwise(samples)):
+        reasons.append("counter_reset")
+    else:
+        idle_w = (later - closed) / 1000 / (edges.later_s - edges.closed_s)
+        tail_j = idle_w * (edges.closed_s - edges.end_s)
+        energy_j = (closed - opened) / 1000 - tail_j
+    if energy_instant_j is None:
+        reasons.append("instant_power_missing")
+    elif energy_j is not None and abs(energy_j - energy_instant_j) > limits.tolerance * max(energy_j, energy_instant_j):
+        reasons.append("counter_vs_integral")
+    moments = [edges.start_s, *(s.at_s for s in samples)]
+    reasons += ["polls_late"] * any(b - a > limits.poll_gap_s for a, b in pairwise(moments))
+    return Verdict(energy_j, energy_instant_j, energy_average_j, tail_j, (*reasons, *too_short, *edges.seen))
+
+
+def regime(event_reasons: int) -> list[str]:
+    """Flags for what limited the clocks, from the bits of nvmlDeviceGetCurrentClocksEventReasons."""
+    return ["power_capped"] * bool(event_reasons & _POWER_CAP) + ["throttled"] * bool(event_reasons & _THROTTLED)
+
+
+def uncertainty(window: Window, gain: float) -> dict[str, float]:
+    """Bounds on a window's error by cause, relative to its energy; empty if it has no energy.
+
+    `gain`: as given, the same for all rows of a board. `counter_step`: one step of the counter. `tail`: all the
+    joules subtracted after the work. `total`: the root sum of squares of the others.
+    """
+    if window.energy_j is None or window.tail_j is None:
+        return {}
+    tail = window.tail_j / max(window.energy_j, window.tail_j)
+    parts = {"gain": gain, "counter_step": window.edge_error, "tail": tail}
+    return {**parts, "total": hypot(*parts.values())}
+
+
+def _integral(start_s: float, end_s: float, points: list[tuple[float, float | None]]) -> float | None:
+    """Integral in J of a polled power in W from `start_s` to `end_s`; None if any poll returned none."""
+    total = 0.0
+    for (at_s, _), (next_s, power_w) in pairwise([(start_s, None), *points]):
+        if power_w is None:
+            return None
+        # A reading covers the time before it. The last poll comes just after the end.
+        total += power_w * (min(next_s, end_s) - min(at_s, end_s))
+    return total
+
+
+def _longest_hold_s(samples: Sequence[Sample]) -> float:
+    """The longest time, in s, for which the polled counter did not change."""
+    longest_s, since_s = 0.0, samples[0].at_s
+    for before, sample in pairwise(samples):
+        if sample.energy_mj != before.energy_mj:
+            since_s = sample.at_s
+        longest_s = max(longest_s, sample.at_s - since_s)
+    return longest_s
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def union(bits: Iterable[int]) -> int:
+    """All bits that are set in any of the values."""
+    result = 0
+    for value in bits:
+        result |= value
+    return result
