@@ -204,7 +204,7 @@ def test_a_model_that_only_four_bits_fit_the_board_with() -> None:
 def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:
     assert waves(NEW, "H100", "bfloat16", 4096, 4096, 128) > 1
     assert waves(NEW, "some board", "bfloat16", 4096, 4096, 128) == 1
-    with pytest.raises(SweetspotError, match="do not fit one NVIDIA H100"):
+    with pytest.raises(SweetspotError, match="do not fit on one NVIDIA H100"):
         waves(NEW, "H100", "bfloat16", 10**6, 10**6, 1)
     cells = [*CELLS, (128, 4096, 4096)]
     rows = table({"llama": NEW, **ARCHS}, cells)
@@ -232,7 +232,7 @@ def test_one_batch_or_length_is_not_carried_over_in_silence() -> None:
     entry = fit_across_models(table(cells=[(8, n, m) for _, n, m in CELLS[:9]]), ARCHS)[0]
     inside, outside = (predict_by(entry, NEW, 512, 256, batch) for batch in (8, 32))
     assert inside.extrapolates == []
-    assert "batch 32 is above the measured 8, and no row shows what another batch does" in outside.extrapolates
+    assert "batch 32 is above the measured 8, the only batch in the rows" in outside.extrapolates
     assert outside.energy_per_request_high_j >= 4 * outside.energy_per_request_j
 
 
@@ -250,7 +250,7 @@ def test_durations_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "word"), [(3, "above the 700 W of the board"), (0.2, "below the 110 W of the idle board")]
+    ("factor", "word"), [(3, "above the board's power cap of 700 W"), (0.2, "below the board's idle power of 110 W")]
 )
 def test_a_power_that_no_board_draws_is_said(factor: float, word: str) -> None:
     rows = table(idle_w=110.0).with_columns(pl.col("energy_j") * factor)
@@ -278,7 +278,7 @@ def test_fit_and_predict_an_unmeasured_model_from_the_command_line(tmp_path: Pat
     table(four, CELLS[::2]).drop("waves").write_csv(tmp_path / "rows.csv")
     fitted = sweetspot("fit", tmp_path / "rows.csv", "--out", tmp_path, "--architectures", ARCHITECTURES)
     assert fitted.returncode == 0, fitted.stderr
-    assert "4 models; energy of a model left out is off by 0.00 %" in fitted.stdout
+    assert "4 models; energy of a left-out model is off by 0.00 %" in fitted.stdout
     query = ["predict", "--predictor", tmp_path / "predictor.json", "--input-tokens", 900, "--output-tokens", 200]
     query += ["--architecture", ARCHITECTURES / "llama-3.1-8b.json", "--batch", 16]
     answer = sweetspot(*query, "--json")
@@ -303,7 +303,7 @@ def test_models_of_too_few_cells_make_a_law_together(tmp_path: Path) -> None:
     query = ["predict", "--predictor", tmp_path / "predictor.json", *lengths]
     alone = sweetspot(*query, "--model", MODELS[1])
     assert alone.returncode == 1
-    assert "the law across models predicts it, its cells counted" in alone.stderr
+    assert "the law across models uses its cells and predicts it" in alone.stderr
     answer = sweetspot(*query, "--architecture", ARCHITECTURES / f"{MODELS[1]}.json", "--json")
     assert json.loads(answer.stdout)["cells"] == 2
 
@@ -333,7 +333,7 @@ def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:
     assert found["meta/Llama"] == NEW
     (said,) = refused
     assert "odd.json" in said
-    assert "odd takes no part" in said
+    assert "odd is left out" in said
     with pytest.raises(SweetspotError, match="no such directory"):
         read_architectures(tmp_path / "no", ["opt"])
 

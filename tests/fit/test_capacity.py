@@ -41,7 +41,7 @@ def test_predictions_use_the_estimated_capacity_and_say_where_it_leaves_waves_op
         waves = math.ceil(batch / (CAPACITY // (n + m)))
         truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / waves)
         assert answer.energy_per_output_token_low_j - 1e-9 <= truth <= answer.energy_per_output_token_high_j + 1e-9
-        if any("in how many waves" in reason for reason in answer.extrapolates):
+        if any("number of waves" in reason for reason in answer.extrapolates):
             unknown += 1
         else:
             assert answer.waves == waves, (n, m, batch)

@@ -138,7 +138,7 @@ def test_a_law_that_a_scheme_cannot_judge_does_not_win_by_that(as_table: Any) ->
     name, because = choose(fits, held_out, points)
     assert name == "cache-5"
     assert "over 20 of 49 cells (lowest: recompute-4 6" in because
-    assert "over the 20 that both predict" in because
+    assert "over the 20 cells that both predict" in because
 
 
 def test_six_cells(fitted: Any) -> None:
@@ -188,7 +188,7 @@ def test_one_output_length_gives_no_sweet_spot(fitted: Any) -> None:
     group = fitted(measured(outputs=(256,)))
     (fit,) = group["laws"]["paper-6"]
     assert ranks(fit) == (3, 3)
-    assert "cannot be told from" in fit["note"]
+    assert "cannot be separated from" in fit["note"]
     assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
     assert {spot["output_tokens"] for spot in group["sweet_spots"]} == {None}
     # What was merged is counted, not lost: the law still reproduces its own cells.

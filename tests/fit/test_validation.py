@@ -89,11 +89,11 @@ def test_a_fold_that_the_others_cannot_determine_is_left_out_and_said(as_table: 
     errors, predictions = validate(as_table(measured("linear", inputs=GRID, outputs=(256,), noise=0.01)))
     row = error(errors, "linear", "leave-one-length-out")
     assert row["cells"] == 7
-    assert row["note"].startswith("7 of 14 held-out cells left out")
+    assert row["note"].startswith("7 of 14 held-out cells not predicted")
     assert not predictions.filter(pl.col("held_out") == "output_tokens 256").height
     # With one output length left, a fit exists but knows nothing of another.
     errors, _ = validate(as_table(measured("linear", inputs=GRID, outputs=(64, 256), noise=0.01)))
-    assert error(errors, "linear", "leave-one-length-out")["note"].startswith("14 of 28 held-out cells left out")
+    assert error(errors, "linear", "leave-one-length-out")["note"].startswith("14 of 28 held-out cells not predicted")
     assert error(errors, "linear", "leave-one-length-out")["mape_percent"] < 5
 
 
@@ -132,7 +132,7 @@ def test_rows_in_two_units_are_doubted(as_table: Any) -> None:
     mixed = rows.with_columns(pl.col("energy_j") / pl.when(pl.int_range(pl.len()) % 3 == 0).then(1000).otherwise(1))
     for frame, doubted in ((rows, False), (mixed, True)):
         table = as_table(frame)
-        assert ("held-out cells are missed by" in summary(fit_table(table), validate(table)[0])) is doubted
+        assert ("predictions of held-out cells are off by" in summary(fit_table(table), validate(table)[0])) is doubted
 
 
 def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     assert "small (SIMULATED): no law can be fitted" in text
     spot = next(spot for spot in fitted["groups"][1]["sweet_spots"] if spot["status"] == "interior")
     flat = f"a plateau from {spot['plateau_low']:,.0f} to {spot['plateau_high']:,.0f}"
-    assert f"replies of {spot['output_tokens']:,.0f} tokens ({flat}) need least" in text
+    assert f"replies of {spot['output_tokens']:,.0f} tokens ({flat}) need the least energy per token" in text
     flat_none = {**spot, "plateau_low": spot["output_tokens"], "plateau_high": spot["output_tokens"]}
     assert "plateau" not in summary({"groups": [{**fitted["groups"][1], "sweet_spots": [flat_none]}]}, errors)
     assert set(GROUP) < set(predictions.columns)
@@ -187,7 +187,7 @@ def test_outliers_are_not_among_the_cells_and_are_counted(as_table: Any) -> None
     errors, predictions = validate(as_table(wrong.drop("index")))
     row = error(errors, "paper-6", "in-sample")
     assert row["cells"] == 48
-    assert "1 rows set aside" in row["note"]
+    assert "1 row set aside" in row["note"]
     assert row["mape_percent"] < 1.5
     assert predictions["energy_j"].max() == frame["energy_j"].max()
 

@@ -169,9 +169,9 @@ def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
     assert answer.power_w == pytest.approx(400, rel=0.01)
     assert answer.duration_s == pytest.approx(answer.energy_batch_j / answer.power_w)
     assert "400 W" in answer.as_text()
-    assert not any("W of the board" in warning for warning in answer.warnings)
+    assert not any("energy over duration" in warning for warning in answer.warnings)
     hot = ask(make(frame.with_columns(duration_s=pl.col("energy_j") / 900)), batch=8)
-    assert any("above the 700 W of the board" in warning for warning in hot.warnings)
+    assert any("above the board's power cap of 700 W" in warning for warning in hot.warnings)
     assert ask(make(frame), batch=8).duration_s is None
 
 
@@ -210,7 +210,7 @@ def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make
     assert sure.extrapolates == []
     assert "waves" not in sure.interval_parts
     open_ = ask(fitted, 4096, 604, batch=5)  # it held 5 requests of 4352 tokens and 4 of 5120: of 4700, 4 or 5
-    assert open_.extrapolates == ["the measured cells do not tell in how many waves this batch runs: 1 to 2"]
+    assert open_.extrapolates == ["the measured cells do not determine this batch's number of waves: 1 to 2"]
     for waves in (1, 2):
         truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], 4096, 604, 5 / waves)
         assert open_.energy_per_output_token_low_j < truth < open_.energy_per_output_token_high_j
@@ -251,7 +251,7 @@ def test_a_corner_that_no_cell_reaches_is_an_extrapolation(make: Any) -> None:
     fitted = make(rows("paper-6", SIX, (8,), cells=[(64, m) for m in lengths] + [(n, 64) for n in lengths[1:]]))
     assert ask(fitted, 64, 2048).extrapolates == ask(fitted, 100, 128).extrapolates == []
     (reason,) = ask(fitted, 512, 512).extrapolates
-    assert reason == "no measured cell combines such lengths and batch: the nearest is 8 times away"
+    assert reason == "no cell combines such lengths and batch: the nearest is a factor of 8 away"
     older = json.loads(json.dumps(fitted))
     del older["groups"][0]["measured_corners"]
     assert ask(older, 512, 512).extrapolates == []
@@ -270,7 +270,7 @@ def test_lengths_measured_only_together_do_not_determine_others(make: Any) -> No
 def test_without_a_batch_the_smallest_is_taken_and_said(make: Any) -> None:
     answer = ask(make(rows("batch-8", EIGHT, (8, 64))))
     assert answer.batch == 8
-    assert any("no batch given: 8" in warning for warning in answer.warnings)
+    assert any("no batch given: assuming 8" in warning for warning in answer.warnings)
 
 
 def irregular() -> list[pl.DataFrame]:

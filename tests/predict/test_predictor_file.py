@@ -129,15 +129,15 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
     ("content", "reason"),
     [
         (None, "No such file"),
-        ("", "not whole JSON"),
-        ('{"kind": "sweetspot-pred', "not whole JSON"),
+        ("", "not complete JSON"),
+        ('{"kind": "sweetspot-pred', "not complete JSON"),
         ("[]", "not a predictor"),
         ('{"schema_version": 1}', "not a predictor"),
         ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
         ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "without groups"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "has no groups"),
         ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{"model": "m"}]}', "group 1"),
-        (b"\xff\xfe\x00", "not whole JSON"),
+        (b"\xff\xfe\x00", "not complete JSON"),
     ],
 )
 def test_broken_files(tmp_path: Path, content: str | bytes | None, reason: str) -> None:

@@ -107,7 +107,7 @@ def test_the_page_predicts_what_the_library_predicts(chromium: Browser, simulate
     ("kept", "said"),
     [
         (pl.col("input_tokens") == pl.col("output_tokens"), "only together"),
-        ((pl.col("input_tokens") == 64) | (pl.col("output_tokens") == 64), "no measured cell combines such lengths"),
+        ((pl.col("input_tokens") == 64) | (pl.col("output_tokens") == 64), "no cell combines such lengths"),
     ],
 )
 def test_what_the_cells_do_not_combine_is_known_to_the_page(
@@ -143,7 +143,7 @@ def test_the_page_knows_in_how_many_waves_a_batch_runs(chromium: Browser, tmp_pa
     asked = queries(found.predictor, 200)
     expected = [of_library(found.predictor, *query) for query in asked]
     assert {1, 2, 3} <= {answer.get("waves") for answer in expected}
-    assert any("how many waves" in " ".join(answer.get("extrapolates", [])) for answer in expected)
+    assert any("number of waves" in " ".join(answer.get("extrapolates", [])) for answer in expected)
     for query, ours, theirs in zip(asked, of_page(tab, asked), expected, strict=True):
         assert same(ours, theirs), (query, ours, theirs)
     tab.close()

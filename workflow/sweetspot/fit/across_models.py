@@ -1,11 +1,11 @@
-"""Fitting the law across models: prices shared by the models of one GPU and engine, and how far a model departs.
+"""Fits the law across models: prices shared by the models of one GPU and engine, and how far each model departs.
 
-A mixed model on the relative error. The cells of model j are sums of its architecture terms (prices.TERMS) at prices
-p_k (1 + c_j) + u_k d_jk, with c_j ~ N(0, model²) what all prices of a model have in common (a board's sensor gain is in
-it), d_jk ~ N(0, price²) its departure in one price, u_k the size of that price, and an error N(0, cell²) of each cell.
-The three spreads are those of predictions of models that were left out, so they hold for a model never measured, and
-they say how far a few rows of a new model may draw the prices: with none the law is the shared one, with many its own.
-Energy and time are fitted alike and apart.
+A mixed model on the relative error. Each cell of model j is the sum of the model's architecture terms (TERMS) at prices
+p_k (1 + c_j) + u_k d_jk, with an error N(0, cell²). c_j ~ N(0, model²) is common to all prices of the model (a board's
+sensor gain is part of it), d_jk ~ N(0, price²) is its departure in one price, and u_k is the size of that price.
+The three spreads are estimated from predictions of left-out models, so they apply to a model that was never measured.
+They also set how far a few rows of a new model pull the prices: with no rows the law is the shared one, with many it is
+the model's own. Energy and time are fitted separately, in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,13 +32,13 @@ SCHEME = "leave-one-model-out"
 FEWEST_MODELS = 3
 _TARGETS = {"energy": "energy_j", "duration": "duration_s"}
 _SMALLEST_SPREAD = 1e-4  # keeps an exact table from dividing by zero
-_MOST_ODD = 10  # at most one cell in so many is set aside
-_RECORD_WAVES = ("simulated", "measured")  # sources of rows that say in how many waves a batch ran
+_MOST_ODD = 10  # at most one cell in this many is set aside
+_RECORD_WAVES = ("simulated", "measured")  # sources whose rows record the waves of a batch
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Relative standard deviations: of a model as a whole, of one price of a model, of a cell about its model's law."""
+    """Relative standard deviations: of a model as a whole, of one of its prices, of a cell about its model's law."""
 
     model: float
     price: float
@@ -57,13 +57,13 @@ class _Cells:
 
     @property
     def shares(self) -> Array:
-        """Terms over the measured value, so that shares @ prices is 1 where the law is exact."""
+        """Terms divided by the measured value: shares @ prices is 1 where the law is exact."""
         return self.terms / self.measured[:, None]
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Prices from all models, and from all but each (rows); `sizes`: of each price, for its departures."""
+    """Prices from all models; `without`: from all models but one, a row per model; `sizes`: u_k of each price."""
 
     prices: Array
     without: Array
@@ -72,15 +72,15 @@ class _Fit:
     moments: list[Array]
 
     def prior(self, prices: Array, spread: Spread) -> Array:
-        """Covariance of the prices of a model without rows."""
+        """Prior covariance of the prices of a model without rows."""
         return spread.model**2 * np.outer(prices, prices) + spread.price**2 * np.diag(self.sizes**2)
 
 
 def fit_across_models(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
-    """One entry of plain JSON per GPU, engine and bytes per element: prices, spreads, errors on models left out.
+    """One entry of plain JSON per GPU, engine and bytes per element: prices, spreads, errors on left-out models.
 
-    `cells` is what `cell_means` makes, `architectures` maps its model names. An entry whose `reason` is not empty has
-    no law, for that reason. Column `idle_w`, where there is one, bounds the power from below.
+    `cells` comes from `cell_means`; `architectures` maps its model names. An entry with a non-empty `reason` has no
+    law, for that reason. Column `idle_w`, if present, bounds the power from below.
     """
     return fit_and_hold_out(cells, architectures)[0]
 
@@ -88,10 +88,10 @@ def fit_across_models(cells: pl.DataFrame, architectures: Mapping[str, Architect
 def fit_and_hold_out(
     cells: pl.DataFrame, architectures: Mapping[str, Architecture]
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    """What `fit_across_models` makes, and every cell as predicted without its model.
+    """The entries of `fit_across_models`, and every cell as predicted without its model.
 
     The frame has group, cell, energy_j, predicted_j, low_j and high_j (95 %), ape_percent, law, scheme, held_out; and
-    duration_s, predicted_s, low_s, high_s (null without).
+    duration_s, predicted_s, low_s, high_s (null without durations).
     """
     # float16 and bfloat16 cost the same, fp8 and int8 do not.
     kinds = {name: "16 bits" if name in ("float16", "bfloat16") else name for name in cells["precision"]}
@@ -105,12 +105,12 @@ def fit_and_hold_out(
 
 
 def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFrame) -> dict[str, Any]:
-    """Draw the shared prices of an entry towards rows of one model, for `predict_by(..., own=)`.
+    """Pull the shared prices of an entry towards the rows of one model, for `predict_by(..., own=)`.
 
-    `cells` are of that model alone, any number of them. Raises SweetspotError when they are of several models.
+    `cells`: any number, all of that model. Raises SweetspotError for several models, or an entry without a law.
     """
     if cells["model"].n_unique() != 1:
-        raise SweetspotError(f"rows of one model are needed, not of {cells['model'].n_unique()}")
+        raise SweetspotError(f"needs rows of one model, not of {cells['model'].n_unique()}")
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
     terms = terms_of(cells, {cells["model"][0]: architecture})
@@ -129,10 +129,10 @@ def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFra
 
 
 def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:
-    """Architectures of those `models` that a directory has: MODEL.json or MODEL/config.json, with or without owner.
+    """Architectures of the `models` in a directory: MODEL.json or MODEL/config.json, with or without the owner.
 
-    Reads a publisher's config.json and what a campaign resolved from one. The second part says which cannot be used,
-    and why. Raises SweetspotError for a directory that is not there.
+    Reads a publisher's config.json, or what a campaign resolved from one. The second value says which models cannot be
+    used, and why. Raises SweetspotError if the directory does not exist.
     """
     if not directory.is_dir():
         raise SweetspotError(f"{directory}: no such directory; give one with the config.json of each model")
@@ -147,12 +147,12 @@ def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str
                 try:
                     found[model] = read_architecture(path)
                 except SweetspotError as error:
-                    refused.append(f"{error}: {model} takes no part in the law across models")
+                    refused.append(f"{error}; {model} is left out of the law across models")
     return found, refused
 
 
 def summary(entries: Sequence[Mapping[str, Any]]) -> str:
-    """For people: what each entry predicts of a model that it has not seen."""
+    """For people: how well each entry predicts a model it has not seen."""
     lines = []
     for entry in entries:
         name = group_name([entry["gpu"], entry["engine"], "/".join(entry["precisions"])])
@@ -160,8 +160,8 @@ def summary(entries: Sequence[Mapping[str, Any]]) -> str:
         if not entry["reason"]:
             known = [(target, entry[target]["leave_one_model_out"]) for target in _TARGETS if entry[target]]
             errors = (
-                f"{target} of a model left out is off by {error['mape_percent']:.2f} %, of {error['worst_model']} by "
-                f"{error['worst_model_mape_percent']:.2f} %; 95 % intervals hold {error['coverage_percent']:.0f} %"
+                f"{target} of a left-out model is off by {error['mape_percent']:.2f} %, of {error['worst_model']} by "
+                f"{error['worst_model_mape_percent']:.2f} %; 95 % intervals cover {error['coverage_percent']:.0f} %"
                 for target, error in known
             )
             text += f"{len(entry['models'])} models; " + "; ".join(errors)
@@ -229,7 +229,7 @@ def _reason(models: Sequence[str], everyone: Sequence[str], cells: int) -> str:
 
 
 def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
-    """cells × TERMS. Waves are as recorded; rows of others record none, and have what the KV cache implies."""
+    """cells × TERMS. Waves are as recorded; for tables from elsewhere, which record none, the KV cache implies them."""
     rows = []
     for row in cells.iter_rows(named=True):
         model, (batch, n, m) = architectures[row["model"]], (row[name] for name in CELL)
@@ -238,7 +238,7 @@ def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> 
             try:
                 times = waves(model, row["gpu"], row["precision"], n, m, batch)
             except SweetspotError:
-                times = 1  # it ran, so it was on more memory than one such board has
+                times = 1  # it did run, so it had more memory than one such board
         rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times))
     return np.array(rows)
 
@@ -246,7 +246,7 @@ def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> 
 def _law(
     terms: Array, cells: pl.DataFrame, column: str, models: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Any] | None, Array]:
-    """A law, and each cell's prediction (value, low, high) without its model. Fills in what each model's rows teach."""
+    """The law, and each cell's prediction (value, low, high) without its model; completes the entries of `models`."""
     names = cells["model"].unique(maintain_order=True).to_list()
     owner = np.array([names.index(name) for name in cells["model"]])
     measured = cells[column].to_numpy()
@@ -294,7 +294,7 @@ def _as_json(prices: Array, covariance: Array) -> dict[str, Any]:
 
 
 def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Cells that no law of this form explains, found one by one: no fit sees them, the errors count them."""
+    """Cells that no law of this form explains, found one by one: left out of the fits, counted in the errors."""
     odd = np.zeros(len(shares), dtype=bool)
     for _ in range(len(shares) // _MOST_ODD):
         kept = shares[~odd]
@@ -311,12 +311,12 @@ def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _far(miss: Array) -> NDArray[np.bool_]:
-    """Logarithmic errors of more than a factor of two that are also far larger than usual."""
+    """Which logarithmic errors exceed a factor of two and are far larger than usual."""
     return np.asarray(np.abs(miss) > max(np.log(2), 10 * np.median(np.abs(miss))))
 
 
 def _fit(groups: Sequence[_Cells]) -> _Fit:
-    """Plain least squares first; with the spreads that it leaves, generalised least squares."""
+    """Ordinary least squares first, then generalised least squares with the spreads it leaves."""
     rows = [group.shares for group in groups]
     grams = [(share.T @ share, share.sum(axis=0)) for share in rows]
     fit = _with_and_without(groups, grams)
@@ -345,7 +345,7 @@ def _with_and_without(groups: Sequence[_Cells], grams: Sequence[tuple[Array, Arr
 
 
 def _bounded(square: Array, right: Array) -> Array:
-    """Non-negative prices of the normal equations square @ prices = right."""
+    """Non-negative solution of the normal equations square @ prices = right."""
     scale = np.sqrt(np.diag(square))
     scale[scale == 0] = 1
     values, vectors = np.linalg.eigh(square / np.outer(scale, scale))
@@ -354,7 +354,7 @@ def _bounded(square: Array, right: Array) -> Array:
 
 
 def _spread(moments: Sequence[Array], start: Spread = _START) -> Spread:
-    """Maximum likelihood of the spreads, given each left-out model's residuals and their parts (second moments)."""
+    """Maximum-likelihood spreads from each left-out model's residuals and their parts (second moments)."""
     stacked = np.stack([moment[:-1] for moment in moments])
     counts = np.array([moment[-1, 0] for moment in moments])
     gram, cross, square = stacked[:, :-1, :-1], stacked[:, :-1, -1], stacked[:, -1, -1]
@@ -376,7 +376,7 @@ def _spread(moments: Sequence[Array], start: Spread = _START) -> Spread:
 
 
 def _update(prices: Array, covariance: Array, cell_sd: float, rows: _Cells) -> tuple[Array, Array]:
-    """Prices and their covariance after the rows of a model have been seen; prices stay non-negative."""
+    """Prices and their covariance, updated with the rows of a model; prices stay non-negative."""
     scale = np.sqrt(np.diag(covariance))
     used = scale > 0
     correlation = covariance[np.ix_(used, used)] / np.outer(scale[used], scale[used])

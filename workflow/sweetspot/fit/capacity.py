@@ -1,10 +1,10 @@
-"""How many tokens the KV cache holds, where a table does not say in how many waves a batch ran.
+"""Estimates how many tokens the KV cache holds, for tables that do not record in how many waves a batch ran.
 
-Engines admit requests until their cache is full: a batch of B requests of n + m tokens on a cache of C tokens runs in
+Engines admit requests until the KV cache is full: a batch of B requests of n + m tokens on a cache of C tokens runs in
 ceil(B / floor(C / (n + m))) waves, each a batch of its own. Public tables record neither C nor waves, but the energies
-know: without waves no law fits, and with the right C one does. One number for a group, estimated once from all its
-cells; so where it is estimated, held-out cells have helped to find it. Waves are whole numbers, so cells leave a range
-of capacities: with all of them they run in the same waves, or in others that fit as well.
+reveal C: without waves no law fits, and with the right C one does. C is one number per group, estimated once from all
+cells, so held-out cells contribute to it. Waves are whole numbers, so the cells leave a range of capacities: those with
+which they run in the same number of waves, or in others that fit equally well.
 """
 
 import numpy as np
@@ -15,20 +15,20 @@ from sweetspot.predict.laws import LAWS
 from sweetspot.table.schema import GROUP
 
 _STEPS, _REFINEMENTS = 64, 2
-_BETTER = 0.7  # the scatter about the best law must fall below this share of what it is without a limit
-_EVIDENCE = 30.0  # and the sum of squares by this many times its mean square: far beyond what a search finds in noise
-_TELLING = 10.0  # times its mean square rule out a capacity beside the best: three standard errors, as many are tried
-_LEAST_STEP = 1 / 256  # of the capacity, in the search for those that are ruled out
-_FREEDOM = 8  # fewer degrees of freedom cannot tell queueing from scatter, and the held-out cells would be too few
-_WELL = 0.1  # relative scatter above which the law is wrong in more than the batch
+_BETTER = 0.7  # scatter about the best law must fall below this share of the scatter without a limit
+_EVIDENCE = 30.0  # and the sum of squares by this many mean squares: far more than a search finds in noise
+_TELLING = 10.0  # mean squares above the best rule out a capacity: three standard errors, because many are tried
+_LEAST_STEP = 1 / 256  # share of the capacity, in the search for those that are ruled out
+_FREEDOM = 8  # fewer degrees of freedom cannot separate queueing from scatter, and leave too few held-out cells
+_WELL = 0.1  # above this relative scatter, the law is wrong about more than the batch
 _UNKNOWN = pl.lit(None, pl.List(pl.Int64))
 
 
 def with_waves(cells: pl.DataFrame) -> pl.DataFrame:
-    """Cells (see `cell_means`) with `kv_tokens`, the estimated capacity in tokens: [least, likely, below which it is].
+    """Add `kv_tokens`, the estimated capacity in tokens, to cells (see `cell_means`): [least, likely, exclusive bound].
 
-    It is null where none is estimated. Where there is one, `waves` and `in_flight` follow from it. Groups that record
-    waves, or requests in flight, and those whose energies show no limit, stay as they are.
+    If it can be estimated, `waves` and `in_flight` follow from it. It is null, and the cells stay as they are, for
+    groups that record waves or requests in flight and for groups whose energies show no limit.
     """
     frames = [_estimated(frame) for frame in cells.partition_by(GROUP, maintain_order=True)]
     return pl.concat(frames) if frames else cells.with_columns(kv_tokens=_UNKNOWN)
@@ -77,7 +77,7 @@ def _limited(points: Points, capacity: float) -> Points:
 
 
 def _same_waves(points: Points, capacity: float) -> tuple[int, int]:
-    """The least capacity with which all cells run in the same waves as with this one, and the next with which not."""
+    """The least capacity that gives all cells the same waves as this one, and the next larger one that does not."""
     tokens = points.n + points.m
     waves = _waves(points.batch, np.floor(capacity / tokens))
     fewer = np.maximum(waves - 1, 1)
@@ -91,7 +91,7 @@ def _waves(batch: Array, together: Array) -> Array:
 
 
 def _scatter(points: Points) -> tuple[float, int]:
-    """Relative scatter about the best law for every batch, and its degrees of freedom."""
+    """Relative scatter about the best law with batch terms, and its degrees of freedom."""
     best, freedom = np.inf, 0
     for law in LAWS.values():
         if law.has_batch_terms:

@@ -1,4 +1,4 @@
-"""Choosing the law to predict with, by the errors on held-out cells."""
+"""Chooses the law to predict with, by the errors on held-out cells."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from sweetspot.fit.heldout import FEWEST_FOR_FOLDS, SCHEMES, HeldOut, hold_out
 from sweetspot.fit.solve import Array, Mask, Points
 from sweetspot.predict.laws import LAWS, Law
 
-# Two laws are equally good where their held-out errors differ by less than the standard error of the difference;
-# the second number (percentage points) is less than what any measurement repeats to.
+# Two laws are equally good if their held-out errors differ by less than the standard error of the difference plus the
+# second number, in percentage points, which is finer than any measurement repeats.
 _STANDARD_ERRORS, _AS_GOOD_PERCENT = 1.0, 0.1
 
 
@@ -25,13 +25,13 @@ def hold_out_all(law: Law, points: Points) -> dict[str, list[HeldOut]]:
 def choose(
     laws: Mapping[str, list[dict[str, Any]]], held_out: Mapping[str, Schemes], points: Points
 ) -> tuple[str | None, str]:
-    """Name of the law to predict with and one sentence why; None where no law could be fitted.
+    """Name of the law to predict with, and one sentence why; None if no law could be fitted.
 
-    Of the laws that cover the most cells, and of which 5-fold judges as many as of any, one scheme after another drops
-    those that are worse than the best of them (paired errors of the cells that both predict, beyond the noise of their
+    Candidates cover the most cells and predict the most cells under 5-fold. One scheme after another then drops those
+    that are worse than the best (by paired errors over the cells that both predict, beyond the noise of their
     difference). A scheme that cannot judge a law neither drops it nor lets it displace one it can judge. Of those left,
     one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients, then
-    a law all of whose terms the cells can tell apart.
+    a law whose terms the cells can all separate.
     """
     covered = {name: _covered(fits, points) for name, fits in laws.items()}
     most = max(int(mask.sum()) for mask in covered.values())
@@ -45,9 +45,7 @@ def choose(
     judged = [name for name in candidates if name in errors["5-fold"]]
     if not judged:
         name = min(candidates, key=lambda name: size[name])
-        return name, (
-            f"fewest coefficients ({size[name]}): too few cells to hold any out and compare, so its error is not known"
-        )
+        return name, f"fewest coefficients ({size[name]}): too few cells to hold any out, so its error is unknown"
     left = judged
     for of in errors.values():
         left = _as_good(left, of)
@@ -55,7 +53,7 @@ def choose(
     fold_errors = {name: float(np.nanmean(error)) for name, error in errors["5-fold"].items()}
 
     def preference(name: str) -> tuple[bool, int, bool, float]:
-        # Errors are rounded: on exact tables they are rounding noise, which differs from machine to machine.
+        # Errors are rounded because on exact tables they are rounding noise, which differs between machines.
         merged = any(fit.get("merged") for fit in laws[name])
         return several and not LAWS[name].has_batch_terms, size[name], merged, round(fold_errors[name], 6)
 
@@ -66,11 +64,11 @@ def choose(
         if name in of
     )
     rivals = "laws for every batch" if several and LAWS[name].has_batch_terms else "laws"
-    return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the {rivals} that are as good"
+    return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the equally good {rivals}"
 
 
 def _errors(names: Sequence[str], held_out: Mapping[str, Schemes], scheme: str, points: Points) -> dict[str, Array]:
-    """APE in percent of the held-out cells, in one order, by every law with a say under this scheme; NaN: not known."""
+    """APE in percent of the held-out cells, in the same order for each law this scheme judges; NaN: not predicted."""
     everything = {}
     for name in names:
         if name in held_out and (folds := held_out[name][scheme]):
@@ -78,7 +76,7 @@ def _errors(names: Sequence[str], held_out: Mapping[str, Schemes], scheme: str, 
                 [100 * np.abs(fold.predicted / points.target - 1)[fold.mask] for fold in folds]
             )
     having = {name: error for name, error in everything.items() if _known(error)}
-    if scheme == "5-fold":  # what cannot predict a part of the cells that others can does not compete
+    if scheme == "5-fold":  # a law that cannot predict all the cells that others can does not compete
         most = max(map(_known, having.values()), default=0)
         having = {name: error for name, error in having.items() if _known(error) == most}
     return having
@@ -89,7 +87,7 @@ def _known(error: Array) -> int:
 
 
 def _as_good(names: Sequence[str], errors: Mapping[str, Array]) -> list[str]:
-    """Those of `names` that are as good as the best of them that this scheme judges, or that it does not judge."""
+    """Those of `names` that are as good as the best one this scheme judges, or that it does not judge."""
     judged = sorted((name for name in names if name in errors), key=lambda name: -_known(errors[name]))
     best = next(iter(judged), "")
     for name in judged[1:]:
@@ -99,7 +97,7 @@ def _as_good(names: Sequence[str], errors: Mapping[str, Array]) -> list[str]:
 
 
 def _shared_difference(error: Array, other: Array) -> Array:
-    """By how much one law errs more than another, over the cells that both predict."""
+    """How much larger the errors of one law are than those of another, over the cells that both predict."""
     difference = error - other
     return difference[np.isfinite(difference)]
 
@@ -113,7 +111,7 @@ def _worse(error: Array, best: Array) -> bool:
 
 
 def _shown(name: str, errors: Mapping[str, Array], judged: Sequence[str], several: bool) -> str:
-    """The error of a law under a scheme and the lowest, as validation has them, and over which cells if not all."""
+    """A law's error under a scheme and the lowest one, as in the validation, with the number of cells if not all."""
     most = max(_known(errors[law]) for law in judged if law in errors)
 
     def said(law: str) -> str:
@@ -123,12 +121,12 @@ def _shown(name: str, errors: Mapping[str, Array], judged: Sequence[str], severa
     best = min((law for law in judged if law in errors), key=lambda law: np.nanmean(errors[law]))
     if best == name:
         return f"{said(name)} (lowest)"
-    alone = ", fitted to each batch alone," if several and not LAWS[best].has_batch_terms else ""
+    alone = ", fitted to each batch separately," if several and not LAWS[best].has_batch_terms else ""
     both = np.isfinite(errors[name]) & np.isfinite(errors[best])
     same = ""
     if both.any() and both.sum() < max(_known(errors[name]), _known(errors[best])):
         means = " and ".join(f"{errors[law][both].mean():.3g}" for law in (name, best))
-        same = f"; over the {both.sum()} that both predict {means} %"
+        same = f"; over the {both.sum()} cells that both predict, {means} %"
     return f"{said(name)} (lowest: {best}{alone} {said(best)}{same})"
 
 

@@ -1,8 +1,8 @@
-"""Comparing two sets of results: how much more or less energy B needs than A for the same requests, and where.
+"""Compares two sets of results: how much more or less energy B needs than A for the same requests, and where.
 
-Predictors are compared by their laws on a grid inside what both measured; tables by the cells that both hold. Regions
-of lengths and batches in which the ratio differs are told apart by splitting the cells where that explains most, at
-most twice in a row.
+Predictors are compared by their laws on a grid inside the range that both measured, tables by the cells they share.
+Regions of lengths and batches with different ratios are found by splitting the cells where the split explains most of
+the variance, at most twice in a row.
 """
 
 import math
@@ -22,16 +22,16 @@ from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
 
 _SELECTORS = GROUP[1:]
 _FEWEST_CELLS = 3  # on each side of a split
-_LEAST_STEP = 0.02  # between regions, in logarithm: less is no region of its own
+_LEAST_STEP = 0.02  # smallest difference of the log ratio between two regions
 _DEEPEST = 2
 Cell = tuple[int, int, int]  # batch, input_tokens, output_tokens
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of a cell, with half of its 95 % interval relative to it (None: not known).
+    """Energy of a cell, with the relative half-width of its 95 % interval (None: unknown).
 
-    `common` says whether neighbouring cells err alike (predictions of one law) or each by itself (measured cells).
+    `common`: whether neighbouring cells share their error (predictions of one law) or err independently (measured).
     """
 
     energy_j: float
@@ -47,10 +47,10 @@ class Side(Protocol):
         """Its model, gpu, engine, precision and source."""
 
     def cells(self, other: "Side") -> list[Cell]:
-        """The cells to compare it with `other` at."""
+        """The cells at which to compare it with `other`."""
 
     def energy(self, cell: Cell) -> Energy | None:
-        """What that cell costs; None where that is not known."""
+        """The energy of that cell; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Predicted:
     group: Mapping[str, Any]
 
     def cells(self, other: Side) -> list[Cell]:
-        """A grid of doubling lengths over what both predictors measured, at the batches of both."""
+        """A grid of doubling lengths over the range that both predictors measured, at the batches they share."""
         ranges = self.group["measured_range"], other.group["measured_range"]
         n, m = (_doubling([r[name] for r in ranges]) for name in ("input_tokens", "output_tokens"))
         batches = sorted({*self.group["batches"]} & {*other.group["batches"]})
         return [(batch, i, o) for batch in batches for i in n for o in m]
 
     def energy(self, cell: Cell) -> Energy | None:
-        """By its chosen law; None outside of what it measured."""
+        """By its chosen law; None outside its measured range."""
         batch, n, m = cell
         try:
             answer = predictor.predict({"groups": [self.group]}, self.group["model"], n, m, batch)
@@ -81,13 +81,13 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Measured:
-    """A group of a table: its cells, as joules per request."""
+    """A group of a table: its cells, in joules per request."""
 
     group: Mapping[str, Any]
     means: Mapping[Cell, Energy]
 
     def cells(self, other: Side) -> list[Cell]:
-        """Its own."""
+        """Its own cells."""
         return list(self.means)
 
     def energy(self, cell: Cell) -> Energy | None:
@@ -97,7 +97,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Region:
-    """Where B needs `ratio` times the energy of A, with a 95 % interval (None: not known)."""
+    """A region where B needs `ratio` times the energy of A, with a 95 % interval (None: unknown)."""
 
     where: dict[str, tuple[int, int]]
     cells: int
@@ -110,17 +110,17 @@ class Region:
         """In words."""
         percent = 100 * (self.ratio - 1)
         if self.low is None or self.high is None:
-            return f"B uses {_signed(percent)} %: too few cells and repetitions for an interval"
+            return f"B relative to A: {_signed(percent)} %; too few cells and repetitions for an interval"
         ends = 100 * (self.low - 1), 100 * (self.high - 1)
         if self.low <= 1 <= self.high:
-            return f"no difference shown (B uses {_signed(percent)} % [{_signed(ends[0])}, {_signed(ends[1])}])"
+            return f"no difference shown (relative to A: {_signed(percent)} % [{_signed(ends[0])}, {_signed(ends[1])}])"
         low, high = sorted(map(abs, ends))
         return f"B uses {_plain(abs(percent))} % [{_plain(low)}, {_plain(high)}] {'less' if percent < 0 else 'more'}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group of A against one of B."""
+    """A group of A compared with one of B."""
 
     a: dict[str, str]
     b: dict[str, str]
@@ -145,9 +145,9 @@ class Comparison:
 
 
 def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
-    """The groups of a predictor (.json) or of a table whose names hold the `wanted` parts.
+    """The groups of a predictor (.json) or of a table whose names contain the `wanted` text.
 
-    Raises SweetspotError for a file that is neither, or when no group is left.
+    Raises SweetspotError if the file is neither, or if no group matches.
     """
     sides: list[Side]
     if path.suffix == ".json":
@@ -157,14 +157,14 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
     found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
-        raise SweetspotError(f"{path}: nothing is {_listed(wanted)}; there is\n{there}")
+        raise SweetspotError(f"{path}: no group matches {_listed(wanted)}; it has\n{there}")
     return found
 
 
 def compare(a: Sequence[Side], b: Sequence[Side]) -> list[Comparison]:
-    """Every pair of groups that belong together: of one model, or the only group of each.
+    """Compare every pair of matching groups: those of one model, or the only group of each side.
 
-    Raises SweetspotError when no groups belong together, when it is not clear which do, or when they share no cell.
+    Raises SweetspotError if no groups match, if it is ambiguous which do, or if they share no cell.
     """
     pairs = _pairs(a, b)
     return [_compared(one, other) for one, other in pairs]
@@ -199,7 +199,7 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
         if not alike:
             both = [*(f"  A {_described(s.group)}" for s in ours), *(f"  B {_described(s.group)}" for s in theirs)]
             choices = "\n".join(both)
-            raise SweetspotError(f"{model} is there in several ways; choose with --a and --b KEY=VALUE:\n{choices}")
+            raise SweetspotError(f"{model} has several groups; choose with --a and --b KEY=VALUE:\n{choices}")
         pairs += alike
     if not pairs:
         names = [", ".join(sorted({str(s.group["model"]) for s in sides})) for sides in (a, b)]
@@ -216,7 +216,7 @@ def _compared(a: Side, b: Side) -> Comparison:
     if not pairs:
         raise SweetspotError(
             f"{_described(a.group)} and {_described(b.group)}: no cell in common; both must have measured the same "
-            "batch, at lengths that overlap"
+            "batch at overlapping lengths"
         )
     cells = [_Ratio(cell, math.log(other.energy_j / one.energy_j), one, other) for cell, one, other in pairs]
     described = [{name: str(side.group[name]) for name in (*GROUP, "source")} for side in (a, b)]
@@ -232,7 +232,7 @@ class _Ratio:
 
 
 def _regions(cells: Sequence[_Ratio], deep: int = 0) -> Iterable[Region]:
-    """The region of these cells, or the regions that it falls into."""
+    """These cells as one region, or the regions they split into."""
     best: tuple[float, list[_Ratio], list[_Ratio]] | None = None
     for axis in range(len(CELL)):
         for value in sorted({ratio.cell[axis] for ratio in cells})[1:]:
@@ -260,10 +260,10 @@ def _region(cells: Sequence[_Ratio]) -> Region:
 
 
 def _mean(cells: Sequence[_Ratio]) -> tuple[float, float | None]:
-    """Mean logarithm of the ratio and half of its 95 % interval.
+    """Mean logarithm of the ratio, and half of its 95 % interval.
 
-    What the cells of a law have in common does not average out over them; what measured cells err by themselves does,
-    and their scatter about the mean tells how much.
+    Errors common to the cells of a law do not average out. Independent errors of measured cells do; their size is
+    estimated from the scatter about the mean.
     """
     logs = [ratio.log for ratio in cells]
     shared = statistics.fmean(
@@ -285,11 +285,11 @@ def _notes(a: Side, b: Side) -> list[str]:
     notes = []
     sources = {side.group["source"] for side in (a, b)}
     if "simulated" in sources:
-        notes.append("SIMULATED: " + ("both sides" if len(sources) == 1 else "one side only, which proves nothing"))
+        notes.append("SIMULATED: " + ("both sides" if len(sources) == 1 else "one side only, so it proves nothing"))
     if sources != {"simulated"}:
-        notes.append("the energy sensors of two boards may differ by up to 5 % each, which no interval here includes")
+        notes.append("the energy sensors of two boards may each be off by up to 5 %; no interval here includes that")
     if isinstance(a, Predicted) or isinstance(b, Predicted):
-        notes.append("intervals of laws are those of single cells: cautious for a region")
+        notes.append("intervals of laws are those of single cells, so they are wide for a region")
     return notes
 
 
@@ -309,18 +309,18 @@ def _listed(wanted: Mapping[str, str]) -> str:
 
 
 def _where(region: Region, overall: Region) -> str:
-    """What sets a region apart from all cells: "batch 64, from 512 output tokens on"."""
+    """What distinguishes a region from all cells: "batch 64, at least 512 output tokens"."""
     words = []
     for name, (low, high) in region.where.items():
         least, most = overall.where[name]
         if (low, high) == (least, most):
             continue
-        span, end = (f"{low:,}" if low == high else f"{low:,} to {high:,}"), ""
+        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         if low < high == most:
-            span, end = f"from {low:,}", " on"
+            span = f"at least {low:,}"
         elif least == low < high:
             span = f"up to {high:,}"
-        words.append(f"batch {span}{end}" if name == "batch" else f"{span} {name.replace('_', ' ')}{end}")
+        words.append(f"batch {span}" if name == "batch" else f"{span} {name.replace('_', ' ')}")
     return ", ".join(words)
 
 

@@ -1,7 +1,7 @@
-"""Random weights against others: the same cells of the same model, measured with both.
+"""Compares random weights with others: the same cells of the same model, measured with both.
 
-Input data changes the power of matrix products, so rows on random weights may be off. A model that is in the table of
-models twice, with other weights, is its own control.
+The power of a matrix product depends on its values, so rows on random weights may be off. A model that the table of
+models lists twice, with different weights, is its own control.
 """
 
 from itertools import combinations
@@ -33,12 +33,12 @@ SCHEMA = {
 
 
 def weight_ratios(frame: pl.DataFrame) -> pl.DataFrame:
-    """The energy on some weights over that on others, one row for each pair that has cells in common; see SCHEMA.
+    """Energy on one kind of weights over energy on another, one row per pair with cells in common; see SCHEMA.
 
-    `frame` is the table of measurements. `ratio` is the geometric mean over the `cells` that both were measured in,
-    `low` and `high` its 95 % interval: Student's t over the log ratios of the cells, or Welch's over the repetitions
-    where there is one cell; null where there are too few. A board's gain cancels as long as both ran on the same one.
-    No rows without columns `architecture` and `weights`, or without a pair.
+    `frame` is the table of measurements. `ratio` is the geometric mean over the number of `cells` measured with both;
+    `low` and `high` are its 95 % interval: Student's t over the log ratios of the cells, or Welch's t over the
+    repetitions if there is only one cell; null if there are too few. A board's gain cancels if both ran on that board.
+    Empty without columns `architecture` and `weights`, or without a pair.
     """
     rows = []
     if {"architecture", "weights"} <= set(frame.columns):

@@ -1,4 +1,4 @@
-"""From a table to a predictor: fit every law, choose one, calibrate its intervals, find the sweet spots."""
+"""Turns a table into a predictor: fits every law, chooses one, calibrates its intervals, finds the sweet spots."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,10 @@ from sweetspot.table.schema import CELL, GROUP, group_name
 
 
 def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
-    """Fit every law to every group of a table: the content of predictor.json (docs: its schema).
+    """Fit every law to every group of a table; returns the content of predictor.json (docs: its schema).
 
-    With `architectures` (of the models that have one, by name) also the law across models, for each GPU and engine.
-    Raises SweetspotError when no group has cells enough for any law, nor all together for one across models.
+    With `architectures`, by model name, also fits the law across models, for each GPU and engine. Raises SweetspotError
+    if no group has enough cells for any law and all groups together have too few for the law across models.
     """
     screened = screen(table.frame)
     groups = [
@@ -48,7 +48,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
 
 
 def _extremes(frame: pl.DataFrame, sign: int) -> list[list[int]]:
-    """The measured cells that no other exceeds in batch, input and output at once (sign -1: falls below)."""
+    """The measured cells that no other cell exceeds in batch, input and output at once (sign -1: falls below)."""
     cells = frame.select(CELL).unique(maintain_order=True).to_numpy()
     least = sign * cells
     exceeded = [bool(((least >= cell).all(axis=1) & (least > cell).any(axis=1)).any()) for cell in least]
@@ -56,7 +56,7 @@ def _extremes(frame: pl.DataFrame, sign: int) -> list[list[int]]:
 
 
 def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
-    """How many invalid rows of a table have which reasons ("": none given)."""
+    """Number of invalid rows of a table by reasons ("": none given)."""
     if "reasons" not in frame.columns:
         return {"": count} if (count := frame.filter(~pl.col("valid")).height) else {}
     invalid = frame.filter(~pl.col("valid")).with_columns(pl.col("reasons").fill_null(""))
@@ -78,8 +78,8 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
     any_batch, _ = choose(for_all, held_out, points)
     if chosen and (tokens := frame["kv_tokens"].to_list()[0]):
         because += (
-            ". The table names no waves, but its energies show that requests queue: the KV cache is taken to hold "
-            f"about {tokens[1]:,} tokens ({tokens[0]:,} to {tokens[2]:,}), estimated from all cells, held-out ones too"
+            ". The table records no waves, but its energies show that requests queue: the KV cache holds about "
+            f"{tokens[1]:,} tokens ({tokens[0]:,} to {tokens[2]:,}), estimated from all cells, including held-out ones"
         )
     valid = rows.filter(pl.col("valid"))
     return {
@@ -133,7 +133,7 @@ def _fit(law: Law, points: Points, times: Points, calibration: Calibration) -> d
 
 
 def _duration(law: Law, times: Points) -> dict[str, Any] | None:
-    """The same law for the time of a batch run; None where the table has too few durations."""
+    """The same law for the duration of a batch run; None if the table has too few durations."""
     timed = times.take(np.isfinite(times.target))
     solution = solve(law, timed) if len(timed) else Skipped("no durations")
     if isinstance(solution, Skipped):
@@ -161,10 +161,10 @@ def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _kv_capacity(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """How many requests of n + m tokens ran at once where the KV cache was full, and what it then holds in tokens.
+    """How many requests of n + m tokens ran at once when the KV cache was full, and its capacity in tokens.
 
-    `tokens`: [least, likely, below which it is], from the table's cells of this length or, where the table says neither
-    waves nor requests in flight, as estimated from all cells. Empty where the cache never was full.
+    `tokens`: [least, likely, exclusive bound], from the table's cells of this length or, if the table records neither
+    waves nor requests in flight, estimated from all cells. Empty if the cache was never full.
     """
     batch, waves = pl.col("batch"), pl.col("waves")
     full = (

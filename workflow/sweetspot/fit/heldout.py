@@ -1,4 +1,4 @@
-"""Predicting cells that a fit has not seen: the schemes of holding out, and what their errors say of an interval."""
+"""Predicts cells that a fit has not seen: the schemes of holding out, and the calibration of intervals from them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,20 +22,20 @@ _SEED = 0
 FOLDS = 5
 FEWEST_FOR_FOLDS = 10  # fewer cells than this are held out one by one
 _COVERED = 0.95
-_EXACT = 1e-9  # a relative half width below this is rounding: of exact tables, which have no scatter
-# Where no length (or batch) could be held out at the edge, nothing is known of the error beyond it: then an octave
-# (a factor of two) beyond the measured range may double or halve the energy.
+_EXACT = 1e-9  # a relative half-width below this is rounding error: exact tables have no scatter
+# If no length (or batch) could be held out at the edge, the error beyond it is unknown: then an octave (a factor of
+# two) beyond the measured range may double or halve the energy.
 UNKNOWN_PER_OCTAVE = 1.0
 AXES = ("lengths", "batch")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One fold: what was held out, which cells that are, and what the law fitted to the others says of them.
+    """One fold: what was held out, which cells that is, and how the law fitted to the other cells predicts them.
 
-    `predicted`: per cell of the group, NaN outside of `mask` and where the others cannot determine it. `variance`:
-    relative, of scatter and coefficients. `quantile`: of the fit that predicted each cell. `octaves`: how far beyond
-    the fitted lengths or batches each cell lies, in factors of two, by axis.
+    `predicted`: per cell of the group, NaN outside `mask` and where the other cells do not determine it. `variance`:
+    relative, of scatter and coefficients. `quantile`: of the fit that predicted each cell. `octaves`: by axis, how far
+    each cell lies beyond the fitted lengths or batches, in factors of two.
     """
 
     name: str
@@ -51,16 +51,16 @@ class HeldOut:
         return self.mask & np.isfinite(self.predicted)
 
     def misses(self, points: Points) -> Array:
-        """|measured - predicted| in units of the half width of an uncalibrated 95 % interval, per cell."""
+        """|measured - predicted| in half-widths of an uncalibrated 95 % interval, per cell."""
         half = np.maximum(self.quantile * np.sqrt(self.variance), _EXACT) * np.abs(self.predicted)
         return np.asarray(np.abs(points.target - self.predicted) / half)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out cells teach about intervals.
+    """What held-out cells imply for intervals.
 
-    `scale`: how many times wider than by the fit's own scatter an interval must be to hold 95 % of them, at least 1.
+    `scale`: factor by which the fit's own intervals must widen to cover 95 % of the held-out cells, at least 1.
     `per_octave`: relative error per factor of two beyond the measured range, by axis.
     """
 
@@ -68,13 +68,13 @@ class Calibration:
     per_octave: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AXES, UNKNOWN_PER_OCTAVE))
 
     def half_widths(self, fold: HeldOut) -> Array:
-        """Relative half width of the 95 % interval of each predicted cell."""
+        """Relative half-width of the 95 % interval of each predicted cell."""
         beyond = sum((self.per_octave[axis] * fold.octaves[axis]) ** 2 for axis in AXES)
         return np.asarray(fold.quantile * np.sqrt(self.scale**2 * fold.variance + beyond))
 
 
 def folds(points: Points) -> NDArray[np.int64]:
-    """Fold of each cell: 5 shuffled folds balanced over batches, or one a cell where there are fewer than 10 cells."""
+    """Fold of each cell: 5 shuffled folds balanced over batches, or one per cell if there are fewer than 10 cells."""
     shuffled = np.random.default_rng(_SEED).permutation(len(points))
     by_batch = shuffled[np.argsort(points.batch[shuffled], kind="stable")]
     fold = np.empty(len(points), dtype=np.int64)
@@ -83,7 +83,7 @@ def folds(points: Points) -> NDArray[np.int64]:
 
 
 def masks(scheme: str, points: Points) -> Iterator[tuple[str, Mask]]:
-    """What each fold of a scheme is called and which cells it holds out; none for in-sample."""
+    """The name of each fold of a scheme and the cells it holds out; none for in-sample."""
     if scheme == "5-fold":
         fold = folds(points)
         for k in np.unique(fold):
@@ -146,7 +146,7 @@ def fitted(law: Law, points: Points) -> tuple[HeldOut, list[str]]:
 
 
 def calibrate(points: Points, schemes: Mapping[str, list[HeldOut]], without: HeldOut | None = None) -> Calibration:
-    """The calibration that the folds of all schemes teach; `without` leaves one out, to be judged by the others."""
+    """The calibration from the folds of all schemes; `without` leaves one out, so that the others can judge it."""
     inner = [fold for fold in schemes["5-fold"] if fold is not without]
     misses = np.concatenate([fold.misses(points)[fold.known] for fold in inner] or [np.array([])])
     rates = {
@@ -157,7 +157,7 @@ def calibrate(points: Points, schemes: Mapping[str, list[HeldOut]], without: Hel
 
 
 def _quantile(misses: Array) -> float:
-    """The conformal 95 % quantile: of few misses the largest."""
+    """The conformal 95 % quantile; of a few misses, the largest."""
     if not len(misses):
         return 1.0
     rank = min(len(misses), int(np.ceil(_COVERED * (len(misses) + 1))))
@@ -165,7 +165,7 @@ def _quantile(misses: Array) -> float:
 
 
 def _rate(points: Points, edges: list[HeldOut], axis: str) -> float:
-    """Root mean square of the relative error per octave, over the cells held out beyond the others' range."""
+    """Root mean square of the relative error per octave, over held-out cells beyond the range of the others."""
     errors = []
     for fold in edges:
         beyond = fold.known & (fold.octaves[axis] > 0)
@@ -176,7 +176,7 @@ def _rate(points: Points, edges: list[HeldOut], axis: str) -> float:
 
 
 def _beyond(values: Array, train: Mask) -> Array:
-    """How many factors of two each value lies outside of those in `train`; 0 inside."""
+    """How many factors of two each value lies outside the range of those in `train`; 0 inside."""
     low, high = values[train].min(), values[train].max()
     return np.asarray(np.maximum(0, np.maximum(np.log2(low / values), np.log2(values / high))))
 
@@ -200,7 +200,7 @@ def trees_of(points: Points, scheme: str) -> list[HeldOut] | None:
         predicted = unknown.copy()
         if train.sum() > 1:
             trees = GradientBoostingRegressor(n_estimators=40, learning_rate=0.25, random_state=_SEED)
-            with config_context(assume_finite=True, skip_parameter_validation=True):  # they take a third of the time
+            with config_context(assume_finite=True, skip_parameter_validation=True):  # checks take a third of the time
                 trees.fit(logs[train], np.log(points.target[train]))
                 predicted[test] = np.exp(trees.predict(logs[test]))
         found.append(HeldOut(name, test, predicted, unknown, unknown, {axis: 0 * points.n for axis in AXES}))

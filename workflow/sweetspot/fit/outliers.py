@@ -1,10 +1,10 @@
-"""Rows that cannot be right: set aside before any fit, named with the reason, never dropped in silence.
+"""Finds rows that cannot be right: set aside before any fit, named with the reason, never dropped silently.
 
-A repetition is judged by the others of its cell. A cell of one row, or of two that disagree, has nothing but its
-neighbours: a robust smooth surface through all cells points at it, and a law fitted to the other cells has to agree
-that it is off: by a factor of two, of 1.5 where it is right about the others, of three where many cells are suspected.
-Cells too few for a surface are judged by the one without which a law describes all others. Cells that no law describes
-are many, outliers are few: where more than a tenth of the cells look wrong, the law is what is wrong, and all stay.
+A repetition is judged by the others of its cell. A cell with too few repetitions is a suspect if its two rows disagree,
+or if it lies far from a robust smooth surface through all cells. It is an outlier if a law fitted to the other cells
+agrees that it is off by a factor of two (1.5 if that law fits them well, three if there are many suspects). With too
+few cells for a surface, an outlier is the one cell without which a law describes all others. Outliers are few: if more
+than a tenth of the cells look wrong, the law is wrong instead, and all cells stay.
 """
 
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from sweetspot.predict.laws import LAWS
 from sweetspot.table.cells import cell_means
 from sweetspot.table.schema import CELL, GROUP
 
-_REPETITIONS = 3  # fewer cannot outvote one of them
+_REPETITIONS = 3  # with fewer, the others cannot outvote one
 _REPETITION_OFF, _REPETITION_SDS = 1.15, 8.0  # a factor, and robust standard deviations of all repetitions of the group
-_SURFACE_OFF, _CELL_SDS = 0.35, 6.0  # logarithms, and robust standard deviations
-_CELL_OFF, _LAW_ERRORS = (1.5, 2.0), 10.0  # factors; between them so many mean errors of the law on the other cells
+_SURFACE_OFF, _CELL_SDS = 0.35, 6.0  # of the logarithm: a difference, and robust standard deviations
+_CELL_OFF, _LAW_ERRORS = (1.5, 2.0), 10.0  # factors; between them, this many mean errors of the law on the other cells
 _DISAGREE = 0.3  # standard deviation of two repetitions, as a share of their mean: one is 1.5 times the other
-_MOST, _MOST_SUSPECTS = 0.1, 0.3  # of the cells: set aside, and judged by a law of the others
-_FEWEST_CELLS = 10  # of a surface
-_FAR = 3.0  # a factor: off where many are suspected, or where cells are too few for a surface
-_SPARE, _DESCRIBED = 3, 0.05  # of the law without the one cell: degrees of freedom, and scatter
+_MOST, _MOST_SUSPECTS = 0.1, 0.3  # largest shares of the cells: outliers, and suspects
+_FEWEST_CELLS = 10  # for a surface
+_FAR = 3.0  # factor that counts as off with many suspects, or with too few cells for a surface
+_SPARE, _DESCRIBED = 3, 0.05  # of the law without the one cell: least degrees of freedom, largest scatter
 _MAD = 1.4826  # median absolute deviation to standard deviation, for normal errors
 
 
 @dataclass(frozen=True)
 class Screened:
-    """`cells`: those to fit, of the rows that stay, with their waves (see `capacity.with_waves`).
+    """`cells`: those to fit, averaged over the rows that stay, with their waves (see `capacity.with_waves`).
 
     `outliers`: the rows set aside, with the reason in `outlier`.
     """
@@ -43,7 +43,7 @@ class Screened:
 
 
 def screen(frame: pl.DataFrame) -> Screened:
-    """Cells of the valid rows of a table without those that cannot be right. `frame`: as `table.Table.frame`."""
+    """Set aside valid rows that cannot be right, and average the others into cells. `frame`: a `table.Table.frame`."""
     rows = frame.with_row_index("_row").filter(pl.col("valid"))
     aside: dict[int, str] = {}
     for group in rows.partition_by(GROUP, maintain_order=True):
@@ -57,7 +57,7 @@ def screen(frame: pl.DataFrame) -> Screened:
 
 
 def _repetitions(group: pl.DataFrame) -> dict[int, str]:
-    """Row number and reason of each repetition that its cell's others contradict."""
+    """Row number and reason of each repetition that the others of its cell contradict."""
     median = pl.col("energy_j").median().over(CELL)
     off = group.with_columns(median.alias("_median"), pl.len().over(CELL).alias("_count")).with_columns(
         (pl.col("energy_j") / pl.col("_median")).log().abs().alias("_off")
@@ -68,7 +68,7 @@ def _repetitions(group: pl.DataFrame) -> dict[int, str]:
     usual = _MAD * float(judged["_off"].median())  # type: ignore[arg-type]
     wrong = judged.filter(pl.col("_off") > max(np.log(_REPETITION_OFF), _REPETITION_SDS * usual))
     return {
-        row["_row"]: f"{row['energy_j']:.4g} J, and the median of {row['_count']} repetitions is {row['_median']:.4g} J"
+        row["_row"]: f"{row['energy_j']:.4g} J; the median of {row['_count']} repetitions is {row['_median']:.4g} J"
         for row in wrong.iter_rows(named=True)
     }
 
@@ -91,7 +91,7 @@ def _cells(group: pl.DataFrame) -> dict[int, str]:
         for row in own.iter_rows(named=True):
             if abs(np.log(row["energy_j"] / joules)) > limit:
                 places.add(index)
-                aside[row["_row"]] = f"{row['energy_j']:.4g} J, and by all other cells about {joules:.4g} J"
+                aside[row["_row"]] = f"{row['energy_j']:.4g} J; the other cells predict about {joules:.4g} J"
     return aside if len(places) <= _few(points) else {}
 
 
@@ -100,16 +100,16 @@ def _few(points: Points) -> float:
 
 
 def _contradicted(points: Points, suspects: Mask) -> dict[int, tuple[float, float]]:
-    """Index of each suspect, its E_tok by the law of the other cells, and how far a row may be from it (logarithm)."""
+    """Index of each suspect: E_tok by the other cells' law, and how far (in logarithm) a row may be from it."""
     expected, usual = _by_law(points, suspects)
     limit = float(np.clip(_LAW_ERRORS * usual, *np.log(_CELL_OFF)))
-    if suspects.sum() > _few(points):  # good corners among them, or waves that the table does not tell
+    if suspects.sum() > _few(points):  # some may be good corner cells, or have unrecorded waves
         limit = float(np.log(_FAR))
     return {int(index): (float(expected[index]), limit) for index in np.flatnonzero(suspects)}
 
 
 def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
-    """As `_contradicted`, of the one cell without which a law holds that does not hold with it; or nothing."""
+    """As `_contradicted`, for the one cell without which a law describes all others; empty if there is none."""
     found, best = {}, _DESCRIBED
     for law in LAWS.values():
         if not law.terms or (len(np.unique(points.in_wave)) > 1) != law.has_batch_terms:
@@ -128,17 +128,17 @@ def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
 
 
 def _off_surface(points: Points) -> Mask:
-    """Cells far from a robust surface: log E_tok quadratic in the logs of what varies among lengths and batch."""
+    """Cells far from a robust surface: log E_tok quadratic in the logs of lengths and batch, as far as they vary."""
     logs = [np.log(values) for values in (points.n, points.m, points.in_wave) if len(np.unique(values)) > 1]
     columns = [np.ones(len(points)), *logs]
     columns += [
         a * b
         for i, a in enumerate(logs)
         for b in logs[i:]
-        if a is not b or len(np.unique(a)) > 2  # two values make no curve
+        if a is not b or len(np.unique(a)) > 2  # two values determine no curvature
     ]
     surface = np.stack(columns, axis=1)
-    if np.linalg.matrix_rank(surface) < surface.shape[1]:  # cells too few or in line: a plane must do
+    if np.linalg.matrix_rank(surface) < surface.shape[1]:  # too few cells, or collinear: use a plane
         surface = surface[:, : 1 + len(logs)]
     if len(points) <= surface.shape[1] + 2 or np.linalg.matrix_rank(surface) < surface.shape[1]:
         return np.zeros(len(points), dtype=bool)
@@ -150,7 +150,7 @@ def _off_surface(points: Points) -> Mask:
 def _by_law(points: Points, suspects: Mask) -> tuple[Array, float]:
     """E_tok of the suspects by the law that fits the other cells best, and its mean relative error on those.
 
-    NaN where it does not tell, and of all other cells.
+    NaN where the law does not determine it, and for all other cells.
     """
     best, expected = np.inf, np.full(len(points), np.nan)
     for law in LAWS.values():

@@ -1,8 +1,8 @@
-"""Fitting one law to the cells of one group.
+"""Fits one law to the cells of one group.
 
-One machinery for every law: least squares on the RELATIVE error (each row divided by its energy), because energies span
-orders of magnitude and an error is judged in percent, with the bounds that physics gives. All laws are linear in their
-coefficients, so nothing iterates towards a local optimum.
+Every law is fitted the same way: least squares on the RELATIVE error (each row divided by its energy), because energies
+span orders of magnitude and errors are judged in percent, within the bounds that physics sets. All laws are linear in
+their coefficients, so there is no local optimum to get stuck in.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ from sweetspot.table.schema import CELL
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_DEPENDENT = 1e-8  # a column this near (relative to its length) to a combination of others is no column of its own
+_DEPENDENT = 1e-8  # a column this near (relative to its norm) to a combination of others counts as dependent
 
 
 @dataclass(frozen=True)
 class Points:
-    """Cells of one group as float arrays of one length: input and output tokens, batch, waves, and a target.
+    """Cells of one group as float arrays of equal length: input and output tokens, batch, waves, and a target.
 
-    The target is what the laws give: of one request's output token, the energy in J, or the time in s (the duration of
+    The target is what the laws predict, per output token of one request: the energy in J, or the time in s (duration of
     the batch divided by batch × output tokens). `chosen`: the share of its experts that a token activates, k/E; NaN
-    where the model is no mixture of experts.
+    if the model is not a mixture of experts.
     """
 
     n: Array
@@ -50,12 +50,12 @@ class Points:
         return cls(n, m, batch, waves, per_token / experts, frame[column].to_numpy() / (batch * m))
 
     def take(self, mask: Mask) -> "Points":
-        """Those cells where `mask` is true."""
+        """The cells where `mask` is true."""
         return Points(*(getattr(self, field.name)[mask] for field in fields(self)))
 
     @property
     def in_wave(self) -> Array:
-        """Requests that run together: the batch of the laws."""
+        """Requests that run together: B in the laws."""
         return self.batch / self.waves
 
     def __len__(self) -> int:
@@ -74,8 +74,8 @@ class Skipped:
 class Solution:
     """Coefficients of a law and how well they are known.
 
-    `values`: one per term, 0 for a dropped term. `kept`: indices of the terms that the cells can tell apart.
-    `dependences`: for each dropped term the combination of kept ones that equals it in these cells (weights per term).
+    `values`: one per term, 0 for a dropped term. `kept`: indices of the terms that the cells can separate.
+    `dependences`: for each dropped term, the combination of kept ones that equals it in these cells (weights per term).
     `at_bound`: per term. `covariance`: terms × terms, zero for terms dropped or at their bound. `relative_sd`: scatter
     of the cells about the law as a share of their energy, with `freedom` degrees of freedom.
     """
@@ -91,13 +91,13 @@ class Solution:
 
     @property
     def quantile(self) -> float:
-        """How many standard deviations a two-sided 95 % interval reaches (Student's t)."""
+        """Half-width of a two-sided 95 % interval, in standard deviations (Student's t)."""
         return _quantile(self.freedom)
 
     def determines(self, features: Array) -> Mask:
-        """Which rows of `features` (rows × terms) the fitted cells have a say on.
+        """Which rows of `features` (rows × terms) the fitted cells determine.
 
-        A row is undetermined when it would need coefficients apart that the cells only know together.
+        A row is undetermined if it needs coefficients separately that the cells determine only in combination.
         """
         determined = np.ones(len(features), dtype=bool)
         for dropped, weights in self.dependences.items():
@@ -107,7 +107,7 @@ class Solution:
         return determined
 
     def relative_variance(self, features: Array) -> Array:
-        """Variance of a new cell about its prediction, as a share of the prediction squared: scatter + coefficients."""
+        """Variance of a new cell about its prediction, relative to the prediction squared: scatter + coefficients."""
         predicted = features @ self.values
         coefficients = np.einsum("ij,jk,ik->i", features, self.covariance, features)
         return np.asarray(self.relative_sd**2 + np.maximum(coefficients, 0) / predicted**2)
@@ -123,30 +123,30 @@ def _quantile(freedom: int) -> float:
 
 
 def design(law: Law, points: Points) -> Array:
-    """Features of a law: cells × terms, so that the target = design @ coefficients."""
+    """Features of a law: cells × terms, so that target = design @ coefficients."""
     columns = [term.value(points.n, points.m, points.in_wave, points.chosen) for term in law.terms]
     return np.stack(columns, axis=1)
 
 
 def solve(law: Law, points: Points, features: Array | None = None) -> Solution | Skipped:
-    """Least squares on the relative error with the law's bounds. Skipped when the cells cannot carry the law.
+    """Least squares on the relative error within the law's bounds. Skipped if the cells cannot support the law.
 
-    `features` is `design(law, points)` where it is at hand.
+    `features`: `design(law, points)`, if already computed.
     """
     if law.needs_experts and not np.isfinite(points.chosen).all():
         return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
     features = design(law, points) if features is None else features
     if law.has_batch_terms and len(np.unique(points.in_wave)) < 2:
-        return Skipped("needs two batches or more; with one, its form for one batch is the same law")
+        return Skipped("needs at least two batches; with one, its single-batch form is the same law")
     kept, dependences = _independent(law, features)
     freedom = len(points) - len(kept)
     if freedom < 1:
         return Skipped(f"needs more than {len(kept)} cells for its coefficients and their error; has {len(points)}")
     lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
     for dropped, weights in dependences.items():
-        # A kept coefficient now stands for the dropped one as well, whose sign may be free or count against it. Not so
-        # in a mixture's law: v and y, both of them bytes that a step reads, are nearly the same function of the batch,
-        # and without bounds one is played against the other.
+        # A kept coefficient also absorbs the dropped one, which may have a free sign or a negative weight; then its
+        # bound is lifted. A free sign does not lift it in a mixture's law: v and y, both bytes that a step reads, are
+        # nearly the same function of the batch, and without bounds they would offset each other.
         free = np.isinf(lower[dropped]) and not law.needs_experts
         lower[(weights < 0) | ((weights != 0) & free)] = -np.inf
     lower = lower[list(kept)]
@@ -175,11 +175,11 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
 
 
 def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, Array]]:
-    """Indices of the terms that these cells tell apart, and what each other term equals."""
+    """Indices of the terms that these cells can separate, and what each other term equals."""
     scale = np.linalg.norm(features, axis=0)
     unit = features / scale
     everything = tuple(range(len(law.terms)))
-    spread = np.linalg.eigvalsh(unit.T @ unit)  # squares of the singular values: enough to see that all is well
+    spread = np.linalg.eigvalsh(unit.T @ unit)  # squared singular values: enough to rule out dependence
     if len(features) >= len(everything) and spread[0] > 1e-9:
         return everything, {}
     if np.linalg.matrix_rank(unit, tol=1e3 * _DEPENDENT) == len(everything):
@@ -200,7 +200,7 @@ def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, 
 
 
 def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
-    """What one set of coefficients covers: every cell for a law with batch terms, else each batch (and its number)."""
+    """Which cells share coefficients: all for a law with batch terms, else those of each batch (and its number)."""
     if law.has_batch_terms:
         yield None, np.ones(len(points), dtype=bool)
         return
@@ -209,7 +209,7 @@ def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
 
 
 def named(law: Law, weights: Array) -> dict[str, float]:
-    """What is not zero among numbers per term, by the terms' names."""
+    """The non-zero weights, by the names of their terms."""
     return {term.name: float(weight) for term, weight in zip(law.terms, weights, strict=True) if weight != 0}
 
 
@@ -234,6 +234,6 @@ def as_json(solution: Solution, points: Points, features: Array) -> dict[str, An
         "t_quantile_95": solution.quantile,
         "in_sample_mape_percent": float(100 * np.mean(np.abs(features @ solution.values / points.target - 1))),
         "merged": merged,
-        "note": "; ".join(f"{term} cannot be told from {' and '.join(into)}" for term, into in merged.items())
+        "note": "; ".join(f"{term} cannot be separated from {' and '.join(into)}" for term, into in merged.items())
         + (" in these cells: counted together" if merged else ""),
     }

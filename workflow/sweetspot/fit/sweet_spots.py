@@ -1,7 +1,7 @@
-"""The sweet spots of a fitted law, with a confidence set for each.
+"""Finds the sweet spots of a fitted law, with a confidence set for each.
 
-The sweet spot itself is found by `predict.sweet_spots`, as for every other question. Here is what needs the fit:
-whether the cells identify it, and which other replies the uncertainty of the coefficients leaves possible.
+`predict.sweet_spots` finds the sweet spot itself, here as everywhere. This module adds what needs the fit: whether the
+cells identify it, and which other replies the uncertainty of the coefficients leaves possible.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from sweetspot.predict.laws import Law
 from sweetspot.predict.predictor import waves
 
 _LENGTHS_OF_A_MINIMUM = 3  # two output lengths show no minimum, whatever the law
-_APART = 0.9  # if the ranks of prompts and replies correlate more, only the law's form tells one from the other
+_APART = 0.9  # if ranks of prompts and replies correlate more, only the law's form separates their costs
 _DRAWS = 500  # of the coefficients, for the confidence set
 _SEED = 0
 _WIDE = 1.25  # a plateau is wide if it ends at this many times its beginning
-_REACH, _REPLIES = 64, 961  # the confidence set is sought up to this many times around, among so many replies
+_REACH, _REPLIES = 64, 961  # the confidence set is searched up to this factor away, over this many replies
 
 
 def sweet_spots(
@@ -27,7 +27,7 @@ def sweet_spots(
 ) -> list[dict[str, Any]]:
     """One entry for each batch and each input length measured at it.
 
-    `fits`: those of the law, and `capacity`: where the KV cache was full, both as in predictor.json. An entry holds the
+    `fits` are those of the law, `capacity` is its group's `kv_capacity`, both as in predictor.json. An entry has the
     fields of `SweetSpot` and the 95 % confidence set, output_tokens_low and output_tokens_high; an end is None if the
     coefficients that the cells allow give no minimum on that side.
     """
@@ -74,7 +74,7 @@ def _confidence_set(
     waves_of: Callable[[int], int] | None,
     measured: tuple[float, float],
 ) -> tuple[float | None, float | None]:
-    """The 2.5 % and 97.5 % quantiles of the sweet spots that the drawn coefficients have."""
+    """The 2.5 % and 97.5 % quantiles of the sweet spots of the drawn coefficients."""
     if spot.output_tokens is None:
         return None, None
     inside = search.steps(*measured) if waves_of else []
@@ -89,7 +89,7 @@ def _confidence_set(
     low, high = (int(end) for end in np.quantile(found, [0.025, 0.975], method="nearest"))
     if one_wave:  # at an end of the search: no minimum on that side
         return (float(replies[low]) if low > 0 else None), (float(replies[high]) if high < len(replies) - 1 else None)
-    # no finer than the steps of the search
+    # widened by the step of the search
     return float(replies[max(low - 1, 0)]), float(replies[min(high + 1, len(replies) - 1)])
 
 
@@ -110,9 +110,9 @@ def _draws(solution: Solution, scale: float) -> Array:
 
 
 def _replies_vary(prompts: Array, replies: Array) -> bool:
-    """Whether the cells show what a reply costs beside what its prompt does, whatever the law says.
+    """Whether the cells separate the cost of a reply from the cost of its prompt, whatever the law.
 
-    Not where a longer prompt always comes with a longer reply, or with a shorter one (as with one sum of both).
+    They do not if longer prompts always come with longer replies, or always with shorter ones (for example, one sum).
     """
     ranks = [np.unique(lengths, return_inverse=True)[1].astype(float) for lengths in (prompts, replies)]
     if ranks[1].max() + 1 < _LENGTHS_OF_A_MINIMUM:

@@ -1,4 +1,4 @@
-"""How well each law predicts: in-sample, and on cells, lengths and batches that its fit has not seen."""
+"""Validates how well each law predicts: in-sample, and on cells, lengths, batches and models it has not seen."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from sweetspot.table.files import write_parquet
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL, GROUP, group_name
 
-_DOUBTFUL_PERCENT = 15.0  # the 5-fold error above which rows are as likely wrong as the law
+_DOUBTFUL_PERCENT = 15.0  # 5-fold error above which the rows are as likely to be wrong as the law
 
 _IDENTITY = [*GROUP, "source"]
 _ERRORS = {
@@ -41,14 +41,14 @@ def validate(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Errors of every group × law × scheme, and the predictions behind them.
 
-    `architectures` as in `fit_table`: without, the law across models is not there to be validated.
+    `architectures` as in `fit_table`; without them, the law across models is not validated.
 
-    The first frame has one row per group, law and scheme (MAPE on cell means, in percent; null with a note where the
-    scheme does not apply; `cells` counts the predictions, so leave-one-length-out counts a cell once as part of its
-    input length and once as part of its output length; `coverage_percent` of the cells lie in their 95 % interval,
-    which the other folds have calibrated). The second has one row per prediction; `held_out` says with what the cell
-    was held out. tdp-time is not fitted, so no scheme holds anything out from it: it has the same predictions under
-    each, for comparison. Rows that were set aside (see `outliers.screen`) are not among the cells; a note counts them.
+    The first frame has one row per group, law and scheme. The MAPE is over cell means, in percent, or null with a note
+    if the scheme does not apply. `cells` counts predictions, so leave-one-length-out counts each cell twice: with its
+    input length and with its output length. `coverage_percent` of the cells lie in their 95 % interval, calibrated by
+    the other folds. The second frame has one row per prediction; `held_out` says what was held out. tdp-time is not
+    fitted, so no scheme holds anything out: it has the same predictions under each, for comparison. Rows set aside (see
+    `outliers.screen`) are not among the cells; a note counts them.
     """
     errors: list[dict[str, Any]] = []
     predictions: list[pl.DataFrame] = []
@@ -65,7 +65,7 @@ def validate(
                     predicted, note = _across_models(scheme, own, points)
                 else:
                     predicted, note = _predict(law, scheme, frame, points, held_out)
-                notes = [note] * bool(note) + [f"{aside} rows set aside as wrong"] * bool(aside)
+                notes = [note] * bool(note) + [f"{aside} row{'s' * (aside != 1)} set aside as wrong"] * bool(aside)
                 row = dict(zip(_IDENTITY, frame.select(_IDENTITY).row(0), strict=True))
                 row |= {"law": law.name, "scheme": scheme, "held_out": what}
                 cells = _table(frame, points, predicted)
@@ -77,7 +77,7 @@ def validate(
 
 
 def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, predictions_path: Path) -> None:
-    """Write the frames of `validate` as CSV and as Parquet, each whole or not at all."""
+    """Write the frames of `validate` as CSV and as Parquet, each atomically."""
     write_atomically(errors_path, errors.write_csv())
     write_parquet(predictions, predictions_path)
 
@@ -85,10 +85,10 @@ def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, pr
 def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     """For people: each group's law with its MAPE (percent) under each scheme, and the held-out MAPE of the baselines.
 
-    Under leave-one-model-out that of the law across models.
+    Under leave-one-model-out, the MAPE is that of the law across models.
 
-    Below, for each group, why that law, which terms its cells cannot tell apart, and each row set aside. `predictor` is
-    what `fit_table` and `errors` what `validate` made of the same table.
+    Below it, for each group: why this law, which terms its cells cannot separate, its sweet spots, and each row set
+    aside. `predictor` comes from `fit_table` and `errors` from `validate`, for the same table.
     """
     mape = {tuple(row[:-1]): row[-1] for row in errors.select(*GROUP, "law", "scheme", "mape_percent").iter_rows()}
     baselines = ("tdp-time", "linear", "wilkins", "paper-6")
@@ -108,16 +108,16 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         error = mape.get((*key, group["law"], "5-fold"))
         if error is not None and error > _DOUBTFUL_PERCENT:
             notes.append(
-                f"warning: {name}: held-out cells are missed by {error:.0f} % on average: no law here describes these "
-                "rows. Are all energies joules of the whole batch (not kJ, Wh or per token), all lengths exact, all "
-                "rows of one set-up?"
+                f"warning: {name}: predictions of held-out cells are off by {error:.0f} % on average: no law here "
+                "describes these rows. Are all energies joules of the whole batch (not kJ, Wh or per token), all "
+                "lengths exact, and all rows from one set-up?"
             )
         merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
         notes += [f"{name}: {note}" for note in sorted(merged)]
         inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
         notes += [
             f"{name}: at batch {spot['batch']}, after {spot['input_tokens']:,} input tokens, replies of "
-            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need least energy per token"
+            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need the least energy per token"
             for spot in (*inside[:1], *inside[1:][-1:])
         ]
         notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
@@ -131,9 +131,9 @@ def _cell_words(row: Mapping[str, Any]) -> str:
 
 
 def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
-    """Predictions of a law under a scheme, and a note on what is missing or particular."""
+    """Predictions of a law under a scheme, and a note on what is missing or special."""
     if scheme == SCHEME and law.name != "tdp-time":
-        return [], "coefficients of one model: cannot predict another"
+        return [], "coefficients of one model cannot predict another"
     if law.name == "trees":
         found = trees_of(points, scheme)
         if found is None:
@@ -151,16 +151,16 @@ def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_ou
     asked, answered = sum(fold.mask.sum() for fold in folds), sum(fold[1].sum() for fold in known)
     if answered == asked:
         return known, ""
-    return known, f"{asked - answered} of {asked} held-out cells left out: the other cells cannot determine them"
+    return known, f"{asked - answered} of {asked} held-out cells not predicted: the other cells do not determine them"
 
 
 def _across_models(scheme: str, unseen: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
-    """The law across models, each model predicted by the others. `unseen`: this model's rows (see `fit_and_hold_out`),
+    """The law across models, each model predicted from the others. `unseen`: its rows (see `fit_and_hold_out`),
     in the order of its cells."""
     if scheme != SCHEME:
-        return [], f"fitted to all models together: judged by {SCHEME}"
+        return [], f"fitted to all models together: validated by {SCHEME} only"
     if not unseen.height:
-        return [], "needs three models of known architecture (config.json) of one GPU and engine"
+        return [], "needs three models of known architecture (config.json) on one GPU and engine"
     energy = unseen["predicted_j"].to_numpy() / (points.batch * points.m)
     half = (unseen["high_j"] / unseen["predicted_j"] - 1).to_numpy()
     return [(unseen["held_out"][0], np.ones(len(points), dtype=bool), energy, half)], ""
@@ -183,7 +183,7 @@ def _tdp_time(frame: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
 
 
 def _table(frame: pl.DataFrame, points: Points, folds: list[_Fold]) -> pl.DataFrame:
-    """A row for each predicted cell of each fold, the folds after each other."""
+    """One row per predicted cell of each fold, fold after fold."""
     index = np.concatenate([np.flatnonzero(mask) for _, mask, _, _ in folds] or [np.array([], dtype=int)])
     joules, half = (np.concatenate([fold[part][fold[1]] for fold in folds] or [np.array([])]) for part in (2, 3))
     joules = joules * (points.batch * points.m)[index]

@@ -1,1 +1,1 @@
-"""Predicting from a fitted predictor.json: laws, intervals, costs, advice. Standard library only."""
+"""Predictions from a fitted predictor.json: laws, intervals, costs, advice. Standard library only."""

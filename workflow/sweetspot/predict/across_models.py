@@ -1,4 +1,4 @@
-"""The law across models: what a batch run computes and moves, at prices that all models of a GPU and engine share.
+"""The law across models: one set of prices, shared by all models on a GPU and engine, for what a batch run does.
 
 Energy (J) and time (s) of a batch run are each a sum of architecture terms times prices, so a model that was never
 measured can be predicted from its config.json. fit/across_models.py fits the prices. Standard library only.
@@ -17,15 +17,15 @@ from sweetspot.memory import Memory, element_bytes
 from sweetspot.predict.prediction import SIMULATED, UNSPECIFIED, Interval, Prediction, check_request, span
 
 TERMS = {
-    "prefill_flop": "a FLOP of the prompts",
-    "decode_flop": "a FLOP of the replies",
-    "weight_byte": "a byte of weights, read once a pass for all requests",
-    "kv_byte": "a byte of KV cache read or written",
-    "pass": "a pass: host and scheduler",
-    "layer_pass": "a layer of a pass: kernel launches and ramps",
+    "prefill_flop": "a FLOP of prefill",
+    "decode_flop": "a FLOP of decode",
+    "weight_byte": "a byte of weights, read once per pass for all requests",
+    "kv_byte": "a byte of KV cache, read or written",
+    "pass": "a forward pass: host and scheduler",
+    "layer_pass": "a layer in a pass: kernel launches and ramps",
     "token": "an output token of a request: sampling and bookkeeping",
 }
-"""What is priced. Each price is what one of these costs, and none is negative."""
+"""The terms and the unit that each one prices. No price is negative."""
 
 LAW = "across-models"
 
@@ -38,10 +38,10 @@ def features(
     batch: float,
     waves: float = 1.0,
 ) -> tuple[float, ...]:
-    """How much of each of TERMS one run of a whole batch takes; `sizes` are those of `element_bytes`.
+    """The amount of each of TERMS in one run of a whole batch; `sizes` comes from `element_bytes`.
 
-    Waves, where the KV cache is too small for all requests at once, repeat what a pass costs once. Both counts enter
-    linearly, so means over repetitions (or a mean running batch) may be given.
+    If the KV cache is too small for all requests at once, they run in waves, and each wave repeats the per-pass terms.
+    `batch` and `waves` enter linearly, so they may be means over repetitions (or a mean running batch).
     """
     n, m = input_tokens, output_tokens
     prefill = architecture.prefill_flops(n)
@@ -59,9 +59,9 @@ def features(
 def waves(
     architecture: Architecture, gpu: str, precision: str, input_tokens: int, output_tokens: int, batch: int
 ) -> int:
-    """In how many waves the KV cache of one board lets a batch run: 1 where the board is not known.
+    """The number of waves a batch needs, given the KV cache of one board; 1 if the board is unknown.
 
-    Raises SweetspotError when the weights, or a single request beside them, do not fit.
+    Raises SweetspotError if the weights do not fit, or leave no room for a single request.
     """
     board = gpus.find(gpu)
     if board is None:
@@ -70,16 +70,16 @@ def waves(
     together = memory.requests(input_tokens, output_tokens)
     if together < 1:
         raise SweetspotError(
-            f"{architecture.name}: {memory.weights_bytes / 1e9:.1f} GB of weights and the KV cache of "
-            f"one request of {input_tokens} + {output_tokens} tokens do not fit one {board.name}; the law is of one GPU"
+            f"{architecture.name}: {memory.weights_bytes / 1e9:.1f} GB of weights and the KV cache of one request of "
+            f"{input_tokens} + {output_tokens} tokens do not fit on one {board.name}; the law covers a single GPU"
         )
     return -(-batch // together)
 
 
 def read_architecture(path: Path) -> Architecture:
-    """An architecture from a publisher's config.json (or its directory), or as a campaign resolved it from one.
+    """An architecture from a publisher's config.json (or its directory), or from the file a campaign resolved it to.
 
-    Raises SweetspotError as `architecture.load`.
+    Raises SweetspotError like `architecture.load`.
     """
     try:
         return Architecture(**json.loads(path.read_text(encoding="utf-8"))["architecture"])
@@ -97,10 +97,10 @@ def predict(
     engine: str | None = None,
     precision: str | None = None,
 ) -> Prediction:
-    """Predict a model from its architecture, by the entry of `predictor["across_models"]` that the selectors mean.
+    """Predict a model from its architecture, with the entry of `predictor["across_models"]` that the selectors match.
 
-    Rows of a model of this name in the entry count. Without `batch` the smallest measured one is taken. Raises
-    SweetspotError where the predictor has no such law.
+    If the entry was fitted to rows of this model too, they are used. `batch` defaults to the smallest measured one.
+    Raises SweetspotError if the predictor has no such law.
     """
     entry = choose(predictor.get("across_models", []), gpu, engine, precision)
     batch = entry["measured_range"]["batch"][0] if batch is None else batch
@@ -113,11 +113,11 @@ def choose(
     engine: str | None = None,
     precision: str | None = None,
 ) -> Mapping[str, Any]:
-    """The entry that the selectors mean; a part of a name will do. SweetspotError unless just one can serve."""
+    """The entry that the selectors match; part of a name is enough. Raises SweetspotError unless one is usable."""
     if not entries:
         raise SweetspotError(
-            "this predictor has no law across models; make it with `sweetspot fit --architectures DIR`, from rows of "
-            "three models or more"
+            "this predictor has no law across models; fit one with `sweetspot fit --architectures DIR` from rows of at "
+            "least three models"
         )
     found = [
         entry
@@ -130,7 +130,10 @@ def choose(
     if len(usable) == 1:
         return usable[0]
     there = "\n".join(f"  {_described(entry)}" for entry in usable or found or entries)
-    problem = "is fitted for several; choose with --gpu, --engine, --precision" if usable else "cannot serve"
+    if not found:
+        problem = "matches nothing of --gpu, --engine, --precision; choose one of"
+    else:
+        problem = "has several fits; choose with --gpu, --engine, --precision" if usable else "has no usable fit here"
     raise SweetspotError(f"the law across models {problem}:\n{there}")
 
 
@@ -143,11 +146,11 @@ def predict_by(
     own: Mapping[str, Any] | None = None,
     precision: str | None = None,
 ) -> Prediction:
-    """Predict one batch by an entry that has a law.
+    """Predict one batch from an entry.
 
-    `own`: what `fit.across_models.pool` learned from rows of this model; by default what the entry holds under its
-    name. Raises SweetspotError for lengths or a batch below 1, an entry without law, or a model that does not fit the
-    board.
+    `own`: what `fit.across_models.pool` learned from rows of this model; defaults to what the entry holds under its
+    name. Raises SweetspotError for lengths or a batch below 1, an entry without a law, or a model that does not fit on
+    the board.
     """
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
@@ -178,16 +181,16 @@ def predict_by(
 def evaluate(
     law: Mapping[str, Any], own: Mapping[str, Any] | None, row: Sequence[float], beyond: float = 0.0, blind: float = 0.0
 ) -> tuple[Interval, dict[str, float]]:
-    """A value with its 95 % interval by a law and what rows of the model itself taught, and the interval's parts.
+    """A law's value with its 95 % interval, and the interval's parts; `own` is what the model's own rows taught.
 
-    The error is relative, so the interval is symmetric in the logarithm and its low end stays positive. Each factor of
-    two `beyond` the measured range adds the error of a cell; each along an axis on which the rows have one value only
+    The error is relative, so the interval is symmetric on a log scale and its low end stays positive. Each factor of
+    two `beyond` the measured range adds the error of a cell; each along an axis on which the rows have only one value
     (`blind`) may double or halve the energy.
     """
     known = own or law
     value = sum(price * amount for price, amount in zip(known["prices"].values(), row, strict=True))
     if value <= 0:
-        raise SweetspotError("the law across models has no price for anything here; ask nearer to its rows")
+        raise SweetspotError("the law across models gives no positive value here; ask for a request closer to its rows")
     columns = zip(row, known["covariance"], strict=True)
     prices = sum(x * y * entry for x, line in columns for y, entry in zip(row, line, strict=True)) / value**2
     cell, quantile = law["relative_sd"]["cell"], law["quantile"]
@@ -207,7 +210,7 @@ def _described(entry: Mapping[str, Any]) -> str:
 
 
 def _reach(ranges: Mapping[str, Any], asked: Mapping[str, int]) -> tuple[float, float]:
-    """How many factors of two a request lies beyond the rows: along what they vary, and along what they do not."""
+    """Factors of two by which a request lies outside the rows: along axes that the rows vary, and along the others."""
     squares = {True: 0.0, False: 0.0}
     for name, value in asked.items():
         low, high = ranges[name]
@@ -226,7 +229,7 @@ def _outside(
             side = "below" if value < low else "above"
             reasons.append(f"{name} {value} is {side} the measured {span(low, high)}")
             if low == high and name in asked:
-                reasons[-1] += f", and no row shows what another {name} does"
+                reasons[-1] += f", the only {name} in the rows"
     if (total := asked["input_tokens"] + asked["output_tokens"]) > architecture.max_positions:
         reasons.append(f"{total} tokens exceed the {architecture.max_positions} positions of {architecture.name}")
     return reasons
@@ -237,12 +240,12 @@ def _warnings(entry: Mapping[str, Any], own: Mapping[str, Any] | None, times: in
     if not own:
         error = entry["energy"]["leave_one_model_out"]
         warnings.append(
-            f"this model was not measured: predicted from the prices of {len(entry['models'])} others, which predict "
-            f"each other within {error['mape_percent']:.2g} % on average, {error['worst_model_mape_percent']:.2g} % at "
-            "worst (held-out: leave one model out)"
+            f"this model was not measured: predicted from the prices of {len(entry['models'])} others, whose held-out "
+            f"error (leave one model out) is {error['mape_percent']:.2g} % on average and "
+            f"{error['worst_model_mape_percent']:.2g} % for the worst model"
         )
     if entry["source"] == "simulated":
         warnings.append(SIMULATED)
     if times > 1:
-        warnings.append(f"the KV cache does not hold the batch: assumed to run in {times} waves")
+        warnings.append(f"the KV cache cannot hold the batch at once: assumed to run in {times} waves")
     return warnings

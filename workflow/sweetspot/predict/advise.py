@@ -14,15 +14,15 @@ from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
 
 KINDS = ("truncate", "summarise", "cap", "split", "batches")
-_PROBES = 33  # lengths tried for a break-even before it is narrowed down
+_PROBES = 33  # values tried to bracket a break-even point before bisection
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is asked for; everything that is None or empty is chosen or left out.
+    """What the user asks for; anything None or empty gets a default or is left out.
 
     `what_ifs` maps kinds (of KINDS) to numbers: tokens of a prompt (truncate, summarise) or of a reply (cap, split),
-    or batches. If none is named: half and a quarter of the mean prompt, the sweet spot's reply, every measured batch.
+    or batches. The default: half and a quarter of the mean prompt, the sweet spot's reply, every measured batch.
     """
 
     batch: int | None = None
@@ -35,7 +35,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Option:
-    """One what-if: cost and saving (None where nothing can be predicted), and why it is excluded, if it is."""
+    """One what-if: cost and saving (None if they cannot be predicted), and the reason if it is excluded."""
 
     kind: str
     number: int
@@ -45,7 +45,7 @@ class Option:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The what-if in words."""
         return {
             "truncate": f"truncate prompts to {self.number:,}",
             "summarise": f"summarise prompts to {self.number:,}",
@@ -57,9 +57,9 @@ class Option:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where a what-if begins or ceases to pay along `axis`, tried over `span`.
+    """Where a what-if starts or stops paying off along `axis`, searched over `span`.
 
-    `where` is from, until, always or never; or says why there is no such place, and `value` is None.
+    `where` is from, until, always, never, or why there is no such point; `value` is None unless it is from or until.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class Advice:
-    """What a workload costs now, the what-ifs, the break-even points and every reservation."""
+    """What a workload costs now, the what-ifs, the break-even points and every caveat."""
 
     costs: Costs
     workload: Workload
@@ -87,23 +87,23 @@ class Advice:
 
     @property
     def first(self) -> Prediction:
-        """One prediction of the model, to tell its names."""
+        """A prediction for the model itself, for its model, GPU, engine and law."""
         return next(part for (ask, _), (_, part) in self.now.parts.items() if not ask.summary)
 
     @property
     def ranked(self) -> list[Option]:
-        """What may be done, the largest saving first."""
+        """The options that are not excluded, largest saving first."""
         kept = [(option.saving.energy_j.value, option) for option in self.options if option.saving]
         return [option for _, option in sorted(kept, key=lambda pair: -pair[0]) if not option.excluded]
 
     @property
     def excluded(self) -> list[Option]:
-        """What cannot be predicted or takes too long."""
+        """The options that cannot be predicted or take too long."""
         return [option for option in self.options if option.excluded]
 
     @property
     def warnings(self) -> list[str]:
-        """Every warning of a prediction, once each, and what else should be known."""
+        """The warnings of all predictions, without repeats, and the notes."""
         costs = [self.now, *(option.cost for option in self.options if option.cost is not None)]
         said = (warning for cost in costs for _, part in cost.parts.values() for warning in part.warnings)
         return [*once(said), *self.notes]
@@ -115,7 +115,7 @@ class Advice:
 
     @property
     def times_above(self) -> float | None:
-        """Joules per output token now over those at the sweet spot, if that lies inside the measured replies."""
+        """Joules per output token now over those at the sweet spot; None unless it lies inside the measured replies."""
         least = self.spot.energy_per_output_token_j
         return None if least is None or self.spot.status != "interior" else self.per_token_j / least
 
@@ -123,10 +123,10 @@ class Advice:
 def advise(
     predictor: Mapping[str, Any], model: str, workload: Workload, wishes: Wishes, **choice: str | None
 ) -> Advice:
-    """Cost of a workload and of its alternatives.
+    """The cost of a workload and of its alternatives.
 
     `choice` is gpu, engine, precision, as for `predictor.predict`. Raises SweetspotError for what the predictor cannot
-    answer, impossible wishes, a request rate that the GPU cannot keep up with, and a latency that nothing keeps.
+    answer, impossible wishes, a request rate that the GPU cannot keep up with, and a latency limit no option meets.
     """
     _check(wishes, workload)
     place = Ask(workload.input_tokens, workload.output_tokens)
@@ -135,18 +135,18 @@ def advise(
     now = costs.cost(plan)
     if wishes.max_latency_s is not None and now.latency_s is None:
         raise SweetspotError(
-            f"{model}: the predictor knows no durations, so --max-latency cannot be kept; fit a table with duration_s"
+            f"{model}: the predictor has no durations, so --max-latency cannot be checked; fit a table with duration_s"
         )
     notes = list(workload.notes)
     try:
         spot = predictors.sweet_spot(costs.group, place.input_tokens, max(1.0, now.in_flight))
     except SweetspotError as error:
-        spot, notes = SweetSpot("not identified"), [*notes, f"no sweet spot is known: {error}"]
+        spot, notes = SweetSpot("not identified"), [*notes, f"the sweet spot is unknown: {error}"]
     what_ifs = {kind: list(numbers) for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
     if not what_ifs:
         what_ifs = _usual(costs, workload, now, spot)
         if "cap" not in what_ifs and spot.status == "interior":
-            notes.append("no reply is longer than the sweet spot, so that capping or splitting is not listed")
+            notes.append("no reply is longer than the sweet spot, so capping and splitting are not listed")
     options = [
         _option(kind, number, plan, costs, now, wishes)
         for kind, numbers in what_ifs.items()
@@ -162,14 +162,14 @@ def advise(
         even.append(_even_latency(costs, plan, wishes.max_latency_s))
     if wishes.rate_per_s is not None and now.in_flight < 1:
         notes.append(
-            f"at {wishes.rate_per_s:g} requests/s the GPU works {100 * now.in_flight:.0f} % of the time; what it draws "
-            "while idle is not in these joules"
+            f"at {wishes.rate_per_s:g} requests/s the GPU is busy {100 * now.in_flight:.0f} % of the time; these "
+            "joules do not include its idle draw"
         )
     return Advice(costs, workload, wishes.max_latency_s, wishes.grid_g_per_kwh, now, spot, options, even, notes)
 
 
 def plan_for(kind: str, tokens: int, plan: Plan) -> Plan:
-    """The plan after a change of its prompts or replies; requests that it does not concern stay as they are."""
+    """The plan with its prompts or replies changed; requests that are already short enough stay as they are."""
 
     def changed(ask: Ask) -> tuple[Ask, ...]:
         n, m = ask.input_tokens, ask.output_tokens
@@ -192,7 +192,7 @@ def _shares(total: int, parts: int) -> list[int]:
 
 def _check(wishes: Wishes, workload: Workload) -> None:
     if (wishes.batch is None) == (wishes.rate_per_s is None):
-        raise SweetspotError("say how many requests run together: --batch B, or --request-rate R in requests/s")
+        raise SweetspotError("give either --batch B, the requests that run together, or --request-rate R in requests/s")
     for name, value in (
         ("--request-rate", wishes.rate_per_s),
         ("--max-latency", wishes.max_latency_s),
@@ -217,7 +217,7 @@ def _check(wishes: Wishes, workload: Workload) -> None:
 
 
 def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict[str, list[int]]:
-    """The what-ifs when none is named."""
+    """The default what-ifs."""
     shortest = costs.group["measured_range"]["input_tokens"][0]
     prompts = [k for k in (workload.input_tokens // 2, workload.input_tokens // 4) if k >= shortest]
     usual = {"truncate": prompts, "summarise": prompts}
@@ -234,7 +234,7 @@ def _option(kind: str, number: int, plan: Plan, costs: Costs, now: Cost, wishes:
     excluded = None
     if wishes.max_latency_s is not None:
         if cost.latency_s is None:
-            excluded = "its latency is not known"
+            excluded = "its latency is unknown"
         elif cost.latency_s > wishes.max_latency_s:
             excluded = f"takes {cost.latency_s:.3g} s, more than {wishes.max_latency_s:g} s"
     return Option(kind, number, cost, saving(now, cost), excluded)
@@ -247,40 +247,40 @@ def _check_latency(now: Cost, options: Sequence[Option], most_s: float | None) -
         known = [(o.cost.latency_s, o.name) for o in options if o.cost is not None and o.cost.latency_s is not None]
         fastest, name = min([*known, (now.latency_s, "as it is now")])
         raise SweetspotError(
-            f"--max-latency {most_s:g}: nothing keeps it; the fastest, {name}, takes {fastest:.3g} s; allow more, or "
-            "name other what-ifs (a smaller --batches, a shorter --cap)"
+            f"--max-latency {most_s:g}: no option meets it; the fastest, {name}, takes {fastest:.3g} s; allow more, or "
+            "try other what-ifs (a smaller --batches, a shorter --cap)"
         )
 
 
 def _spread(low: int, high: int) -> list[int]:
-    """Whole numbers from `low` to `high`, evenly spread over the octaves."""
+    """Whole numbers from `low` to `high`, evenly spaced on a log scale."""
     steps = range(_PROBES)
     return sorted({round(low * (high / low) ** (step / (_PROBES - 1))) for step in steps} | {low, high})
 
 
 def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, int | None]:
-    """Where a gain turns positive on [low, high]: from or until a number, always, never; or not at one place."""
+    """Where a gain is positive on [low, high]: from or until a number, always, never, or why no point is known."""
     try:
         if low > high:
-            return "not defined, nothing was measured there", None
+            return "not defined: nothing was measured there", None
         probed = _spread(low, high)
         pays = [gain(number) > 0 for number in probed]
         turns = [index for index in range(1, len(probed)) if pays[index] != pays[index - 1]]
         if not turns:
             return ("always" if pays[0] else "never"), None
         if len(turns) > 1:
-            return "not at one place", None
+            return "not a single point", None
         left, right = probed[turns[0] - 1], probed[turns[0]]
         while right - left > 1:
             middle = (left + right) // 2
             left, right = (middle, right) if (gain(middle) > 0) == pays[0] else (left, middle)
         return ("from", right) if pays[-1] else ("until", left)
     except SweetspotError as error:
-        return f"not defined, {error}", None
+        return f"not defined: {error}", None
 
 
 def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now: Cost) -> list[BreakEven]:
-    """From how many uses of a summary, and for one use from which reply, prompt and batch on, summarising pays."""
+    """How many uses make a summary pay off, and from which reply, prompt and batch on a single use does."""
     measured = costs.group["measured_range"]
 
     def gain(n: int, m: int, at: Running) -> float:
@@ -295,7 +295,7 @@ def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now
     least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
     found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
     if workload.is_mix:
-        reason = "not defined, the requests have different lengths"
+        reason = "not defined: the requests have different lengths"
         return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, now.in_flight, None)]
     n, m = workload.input_tokens, workload.output_tokens
     axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
@@ -312,7 +312,7 @@ def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
     low, high = costs.group["measured_range"]["output_tokens"]
     span = (max(2, low), high)
     if workload.is_mix:
-        reason = "not defined, the requests have different lengths"
+        reason = "not defined: the requests have different lengths"
         return BreakEven("split", 2, "output_tokens", reason, None, now.in_flight, span)
     n = workload.input_tokens
 
@@ -335,7 +335,7 @@ def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
 
 
 def once(texts: Iterable[str]) -> list[str]:
-    """Each text once; of those that differ only in numbers the first, with how many more there are."""
+    """The texts without repeats; of those that differ only in numbers, the first and how many more there are."""
     alike: dict[str, dict[str, None]] = {}
     for text in texts:
         alike.setdefault(re.sub(r"\d+", "#", text), {})[text] = None

@@ -1,4 +1,4 @@
-"""Advice for people and as JSON."""
+"""Formats advice as text and as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from sweetspot.predict.prediction import Interval
 _J_PER_KWH = 3.6e6
 _SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
 _ASSUMED = (
-    "gross energy of the GPU board, idle power included; not the server's, nor the cooling's",
-    "every request is taken to run in a batch of equal ones; latency is that of the whole run, and has no interval",
+    "gross energy of the GPU board: includes idle power, excludes the host and the cooling",
+    "every request is assumed to run in a batch of equal ones; latency is that of the whole run and has no interval",
     "intervals: errors add within a sum and are independent between the two sides of a saving; the sensors' common "
-    "gain cancels in percent",
-    "only joules are counted: whether a cut prompt, a summary or a shorter reply is good enough is for you to check",
+    "gain error cancels in percentages",
+    "only joules are counted: check yourself that a truncated prompt, a summary or a shorter reply is good enough",
 )
 
 
 def as_dict(advice: Advice) -> dict[str, Any]:
-    """For JSON; units are in the names. Options come best first, excluded ones last."""
+    """For JSON, with units in the names. The best options come first, excluded ones last."""
     first = advice.first
     return {
         **{name: getattr(first, name) for name in ("model", "gpu", "engine", "precision", "source", "law")},
@@ -63,7 +63,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
 
 
 def as_text(advice: Advice) -> str:
-    """For people: now, the what-ifs as a table, then sentences, break-even points and reservations."""
+    """For people: the cost now, a table of the what-ifs, a sentence on each, break-even points and caveats."""
     first = advice.first
     where = ", ".join(part for part in (first.gpu, first.engine, first.precision) if part != "unspecified")
     simulated = first.source == "simulated"
@@ -75,14 +75,14 @@ def as_text(advice: Advice) -> str:
         lines += ["", "Excluded"]
         lines += [f"- {option.name}: {option.excluded}" for option in advice.excluded]
     if advice.break_evens:
-        lines += ["", "Break-even points, by the best estimates"]
+        lines += ["", "Break-even points (best estimates)"]
         lines += [f"- {sentence}." for sentence in _even_sentences(advice.break_evens)]
     marked = [advice.now, *(option.cost for option in advice.ranked if option.cost is not None)]
     every = dict.fromkeys(reason for cost in marked for reason in extrapolations(cost, advice.workload.is_mix))
     reasons = once(every) if advice.workload.is_mix else list(every)
     lines += ["", *(f"* extrapolates: {reason}" for reason in reasons)] if reasons else [""]
     if extrapolations(advice.now, advice.workload.is_mix):
-        lines.append("* extrapolates already as it is now: every saving rests on that")
+        lines.append("* today's workload already extrapolates, so every saving does")
     return "\n".join([*lines, *(f"note: {text}" for text in (*others, *_ASSUMED))])
 
 
@@ -173,7 +173,7 @@ def _spot_lines(advice: Advice) -> list[str]:
 
 
 def _no_spot(advice: Advice) -> str:
-    """Why there is no sweet spot to name."""
+    """Why no sweet spot can be given."""
     if advice.spot.status == "not identified":
         return f"not identified: {why_not_identified(advice.costs.group['law'])}"
     low, high = advice.costs.group["measured_range"]["output_tokens"]
@@ -184,13 +184,13 @@ def _no_spot(advice: Advice) -> str:
 
 
 def _verdict(advice: Advice) -> list[str]:
-    """The best option, and the best that leaves prompts and replies as they are."""
+    """The best option, and the best that leaves prompts and replies unchanged."""
     good = [option for option in advice.ranked if option.saving and option.saving.energy_j.low > 0]
     if not good:
-        return ["Nothing listed here clearly saves energy" + (" within the latency." if advice.max_latency_s else ".")]
+        return ["Nothing listed clearly saves energy" + (" within the latency limit." if advice.max_latency_s else ".")]
     same = [option for option in good if option.kind == "batches"]
     shown = {"Best": good[0]} | (
-        {"With prompts and replies as they are": same[0]} if same[:1] != good[:1] and same else {}
+        {"With prompts and replies unchanged": same[0]} if same[:1] != good[:1] and same else {}
     )
     return [
         f"{label}: {option.name}, {_saves(option)}"
@@ -200,7 +200,7 @@ def _verdict(advice: Advice) -> list[str]:
 
 
 def _break_even_idle_w(advice: Advice, option: Option) -> float | None:
-    """Idle power in watts that uses a saving up, where the GPU idles more than now. None: it does not, or no saving."""
+    """Idle power in watts that would use up a saving. None if the GPU idles no more than now, or nothing is saved."""
     assert option.cost is not None
     assert option.saving is not None
     if option.cost.idle_s is None or advice.now.idle_s is None:
@@ -235,13 +235,13 @@ def _table(advice: Advice) -> list[str]:
         row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
         rows.append(row + [_figures(cost.in_flight, 3)] * by_rate)
     if len(rows) == 1:
-        return ["No what-if is left to list."]
+        return ["There are no what-ifs to list."]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 def _sentence(advice: Advice, option: Option) -> str:
-    """What to make of an option, in one sentence or two."""
+    """An option in one or two sentences."""
     assert option.cost is not None
     idle, watts = "", _break_even_idle_w(advice, option)
     if watts is not None and option.cost.idle_s is not None and advice.costs.rate_per_s is not None:
@@ -260,11 +260,11 @@ def _reason(advice: Advice, option: Option, cost: Cost) -> str:
         return f"; the summary itself takes {_figures(cost.summary_j)} J, and the request after it {effect}"
     if option.kind == "cap":
         per_token = cost.energy_j.value / cost.reply_tokens
-        return f"; J per output token go from {_figures(advice.per_token_j)} to {_figures(per_token)}"
+        return f"; energy per output token goes from {_figures(advice.per_token_j)} to {_figures(per_token)} J"
     if option.kind == "split":
-        return "; each part reads the whole prompt again, not the parts before it"
+        return "; each part reads the whole prompt again, but not the parts before it"
     if option.kind == "batches" and cost.latency_s is not None and advice.now.latency_s is not None:
-        waits = " (with the wait until so many have come)" if advice.costs.rate_per_s is not None else ""
+        waits = " (including the wait for a full batch)" if advice.costs.rate_per_s is not None else ""
         then, now = _figures(cost.latency_s, 3), _figures(advice.now.latency_s, 3)
         return f"; a request takes {then} s{waits} instead of {now} s"
     return ""
@@ -282,15 +282,16 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
         unknown = "".join(f"; {place}" for place, defined in places if not defined)
         if kind == "summarise":
             uses = group[0]
-            often = f"when one summary serves {uses.value or 0:,} uses or more"
-            pays = {None: "never pays", 1: "pays at its first use"}.get(uses.value, f"pays {often}")
-            once_ = f"; used once, it pays {known}" if known and uses.value != 1 else ""
+            often = f"if a summary is used {uses.value or 0:,} times or more"
+            pays = {None: "never pays off", 1: "pays off at its first use"}.get(uses.value, f"pays off {often}")
+            once_ = f"; used once, it pays off {known}" if known and uses.value != 1 else ""
             sentences.append(f"Summarising to {number:,} tokens ({_running(uses.in_flight)}) {pays}{once_}{unknown}")
         elif kind == "split":
-            pays = f" pays {known}" if known else ""
+            pays = f" pays off {known}" if known else ""
             sentences.append(f"Splitting a reply in two ({_running(group[0].in_flight)}){pays}{unknown}")
         else:
-            sentences.append(f"The latency is kept {known}{unknown}")
+            met = f"The latency limit is met {known}" if known else "Latency limit"
+            sentences.append(f"{met}{unknown}")
     return sentences
 
 
@@ -300,7 +301,7 @@ def _running(in_flight: float | None) -> str:
 
 
 def _place(even: BreakEven) -> tuple[str, bool]:
-    """Where it pays, and whether that is defined."""
+    """Where a what-if pays off, and whether that is defined."""
     many, one, unit = {
         "output_tokens": ("replies", "replies", " tokens"),
         "input_tokens": ("prompts", "prompts", " tokens"),
@@ -311,21 +312,21 @@ def _place(even: BreakEven) -> tuple[str, bool]:
     known = {
         "from": f"from {at} on",
         "until": f"up to {at}",
-        "always": f"at all {tried}",
-        "never": f"at no {tried}",
+        "always": f"for all {tried}",
+        "never": f"for no {tried}",
     }
-    return known.get(even.where, f"its break-even in {many} is {even.where}"), even.where in known
+    return known.get(even.where, f"its break-even point in {many} is {even.where}"), even.where in known
 
 
 def extrapolations(cost: Cost, is_mix: bool) -> list[str]:
-    """Why a cost extrapolates, once each; for a mix of lengths the share of requests and an example."""
+    """Why a cost extrapolates, without repeats; for a mix of lengths, the share of requests and an example."""
     outside = [(weight, ask, part) for (ask, _), (weight, part) in cost.parts.items() if part.extrapolates]
     if not is_mix or not outside:
         return list(dict.fromkeys(reason for _, _, part in outside for reason in part.extrapolates))
     share = sum(weight for weight, _, _ in outside) / sum(weight for weight, _ in cost.parts.values())
     _, ask, part = max(outside, key=lambda item: item[0])
     return [
-        f"{100 * share:.2g} % of the predicted requests lie outside of what was measured, for example "
+        f"{100 * share:.2g} % of the predicted requests lie outside the measured cells, for example "
         f"{ask.input_tokens:,} input and {ask.output_tokens:,} output tokens: {'; '.join(part.extrapolates)}"
     ]
 
@@ -343,14 +344,14 @@ def _interval(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _shown(interval: Interval, digits: int = 4) -> tuple[str, str]:
-    """The number and its range, to the same decimal place."""
+    """The value and its interval, rounded to the same decimal place."""
     places = _places(max(abs(interval.value), abs(interval.low), abs(interval.high)), digits)
     value, low, high = (_rounded(number, places) for number in (interval.value, interval.low, interval.high))
     return value, f"{low} to {high}"
 
 
 def _figures(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits, never with an exponent."""
+    """A number with `digits` significant digits, never with an exponent."""
     return _rounded(value, _places(value, digits))
 
 
@@ -359,4 +360,4 @@ def _places(value: float, digits: int) -> int:
 
 
 def _rounded(value: float, places: int) -> str:
-    return f"{round(value, places) + 0.0:,.{max(places, 0)}f}"  # + 0.0: no minus before a zero
+    return f"{round(value, places) + 0.0:,.{max(places, 0)}f}"  # + 0.0 turns -0.0 into 0.0

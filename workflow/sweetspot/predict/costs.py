@@ -1,4 +1,4 @@
-"""What a plan of requests costs in joules and seconds, by a fitted predictor. Standard library only."""
+"""What a plan of requests costs in joules and seconds, from a fitted predictor. Standard library only."""
 
 import functools
 import math
@@ -11,8 +11,8 @@ from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
 from sweetspot.predict.prediction import Interval, Prediction
 
-_BEYOND = 4  # batches up to this many times the largest measured one are tried for a request rate
-_SLOW = 0.95  # the latency of a mix of lengths is that of the request slower than this share of them
+_BEYOND = 4  # for a request rate, batches up to this many times the largest measured one are tried
+_SLOW = 0.95  # the latency of a mix of lengths is this quantile of its requests' latencies
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Ask:
 
 
 Plan = Sequence[tuple[float, tuple[Ask, ...]]]
-"""For each kind of request of a workload its share (they add to 1) and what is asked for it, one after the other."""
+"""For each kind of request in a workload: its share (shares add to 1) and its asks, run one after another."""
 
 Running = tuple[tuple[int, float], ...]
-"""Batches and their weights (they add to 1): one batch, or the two whole ones beside a number in flight."""
+"""Batches and their weights (which add to 1): one batch, or the two whole ones around a number in flight."""
 
 _Parts = dict[tuple[Ask, int], tuple[float, Prediction]]
 
@@ -37,9 +37,9 @@ _Parts = dict[tuple[Ask, int], tuple[float, Prediction]]
 class Cost:
     """What one request of a plan costs on average.
 
-    `latency_s` runs from the start of a request to the end of its reply, None where the predictor knows no durations.
-    `in_flight` is the batch asked for, or what a request rate keeps running. `idle_s` is how long the GPU idles per
-    request at that rate, with no joules of it in `energy_j`; None without a rate.
+    `latency_s` runs from the start of a request to the end of its reply; None if the predictor has no durations.
+    `in_flight` is the given batch, or the number of requests that a request rate keeps running. `idle_s` is how long
+    the GPU idles per request at that rate (`energy_j` excludes its idle energy); None without a rate.
     """
 
     energy_j: Interval
@@ -63,18 +63,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Saving:
-    """What one cost saves over another: joules per request and percent, negative where it costs more."""
+    """What one cost saves over another: joules per request and percent, negative if it costs more."""
 
     energy_j: Interval
     percent: Interval
 
 
 class Costs:
-    """Costs at a fixed batch, or at a request rate from which the batch follows.
+    """Costs at a fixed batch, or at a request rate that determines the batch.
 
-    `group` is the predictor's group that answers. The laws know batches of equal requests only: each kind of request
-    is taken to run in a batch of its like. A summariser other than the model runs apart, on the same kind of GPU.
-    Raises SweetspotError where the predictor cannot answer.
+    `group` is the predictor's group for the model. The laws describe only batches of equal requests, so each
+    request is assumed to run in a batch of its own kind. A summariser other than the model runs on a separate GPU of
+    the same kind. Raises SweetspotError if the predictor cannot answer.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Costs:
         summariser: str | None = None,
         **choice: str | None,
     ) -> None:
-        """`place`: typical lengths, with which the group is looked up; `choice`: gpu, engine, precision."""
+        """`place`: typical lengths, used to look up the group; `choice`: gpu, engine, precision."""
         first = predictors.predict(predictor, model, place.input_tokens, place.output_tokens, batch, **choice)
         self._predictor, self._batch, self.rate_per_s = predictor, batch, rate_per_s
         self._model = {"model": first.model, **self._where(first)}
@@ -104,8 +104,8 @@ class Costs:
             self._summariser = {"model": found.model, **self._where(found)}
         if rate_per_s is not None and first.duration_s is None:
             raise SweetspotError(
-                f"{first.model}: the predictor knows no durations, so no batch follows from --request-rate; "
-                "give --batch, or fit a table with duration_s"
+                f"{first.model}: the predictor has no durations, so --request-rate cannot determine the "
+                "batch; give --batch, or fit a table with duration_s"
             )
         self.at = functools.cache(self._at)
 
@@ -129,14 +129,14 @@ class Costs:
         return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
 
     def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
-        """Joules of requests at a batch, nothing else considered."""
+        """Joules of requests that run at these batches."""
         return sum(weight * self.at(ask, batch).energy_per_request_j for ask in asks for batch, weight in running)
 
     def cost(self, plan: Plan, batch: int | None = None) -> Cost:
-        """Cost of a plan, at another `batch` where one is given.
+        """The cost of a plan, at another `batch` if one is given.
 
-        Under a request rate another batch means that requests wait until so many have come. Raises SweetspotError
-        where the GPU cannot keep up with the rate.
+        With a request rate, another batch means that requests wait until the batch is full. Raises SweetspotError if
+        the GPU cannot keep up with the rate.
         """
         idle_s, waiting_s = None, 0.0
         if batch is not None or self.rate_per_s is None:
@@ -169,7 +169,7 @@ class Costs:
         )
 
     def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds for all asks in turn, linear between whole batches, or None if not known."""
+        """Seconds for all asks in turn, interpolated linearly between whole batches; None if unknown."""
         total = 0.0
         for ask in asks:
             number = max(1.0, in_flight[ask.summary])
@@ -192,19 +192,19 @@ class Costs:
         return total
 
     def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
-        """Mean seconds that a request of the plan spends at one model (`pool` None: there is only one)."""
+        """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
         total = 0.0
         for share, asks in plan:
             seconds = self._seconds([ask for ask in asks if pool in (None, ask.summary)], batch)
             if seconds is None:
-                raise SweetspotError(f"no duration is known for batch {batch}; give --batch")
+                raise SweetspotError(f"the duration at batch {batch} is unknown; give --batch")
             total += share * seconds
         return total
 
     def _in_flight(self, plan: Plan, pool: bool | None, rate_per_s: float) -> float:
-        """Requests in flight by Little's law, in flight = rate × seconds at that batch, whose seconds grow with it.
+        """Requests in flight by Little's law: in flight = rate × seconds of a request, which grow with the batch.
 
-        The least batch that keeps up is found by bisection, then interpolated between it and the one below.
+        Bisection finds the smallest batch that keeps up; the result is interpolated between it and the one below.
         """
         if self._busy_s(plan, pool, 1) == 0:
             return 0.0  # nothing to summarise
@@ -223,7 +223,7 @@ class Costs:
                 low, high = (middle, high) if behind(middle) > 0 else (low, middle)
         except SweetspotError as error:
             if "nothing fitted for batch" in str(error):
-                raise SweetspotError(f"--request-rate needs a law for every batch, or give --batch: {error}") from None
+                raise SweetspotError(f"--request-rate needs a law for every batch; or give --batch: {error}") from None
             raise
         if low == 0:
             return rate_per_s * self._busy_s(plan, pool, 1)
@@ -235,11 +235,11 @@ class Costs:
         return (
             f"the GPU cannot keep up with {rate_per_s:g} requests/s: at the measured batches it finishes at most "
             f"{pace:.3g} requests/s; spread the load over {math.ceil(rate_per_s / pace)} GPUs or more and give the "
-            "rate of one"
+            "rate per GPU"
         )
 
     def _idle_s(self, plan: Plan, batch: int) -> float:
-        """Idle seconds per request where batches start only when they are full."""
+        """Idle seconds per request if batches start only when they are full."""
         assert self.rate_per_s is not None
         busy_s = self._busy_s(plan, None, batch) / batch
         if busy_s * self.rate_per_s > 1:
@@ -250,7 +250,7 @@ class Costs:
 
 
 def _running(in_flight: float) -> Running:
-    """The whole batches beside a number in flight, weighted so that what a batch shares, as 1/B, is exact."""
+    """The whole batches around a number in flight, weighted so that terms in 1/B are exact."""
     below = int(max(1.0, in_flight))
     if in_flight <= below:
         return ((below, 1.0),)
@@ -259,11 +259,11 @@ def _running(in_flight: float) -> Running:
 
 
 def saving(now: Cost, then: Cost) -> Saving:
-    """What `then` saves.
+    """What `then` saves over `now`.
 
-    What both plans ask alike cancels. Errors within a sum are taken as common, so half widths add; errors of the two
-    sides of the difference as independent, so they add in squares; the sensors' gain is one, so it scales the joules
-    and cancels in percent.
+    What both plans share cancels. Errors within a sum are treated as common, so half-widths add; errors of the two
+    sides of the difference as independent, so they add in squares. The sensors' gain error is the same on both sides:
+    it scales the joules and cancels in percentages.
     """
     before = {key: (weight - then.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in now.parts.items()}
     after = {key: (weight - now.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in then.parts.items()}
@@ -285,7 +285,7 @@ def _level(parts: _Parts) -> Interval:
 
 
 def _own(parts: _Parts) -> float:
-    """Sum of half widths in joules, without the sensors' gain; parts of negative weight belong to the other side."""
+    """Sum of half-widths in joules, without the sensors' gain; parts with negative weight belong to the other side."""
     total = 0.0
     for weight, part in parts.values():
         half = part.energy_per_request_high_j - part.energy_per_request_j
@@ -298,7 +298,7 @@ def _gain(parts: _Parts) -> float:
 
 
 def _gain_of(part: Prediction) -> float:
-    """Half width in joules that the sensors' gain has in a prediction's interval."""
+    """Half-width in joules that the sensors' gain error contributes to a prediction's interval."""
     return part.interval_parts.get("sensor_gain", 0.0) * part.energy_per_request_j
 
 

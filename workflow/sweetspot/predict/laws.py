@@ -2,9 +2,8 @@
 
 Every law gives E_tok, the energy in joules of one output token of one request: the energy of a whole batch run divided
 by batch × output tokens. n = input tokens, m = output tokens, B = requests in the batch. Every law is a sum of terms,
-linear in its coefficients. Where the KV cache does not hold the batch, its requests run in waves, each a batch of its
-own: then B is the batch divided by the waves. Standard library only, because a prediction reads these laws without the
-analysis packages.
+linear in its coefficients. If the KV cache cannot hold the batch, its requests run in waves, each a batch of its own,
+and B is the batch divided by the waves. Standard library only, so that predictions run without the analysis packages.
 """
 
 import re
@@ -12,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Number = Any  # a Python number or a NumPy array of float64: what is below serves both
+Number = Any  # a Python number or a NumPy array of float64; the code below handles both
 
 
 @dataclass(frozen=True)
 class Form:
     """How a term depends on the lengths: the sum of c * n^a * m^b over `parts` (c, a, b).
 
-    Everything else follows from the parts: values, powers of the reply, the unit of the coefficient, and what
-    predictor.json says of the form, from which the report's page and other programs compute.
+    Everything else follows from the parts: values, powers of m, the unit of the coefficient, and the entry in
+    predictor.json that the report's page and other programs compute with.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Form:
 
     @property
     def unit(self) -> str:
-        """Unit of the coefficient, when the sum of all terms is J per output token."""
+        """Unit of the coefficient, if the sum of all terms is in J per output token."""
         power = 1 + max(a + b for _, a, b in self.parts)
         if power <= 0:
             return "J" + " token" * (power < 0) + _superscript(-power)
@@ -45,7 +44,7 @@ class Form:
 
 
 def _superscript(power: float) -> str:
-    """A power as it is written behind a unit or a length; the first power and none are not written."""
+    """A power as a superscript of a unit or a length; empty for powers 0 and 1."""
     if power in (0, 1):
         return ""
     return f"{power:g}".translate(str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·"))
@@ -58,21 +57,21 @@ _FORMS = (
     Form("n", ((1, 1, 0),)),
     Form("n^2/m", ((1, 2, -1),)),
     Form("1/m", ((1, 0, -1),)),
-    # Means over the steps j = 0 .. m - 1 of a reply: of the context n + j, and of its square.
+    # Means of the context n + j, and of its square, over the steps j = 0 .. m - 1 of a reply.
     Form("n + m/2", ((1, 1, 0), (1 / 2, 0, 1), (-1 / 2, 0, 0))),
     Form("n^2 + nm + m^2/3", ((1, 2, 0), (1, 1, 1), (-1, 1, 0), (1 / 3, 0, 2), (-1 / 2, 0, 1), (1 / 6, 0, 0))),
 )
 FORMS: dict[str, Form] = {form.name: form for form in _FORMS}
-"""Every form by its name. If the cells cannot tell two forms apart, the earlier one is kept."""
+"""Every form by its name. If the cells cannot distinguish two forms, the earlier one is kept."""
 
 ROUTINGS: dict[str, Callable[[Number, Number], Number]] = {
     "even": lambda chosen, batch: 1 - (1 - chosen) ** batch,
     "skewed": lambda chosen, batch: batch * chosen / (1 + (batch - 1) * chosen),
 }
-"""A: the share of a mixture's experts that B tokens activate, where one token activates the share p = k/E of them.
+"""A: the share of a mixture's experts that B tokens activate, if one token activates the share p = k/E of them.
 
 Both are the mean of 1 - (1 - P)^B over the experts. "even": P = p for all. "skewed": some experts are popular, most are
-not; P has the beta distribution of mean p whose first shape is 1. Both are p at B = 1, and 1 in a dense model (p = 1).
+not; P has the beta distribution with mean p and first shape 1. Both are p at B = 1, and 1 for a dense model (p = 1).
 """
 
 
@@ -80,9 +79,9 @@ not; P has the beta distribution of mean p whose first shape is 1. Both are p at
 class Term:
     """One coefficient of a law.
 
-    `lower` is 0 where physics forbids a negative value and None where the sign is free. A `per_batch` term is divided
-    by the batch: it is paid once for all requests. A term with a `routing` is multiplied by the share of a mixture's
-    experts that the batch activates (see `ROUTINGS`).
+    `lower` is 0 if physics forbids a negative value and None if the sign is free. A `per_batch` term is divided by the
+    batch: it is paid once for all requests. A term with a `routing` is multiplied by the share of a mixture's experts
+    that the batch activates (see `ROUTINGS`).
     """
 
     name: str
@@ -102,7 +101,7 @@ class Term:
         return form / batch if self.per_batch else form
 
     def powers(self, n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
-        """What multiplies each power of m in `value`, at these input tokens and this batch."""
+        """The factor of each power of m in `value`, at these input tokens and this batch."""
         share = (ROUTINGS[self.routing](chosen, batch) if self.routing else 1.0) / (batch if self.per_batch else 1.0)
         found: dict[float, float] = {}
         for c, a, b in FORMS[self.form].parts:
@@ -119,7 +118,7 @@ class Term:
         return over.get(form, f"({form})/B" if " " in form else f"{form}/B")
 
     def as_dict(self) -> dict[str, Any]:
-        """For predictor.json; `parts` are those of the form."""
+        """For predictor.json, with the `parts` of the form."""
         return {**asdict(self), "parts": [list(part) for part in FORMS[self.form].parts]}
 
 
@@ -127,7 +126,7 @@ class Term:
 class Law:
     """A law: its formula for people and its terms for the fit.
 
-    A baseline without terms is validated beside the laws but predicts for nobody; `no_terms` says why.
+    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why.
     """
 
     name: str
@@ -138,21 +137,21 @@ class Law:
 
     @property
     def has_batch_terms(self) -> bool:
-        """Whether one set of coefficients serves every batch."""
+        """Whether one set of coefficients covers every batch."""
         return any(term.per_batch for term in self.terms)
 
     @property
     def needs_experts(self) -> bool:
-        """Whether it is a law for mixtures of experts only."""
+        """Whether the law is only for mixtures of experts."""
         return any(term.routing for term in self.terms)
 
     @property
     def can_have_sweet_spot(self) -> bool:
-        """Whether a term grows with the reply; without, no coefficients give a reply of least energy per token."""
+        """Whether a term grows with the reply; without one, energy per token has no minimum for any coefficients."""
         return any(b > 0 for term in self.terms for _, _, b in FORMS[term.form].parts)
 
     def powers(self, values: Mapping[str, float], n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
-        """What multiplies each power of m in E_tok, by coefficients `values`; a term that they lack counts as 0."""
+        """The factor of each power of m in E_tok with coefficients `values`; a term missing from them counts as 0."""
         found: dict[float, float] = {}
         for term in self.terms:
             for power, factor in term.powers(n, batch, chosen).items():
@@ -165,21 +164,21 @@ class Law:
 
 
 # Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
-# with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus), overheads add (plus).
-_T0 = Term("t0", "1", 0.0, "the weights applied to one token, and static power")
-_T1 = Term("t1", "n^2/m", 0.0, "attention among the prompt's tokens")
-_T2 = Term("t2", "n", 0.0, "each new token attends to, and reads the cache of, the prompt")
-_T3 = Term("t3", "n/m", 0.0, "prefill: the weights applied to each prompt token, spread over the reply")
-_T4 = Term("t4", "m", 0.0, "each new token attends to, and reads the cache of, the reply so far")
-_T5 = Term("t5", "1/m", None, "what a request costs once")
-_CACHE = Term("t2", "n + m/2", 0.0, "each new token attends to, and reads the cache of, all tokens before it")
+# with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus); overheads add (plus).
+_T0 = Term("t0", "1", 0.0, "applying the weights to one token, and static power")
+_T1 = Term("t1", "n^2/m", 0.0, "attention within the prompt")
+_T2 = Term("t2", "n", 0.0, "each new token attends to the prompt and reads its KV cache")
+_T3 = Term("t3", "n/m", 0.0, "prefill: applying the weights to each prompt token, spread over the reply")
+_T4 = Term("t4", "m", 0.0, "each new token attends to the reply so far and reads its KV cache")
+_T5 = Term("t5", "1/m", None, "fixed energy of a request")
+_CACHE = Term("t2", "n + m/2", 0.0, "each new token attends to all tokens before it and reads their KV cache")
 _BY_BATCH = (
-    Term("u", "1", 0.0, "the weights applied to one token: arithmetic of each request"),
-    Term("v", "1", 0.0, "reading the weights, and static power: once a step for the whole batch", per_batch=True),
+    Term("u", "1", 0.0, "applying the weights to one token: arithmetic of each request"),
+    Term("v", "1", 0.0, "reading the weights, and static power: once per step for the whole batch", per_batch=True),
 )
 _ONCE_BY_BATCH = (
-    Term("w", "1/m", None, "what a request costs once"),
-    Term("x", "1/m", None, "what a batch costs once", per_batch=True),
+    Term("w", "1/m", None, "fixed energy of a request"),
+    Term("x", "1/m", None, "fixed energy of a batch", per_batch=True),
 )
 _EVEN, _SKEWED = (
     Term("y", "1", 0.0, "reading the experts that the tokens of a step activate", per_batch=True, routing=routing)
@@ -187,7 +186,7 @@ _EVEN, _SKEWED = (
 )
 _AGAIN = (
     Term("r1", "n + m/2", 0.0, "each step applies the weights to the whole sequence again"),
-    Term("r2", "n^2 + nm + m^2/3", 0.0, "each step attends among all tokens of the sequence again"),
+    Term("r2", "n^2 + nm + m^2/3", 0.0, "each step computes attention over the whole sequence again"),
 )
 
 _LAWS = (
@@ -200,19 +199,19 @@ _LAWS = (
     ),
     Law(
         "across-models",
-        "E_batch = sum of FLOPs, bytes, passes, layers and tokens, each at a price",
-        "this project: prices shared by the models of a GPU and engine, terms from each model's architecture",
+        "E_batch = sum of FLOPs, bytes, passes, layers and tokens, each times its price",
+        "this project: prices shared by all models on a GPU and engine, terms from each model's architecture",
         (),
         "fitted to all models together",
     ),
     Law(
         "trees",
-        "gradient-boosted trees of log E_tok over the logs of n, m and B",
-        "scikit-learn, optional: what no physics can do with the same cells",
+        "gradient-boosted trees for log E_tok from the logs of n, m and B",
+        "scikit-learn, optional: how far the same cells go without physics",
         (),
         "no coefficients: boosted trees are validated only",
     ),
-    # The baselines' authors set no bounds, and a law with missing terms may need a negative one to make up for them.
+    # The baselines' authors set no bounds, and a law that lacks terms may need a negative coefficient to compensate.
     Law(
         "linear",
         "E_req = c0 + c1 n + c2 m",
@@ -248,13 +247,13 @@ _LAWS = (
     Law(
         "cache-5",
         "E_tok = t0 + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + t5/m",
-        "this project: paper-6 where the cache of prompt and of reply cost the same",
+        "this project: paper-6 with equal costs for the KV cache of prompt and reply",
         (_T0, _T1, _CACHE, _T3, _T5),
     ),
     Law(
         "recompute-4",
         "E_tok = t0 + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + t5/m",
-        "this project: an engine without KV cache runs the whole sequence again for each token",
+        "this project: an engine without a KV cache reruns the whole sequence for each token",
         (_T0, *_AGAIN, _T5),
     ),
     Law(
@@ -266,19 +265,19 @@ _LAWS = (
     Law(
         "batch-7",
         "E_tok = u + v/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: batch-8 where the cache of prompt and of reply cost the same",
+        "this project: batch-8 with equal costs for the KV cache of prompt and reply",
         (*_BY_BATCH, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
     ),
     Law(
         "experts-8",
         "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: batch-7 and the experts' weights, of which a step reads the share A = 1 - (1 - k/E)^B",
+        "this project: batch-7 plus the experts' weights; a step reads the share A = 1 - (1 - k/E)^B of them",
         (*_BY_BATCH, _EVEN, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
     ),
     Law(
         "skewed-8",
         "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: experts-8 where some experts are more popular than others: A = B k/(E + (B - 1) k)",
+        "this project: experts-8 with some experts more popular than others: A = B k/(E + (B - 1) k)",
         (*_BY_BATCH, _SKEWED, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
     ),
     Law(
@@ -292,12 +291,12 @@ LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 
 def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, chosen: float = 1.0) -> float:
-    """E_tok in joules by `law` with coefficients `values`; a term that `values` lacks counts as 0."""
+    """E_tok in joules by `law` with coefficients `values`; a term missing from them counts as 0."""
     return float(sum(values[term.name] * term.value(n, m, batch, chosen) for term in law.terms if term.name in values))
 
 
 def why_not_identified(law: str | None) -> str:
-    """Why no sweet spot of the law of this name is known where its status is "not identified"."""
+    """Why the sweet spot of the law of this name is "not identified"."""
     if law in LAWS and not LAWS[law].can_have_sweet_spot:
-        return f"no term of law {law} grows with the reply, so it can show no minimum even where there is one"
-    return "the measured cells do not tell where it lies"
+        return f"no term of law {law} grows with the reply, so it cannot show a minimum even if there is one"
+    return "the measured cells do not determine it"

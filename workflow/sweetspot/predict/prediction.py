@@ -1,4 +1,4 @@
-"""What a prediction is, whichever law made it. Standard library only."""
+"""The prediction type, the same for every law. Standard library only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ SELECTORS = ("gpu", "engine", "precision")
 UNSPECIFIED = "unspecified"  # as in table/schema.py, which this wing does not import: it needs the analysis packages
 SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements"
 
-_OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain alone may carry a power past these limits
+_OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may push a power past these limits
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Interval:
 class Prediction:
     """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
 
-    `cells`: measured cells of this very model behind the prediction (0: it was never measured). `waves`: how many times
+    `cells`: measured cells of this model behind the prediction (0: it was never measured). `waves`: how many times
     the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are None if the table
     had no durations. `interval_parts`: relative half-widths of the interval's parts, which add in squares: "law"
-    (scatter of cells about the law, and its coefficients), "distance" (from the measured cells), "sensor_gain" (common
-    to all rows of a board; it cancels between two predictions) and "waves" (if the cells leave their number open).
-    `extrapolates` lists in what respects the request lies outside the measured cells (empty: in none). `warnings`
-    lists what was assumed.
+    (scatter of cells about the law, and error of its coefficients), "distance" (from the measured cells), "sensor_gain"
+    (common to all rows of a board; it cancels between two predictions) and "waves" (if the cells do not determine their
+    number). `extrapolates` lists how the request lies outside the measured cells (empty: it does not). `warnings` lists
+    what was assumed.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Prediction:
         """A prediction from the energy and the time of a batch run.
 
         `origin` names model, gpu, engine, precision and source; `request` is input tokens, output tokens and batch;
-        `limits_w` are the idle power and the power cap of the board, as far as they are known.
+        `limits_w` are the idle power and the power cap of the board, None if unknown.
         """
         input_tokens, output_tokens, batch = request
         per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
@@ -104,7 +104,7 @@ class Prediction:
         return asdict(self)
 
     def as_text(self) -> str:
-        """For people: what was asked, the energies with their intervals, and every reservation."""
+        """For people: the request, its energies with intervals, and every caveat."""
         where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != UNSPECIFIED)
         lines = [
             self.model + (f" ({where})" if where else ""),
@@ -125,19 +125,19 @@ class Prediction:
 
 
 def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:
-    """Raises SweetspotError unless all are whole numbers of at least 1."""
+    """Raise SweetspotError unless all are whole numbers of at least 1."""
     for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
         if not 0 < value < 2**31 or value != int(value):
             raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
 
 
 def listed(values: Sequence[Any]) -> str:
-    """Values for a sentence."""
+    """Values separated by commas."""
     return ", ".join(map(str, values))
 
 
 def span(low: float, high: float) -> str:
-    """A measured range for a sentence: "64-2048", or the one value."""
+    """A measured range in words: "64-2048", or the only value."""
     return f"{low}-{high}" if low != high else f"{low}"
 
 
@@ -148,7 +148,7 @@ def _divided(interval: Interval, by: float) -> Interval:
 def _impossible(power_w: float | None, idle_w: float | None, cap_w: float | None) -> list[str]:
     """A warning if energy and duration contradict each other."""
     if power_w and cap_w and power_w > cap_w * _OVER_CAP:
-        return [f"energy over duration is {power_w:.0f} W, above the {cap_w:.0f} W of the board"]
+        return [f"energy over duration is {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"]
     if power_w and idle_w and power_w < idle_w * _UNDER_IDLE:
-        return [f"energy over duration is {power_w:.0f} W, below the {idle_w:.0f} W of the idle board"]
+        return [f"energy over duration is {power_w:.0f} W, below the board's idle power of {idle_w:.0f} W"]
     return []

@@ -1,4 +1,4 @@
-"""Predicting energy and time of a request from a fitted predictor.json. Standard library only: it starts at once."""
+"""Predicts energy and time of a request from a fitted predictor.json. Standard library only, so it starts at once."""
 
 import difflib
 import json
@@ -15,45 +15,45 @@ from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 3
-_READ = (2, SCHEMA_VERSION)  # 2 called the law across models "shared", and left the laws' terms to its reader
+_READ = (2, SCHEMA_VERSION)  # version 2 called the law across models "shared" and did not define the laws' terms
 _GROUP_KEYS = {
     *("model", *SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
     *("idle_w", "power_cap_w"),
     *("law", "law_any_batch", "chosen_because", "laws"),
 }
 _Place = tuple[float, float, float, float]  # input tokens, output tokens, requests in flight, share of the experts
-_UNDETERMINED = 1.0  # relative error assumed where the cells do not know what the request needs
+_UNDETERMINED = 1.0  # relative error assumed if the cells do not determine what the request needs
 
 
 def write(predictor: Mapping[str, Any], path: Path) -> None:
-    """Write a predictor whole or not at all."""
+    """Write a predictor atomically."""
     write_atomically(path, json.dumps(predictor, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, or not a predictor of ours."""
+    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, or not a predictor."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SweetspotError(f"{path}: cannot be read ({error.strerror}); make it with `sweetspot fit`") from None
     except ValueError as error:
-        raise SweetspotError(f"{path}: not whole JSON ({error}); make it again with `sweetspot fit`") from None
+        raise SweetspotError(f"{path}: not complete JSON ({error}); make it again with `sweetspot fit`") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise SweetspotError(f"{path}: not a predictor; give the predictor.json that `sweetspot fit` made")
     version = content.get("schema_version")
     if version not in _READ:
         raise SweetspotError(
-            f"{path}: schema version {version}, and this sweetspot reads {' and '.join(map(str, _READ))}; "
-            "fit again, or use the sweetspot that made it"
+            f"{path}: schema version {version}, but this sweetspot reads {' and '.join(map(str, _READ))}; "
+            "fit again, or use the version of sweetspot that made it"
         )
     if not isinstance(content.get("groups"), list) or not content["groups"]:
-        raise SweetspotError(f"{path}: a predictor without groups; make it again with `sweetspot fit`")
+        raise SweetspotError(f"{path}: the predictor has no groups; make it again with `sweetspot fit`")
     for number, group in enumerate(content["groups"], 1):
         if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
-            raise SweetspotError(f"{path}: group {number} is not whole; make it again with `sweetspot fit`")
+            raise SweetspotError(f"{path}: group {number} is incomplete; make it again with `sweetspot fit`")
         if unknown := {group["law"], group["law_any_batch"]} - {None, *LAWS}:
             raise SweetspotError(
-                f"{path}: this sweetspot does not know the law {sorted(unknown)[0]}; use the one that made the file"
+                f"{path}: this sweetspot does not know the law {sorted(unknown)[0]}; use the version that made it"
             )
     if version != SCHEMA_VERSION:
         content["across_models"] = content.pop("shared", [])
@@ -70,18 +70,18 @@ def predict(
     engine: str | None = None,
     precision: str | None = None,
 ) -> Prediction:
-    """Energy of one request of `model`.
+    """The energy of one request to `model`.
 
-    `gpu`, `engine` and `precision` choose among groups of the same model; a part of the name will do. Without `batch`
-    the smallest measured one is taken. Raises SweetspotError for an unknown model, a choice left open, lengths below 1,
-    or a batch that no fitted law covers.
+    `gpu`, `engine` and `precision` choose among groups of the same model; part of a name is enough. `batch` defaults to
+    the smallest measured one. Raises SweetspotError for an unknown model, an ambiguous choice, lengths below 1, or a
+    batch that no fitted law covers.
     """
     group = _group(predictor["groups"], model, {"gpu": gpu, "engine": engine, "precision": precision})
     warnings = []
     if batch is None:
         batch = min(group["batches"])
         if len(group["batches"]) > 1:
-            warnings.append(f"no batch given: {batch} taken, the smallest of {listed(group['batches'])}")
+            warnings.append(f"no batch given: assuming {batch}, the smallest of {listed(group['batches'])}")
     check_request(input_tokens, output_tokens, batch)
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
@@ -91,7 +91,7 @@ def predict(
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
-        warnings.append(f"the KV cache does not hold {batch} such requests: {times} waves")
+        warnings.append(f"the KV cache cannot hold {batch} such requests at once: they run in {times} waves")
     place = (input_tokens, output_tokens, batch / times, chosen(group))
     extrapolates = _outside(group, input_tokens, output_tokens, batch, times)
     values = {name: term["value"] for name, term in fit["terms"].items()}
@@ -99,7 +99,7 @@ def predict(
     if per_output_token <= 0:
         raise SweetspotError(
             f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
-            "ask nearer to the measured cells"
+            "ask for a request closer to the measured cells"
         )
     parts = {
         "law": _of_law(law, fit, per_output_token, *place),
@@ -108,16 +108,16 @@ def predict(
     if _undetermined(law, fit, *place):
         parts["distance"] = max(parts["distance"], _UNDETERMINED)
         if not extrapolates:
-            extrapolates = ["the measured cells vary the lengths only together, not as this request would need"]
+            extrapolates = ["the measured cells vary the lengths only together, so they do not determine this request"]
     if group["sensor_gain"] is not None:
         parts["sensor_gain"] = group["sensor_gain"]
     half = math.hypot(*parts.values())
     ends = [(*place[:2], batch / number, place[3]) for number in (fewest, most)]
-    if fewest < most:  # then the interval reaches as far around the energy of the other number
+    if fewest < most:  # the interval then extends as far around the energy at the other number
         apart = _apart(law, values, place, ends)
         parts["waves"] = math.sqrt(apart * (apart + 2 * half))
         half += apart
-        extrapolates.append(f"the measured cells do not tell in how many waves this batch runs: {fewest} to {most}")
+        extrapolates.append(f"the measured cells do not determine this batch's number of waves: {fewest} to {most}")
     energy_batch_j = per_output_token * output_tokens * batch
     duration_s = _duration(law, fit, place, batch)
     late = _of_duration(fit, parts["distance"])
@@ -139,14 +139,14 @@ def predict(
 
 
 def _around(value: float, half: float) -> Interval:
-    """The interval of relative half-width `half` around a value; no end of it is negative."""
+    """The interval with relative half-width `half` around a value; neither end is negative."""
     return Interval(value, max(value * (1 - half), 0.0), value * (1 + half))
 
 
 def sweet_spot(group: Mapping[str, Any], input_tokens: int, batch: float) -> SweetSpot:
     """The sweet spot by the chosen law of a group, after a prompt of `input_tokens` with `batch` requests in flight.
 
-    "not identified" if the nearest entry that the fit made is. Raises SweetspotError if no fitted law covers the batch.
+    "not identified" if the nearest of the fit's entries is. Raises SweetspotError if no fitted law covers the batch.
     """
     entries = group.get("sweet_spots", [])
 
@@ -191,21 +191,21 @@ def is_pooled(predictor: Mapping[str, Any], model: str) -> bool:
 
 
 def _other_way(predictor: Mapping[str, Any], model: str) -> str:
-    """How the law across models predicts a model whose own cells do not suffice."""
+    """How the law across models can predict a model that has too few cells of its own."""
     if is_pooled(predictor, model):
-        return "; the law across models predicts it, its cells counted: give its config.json with --architecture FILE"
-    return "; with --architectures DIR, `sweetspot fit` makes a law across models, which needs fewer cells"
+        return "; the law across models uses its cells and predicts it: give its config.json with --architecture FILE"
+    return "; `sweetspot fit --architectures DIR` fits a law across models, which needs fewer cells"
 
 
 def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[str, Any]:
-    """The fit that covers `batch`: the chosen law's, or else that of the law for every batch."""
+    """The fit that covers `batch`: that of the chosen law, otherwise that of the law for every batch."""
     for name in (group["law"], group["law_any_batch"]):
         for fit in group["laws"].get(name, ()):
             chosen = name == group["law"] and fit["batch"] == batch
             if "skipped" not in fit and (chosen or fit["batch"] is None):
                 if batch not in group["batches"]:
                     warnings.append(
-                        f"batch {batch} was not measured: {name} carries over from {listed(group['batches'])}"
+                        f"batch {batch} was not measured: predicted by {name} from {listed(group['batches'])}"
                     )
                 elif name != group["law"]:
                     warnings.append(f"{group['law']} was not fitted for batch {batch}: predicted by {name}")
@@ -217,16 +217,16 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
 
 
 def waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> int:
-    """How often the KV cache has to be filled, by where it was seen full (`kv_capacity` of a group)."""
+    """How many times the KV cache is filled, from the lengths at which it was full (`kv_capacity` of a group)."""
     return _possible_waves(full, total_tokens, batch)[1]
 
 
 def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> tuple[int, int, int]:
-    """The most waves that the cells leave possible, the likely number, and the fewest."""
+    """The most waves that the cells allow, the likely number, and the fewest."""
     if not full:
         return 1, 1, 1
-    # Between two lengths the capacity is interpolated, because a sliding window makes a long request's cache smaller
-    # than its tokens.
+    # The capacity is interpolated between lengths, because with a sliding window a long request caches fewer tokens
+    # than it has.
     points = [(entry["total_tokens"], entry["tokens"]) for entry in full]
     after = next((point for point in points if point[0] > total_tokens), points[-1])
     before = next((point for point in reversed(points) if point[0] <= total_tokens), after)
@@ -249,27 +249,26 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
             side = "below" if value < low else "above"
             reasons[name] = f"{name} {value:.0f} is {side} the measured {span(low, high)}"
     if reasons.keys() & {"input_tokens", "output_tokens"}:
-        reasons.pop("total_tokens", None)  # it says nothing new
+        reasons.pop("total_tokens", None)  # redundant
     if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
         reasons.pop("tokens_in_flight", None)
     if not reasons and (gap := _gap(group, n, m, batch)):
-        reasons["cells"] = f"no measured cell combines such lengths and batch: the nearest is {2**gap:.0f} times away"
+        reasons["cells"] = f"no cell combines such lengths and batch: the nearest is a factor of {2**gap:.0f} away"
     return list(reasons.values())
 
 
 def _gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
-    """How far, in octaves, measured cells are from a corner that none reaches; 0 for less than one octave.
+    """How far, in octaves, a request lies from the measured cells if they are no full grid; 0 if less than one octave.
 
-    A grid has a cell that is at least as large on every axis, and one that is at least as small. Where there is none,
-    that of the outermost cells counts which lacks least on its worst axis. What lies outside of the ranges counts as
-    lying at their ends.
+    A grid has a cell that is at least as large on every axis, and one that is at least as small. Otherwise the distance
+    is that of the closest outermost cell, on its worst axis. Values outside the ranges are clamped to them.
     """
     measured = group["measured_range"]
     asked = {"batch": batch, "input_tokens": n, "output_tokens": m}
     place = [min(max(value, measured[name][0]), measured[name][1]) for name, value in asked.items()]
     gaps = [0.0]
     for sign, corners in ((1, "largest"), (-1, "smallest")):
-        cells = group.get("measured_corners", {}).get(corners, [])  # of older files not known
+        cells = group.get("measured_corners", {}).get(corners, [])  # older files lack them
         lacks = [max(sign * math.log2(value / own) for value, own in zip(place, cell, strict=True)) for cell in cells]
         gaps.append(min(lacks, default=0.0))
     return max(gaps) if max(gaps) > 1 else 0.0
@@ -278,7 +277,7 @@ def _gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
 def _of_distance(
     group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: int, requests: float
 ) -> float:
-    """Relative half width for what lies outside the measured cells: the error that an octave cost held-out cells."""
+    """Relative half-width for the distance to the measured cells, from the error per octave of held-out cells."""
     measured = group["measured_range"]
     lengths = max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"]))
     beyond = {
@@ -307,7 +306,7 @@ def _duration(law: Law, fit: Mapping[str, Any], place: _Place, batch: int) -> fl
 
 
 def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
-    """Relative half width of the interval of the time: scatter of the cells' times, widened as that of the energy."""
+    """Relative half-width for the duration: scatter of the cells' durations, widened like that of the energy."""
     if fit["duration"] is None:
         return 0.0
     scatter = fit["duration"]["t_quantile_95"] * fit["duration"]["relative_residual_sd"] * fit["interval_scale"]
@@ -315,12 +314,12 @@ def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
 
 
 def _apart(law: Law, values: Mapping[str, float], place: _Place, ends: Sequence[_Place]) -> float:
-    """By which share the law's value at these places is away from that at `place`."""
+    """The largest relative difference between the law's values at `ends` and at `place`."""
     return max(abs(per_token(law, values, *end) / per_token(law, values, *place) - 1) for end in ends)
 
 
 def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
-    """Whether the request needs coefficients apart that the cells only know together."""
+    """Whether the request needs coefficients separately that the cells determine only in combination."""
     features = {term.name: term.value(*place) for term in law.terms}
     for dropped, weights in fit["merged"].items():
         parts = [weight * features[name] for name, weight in weights.items()]
@@ -331,7 +330,7 @@ def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
 
 
 def _of_law(law: Law, fit: Mapping[str, Any], energy: float, *place: float) -> float:
-    """Relative half width for the scatter of cells about the law and its coefficients, as held-out cells scaled it."""
+    """Relative half-width for the scatter of cells about the law and for its coefficients, scaled by held-out cells."""
     features = [term.value(*place) for term in law.terms if term.name in fit["terms"]]
     rows = zip(features, fit["covariance"], strict=True)
     coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))

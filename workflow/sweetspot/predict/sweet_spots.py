@@ -1,4 +1,4 @@
-"""The sweet spot of a fitted law: the reply of least energy per output token. Standard library only.
+"""The sweet spot of a fitted law: the reply with the least energy per output token. Standard library only.
 
 The report, `sweetspot advise` and the page find it with this search (explorer.predict.js repeats it line by line), so
 the same question has the same answer everywhere.
@@ -11,14 +11,14 @@ from sweetspot.predict.laws import Law
 
 PLATEAU = 0.01  # energies per token this close to the least count as equal
 _STEPS = 481  # replies tried if the KV cache breaks the law's smooth curve
-_REACH = 64.0  # a plateau is followed this many times below and above the sweet spot
-_OCTAVES = range(-20, 41)  # of m: where a smooth minimum is looked for
+_REACH = 64.0  # a plateau is followed by up to this factor below and above the sweet spot
+_OCTAVES = range(-20, 41)  # of m, searched for a smooth minimum
 _HALVINGS = 60
 
 
 @dataclass(frozen=True)
 class SweetSpot:
-    """The reply of least energy per output token, and between which replies the energy is within 1 % of the least.
+    """The reply with the least energy per output token, and the range of replies within 1 % of that energy.
 
     `status` is "interior", "outside measured range", "no interior minimum" or "not identified"; the numbers are None
     for the last two. "no interior minimum": the energy per token falls or rises throughout. "not identified": no term
@@ -33,7 +33,7 @@ class SweetSpot:
 
     @property
     def reply(self) -> int:
-        """The sweet spot as a reply that can be asked for: whole tokens. Raises ValueError if there is none."""
+        """The sweet spot in whole tokens. Raises ValueError if there is none."""
         if self.output_tokens is None:
             raise ValueError(self.status)
         return max(1, int(self.output_tokens + 0.5))
@@ -61,10 +61,10 @@ def sweet_spot(
 ) -> SweetSpot:
     """The sweet spot of `law` with coefficients `values` after a prompt of `n` tokens, `batch` requests in flight.
 
-    `measured`: the shortest and the longest measured reply. `waves`: in how many waves the batch runs if its replies
-    have m tokens (None: always in one). If it is ever more than one, a longer reply can cost more because the KV cache
-    holds fewer requests; then only measured replies are tried. `chosen` is the share of a mixture's experts that a
-    token activates.
+    `measured`: the shortest and the longest measured reply. `waves`: how many waves the batch runs in if its replies
+    have m tokens (None: always one). If it is ever more than one, a longer reply can cost more because the KV cache
+    holds fewer requests; then only measured replies are tried. `chosen` is the share of a mixture's experts that
+    one token activates.
     """
     low, high = measured
     if waves is not None:
@@ -92,7 +92,7 @@ def sweet_spot(
 
 
 def steps(low: float, high: float) -> list[int]:
-    """Whole replies from `low` to `high`, evenly spread over the octaves, each once."""
+    """Whole replies from `low` to `high`, evenly spaced on a log scale, without repeats."""
     last = _STEPS - 1
     return sorted({int(low * (high / low) ** (step / last) + 0.5) for step in range(_STEPS)})
 
@@ -102,9 +102,9 @@ def _energy(powers: Mapping[float, float], m: float) -> float:
 
 
 def _minimum(powers: Mapping[float, float]) -> float | None:
-    """Where the sum of factor * m^power has its first minimum over m > 0; None if it has none.
+    """The first minimum over m > 0 of the sum of factor * m^power; None if it has none.
 
-    For the paper's law that is m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695.
+    For the paper's law it is m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695.
     """
 
     def slope(m: float) -> float:  # times m, which does not change its sign
@@ -121,7 +121,7 @@ def _minimum(powers: Mapping[float, float]) -> float | None:
 
 
 def _edge(is_flat: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where a plateau that begins at `inside` ends on the way to `outside`."""
+    """The end of a plateau, between `inside` and `outside`."""
     if is_flat(outside):
         return outside
     for _ in range(_HALVINGS):

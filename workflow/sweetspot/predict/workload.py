@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweetspot.errors import SweetspotError
 
 _MOST_PAIRS = 2000
-_BUCKETS = (1.05, 1.1, 1.2, 1.3)  # the narrowest that leaves few enough pairs is taken
+_BUCKETS = (1.05, 1.1, 1.2, 1.3)  # relative widths; the narrowest that leaves few enough pairs is used
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def of_counts(counts: Mapping[tuple[int, int], int]) -> Workload:
 def _bucketed(lengths: Sequence[tuple[int, int, int]]) -> Workload:
     """Merge similar lengths at their mean, so that even a day's log is evaluated at once.
 
-    This preserves what is linear in the lengths and loses at most w²/12 of what is quadratic in a bucket of relative
-    width w: under 1 % at the widest. A length near a limit is judged by its bucket's mean.
+    Terms linear in the lengths are preserved; quadratic ones lose at most w²/12 in a bucket of relative width w:
+    under 1 % at the widest. A length near a limit is judged by its bucket's mean.
     """
     different = {length for n, m, _ in lengths for length in (n, m)}
     for width in _BUCKETS:

@@ -15,8 +15,8 @@ from sweetspot.report.results import Results, ratios, rows_of
 from sweetspot.report.words import Group
 
 _WIDTH = 7.6
-RASTER_ABOVE = 1500  # points; more of them as vectors would outweigh the rest of the page
-Chart = tuple[str, str, str, Figure, pl.DataFrame]  # kind, title, caption, figure, what it shows
+RASTER_ABOVE = 1500  # points; more of them as vectors would be larger than the rest of the page
+Chart = tuple[str, str, str, Figure, pl.DataFrame]  # kind, title, caption, figure, its data
 
 
 def overall(results: Results) -> Iterator[Chart]:
@@ -40,9 +40,9 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
     every = sorted({spot["batch"] for _, spot in interior})
     batches = words.representative(every)
     shown = {index for index, spot in interior if spot["batch"] in batches}
-    title = "Sweet spots: the reply length of least energy per output token"
+    title = "Sweet spots: the reply length with the least energy per output token"
     caption = (
-        f"m*(n) of each model's chosen law, at the measured prompt lengths where m* lies inside the measured replies; "
+        f"m*(n) by each model's chosen law, at the measured prompt lengths whose m* lies inside the measured replies; "
         f"{len(shown)} of {len(groups)} models have one."
         + (f" Batches {words.listed(batches)} of {words.listed(every)}." if len(batches) < len(every) else "")
         + style_words(names)
@@ -82,10 +82,10 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
     hues = style.ramp(table["batch"])
     parts = [(name, rows_of(table, group)) for group, name in zip(groups, names, strict=True)]
     parts = sorted((part for part in parts if part[1].height), key=lambda part: max(part[1]["ratio"]))
-    title = "What the lengths decide: worst over best cell"
+    title = "How much the lengths matter: worst over best cell"
     caption = (
-        f"Energy per output token of the worst measured cell divided by that of the best, at the same model and batch; "
-        f"{means.height} cells. Dotted: 33.41, the largest in the paper (batch not known to us)."
+        f"Energy per output token of the worst measured cell divided by that of the best, for one model and batch; "
+        f"{means.height} cells. Dotted: 33.41, the largest ratio in the paper (its batch is unknown to us)."
     )
     fig = style.figure(_WIDTH, 0.9 + 0.24 * len(parts), title, caption, label)
     ax = fig.subplots()
@@ -115,7 +115,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
     title = "Predicted against measured, held-out cells"
     caption = (
         f"{table.height} cells, each predicted by its model's chosen law ({words.law_words(groups)}) fitted without "
-        f"it (5-fold). Band: ±{band:g} %, which holds {100 * np.mean(errors <= band):.3g} % of the cells. MAPE over "
+        f"it (5-fold). Band: ±{band:g} %, with {100 * np.mean(errors <= band):.3g} % of the cells inside. MAPE over "
         f"all these cells: {words.percent(errors.mean())}." + style_words(names)
     )
     fig = style.figure(_WIDTH, 3.0, title, caption, label)
@@ -161,9 +161,9 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     laws = [law for law in LAWS if law in set(errors["law"])]
     title = "Accuracy by law, in-sample and held-out"
     caption = (
-        f"MAPE over cell means, one dot for each of {len(groups)} models, bar and number: their mean. In-sample: "
-        "cells that the fit has seen (shaded). Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over "
-        "its 13 models; its scheme is not known to us. tdp-time fits nothing; n/a: does not apply." + style_words(names)
+        f"MAPE over cell means: one dot per model ({len(groups)}), bar and number for their mean. In-sample (shaded): "
+        "cells that the fit has seen. Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over its 13 "
+        "models; its scheme is unknown to us. tdp-time fits nothing; n/a: does not apply." + style_words(names)
     )
     fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
     axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
@@ -204,12 +204,12 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
 
 
 def style_words(names: Sequence[str]) -> str:
-    """What tells the models apart, for a caption."""
+    """How models are distinguished, for a caption."""
     return " Colour: model family; marker: size." if len(names) > 1 else ""
 
 
 def model_legend(fig: Figure, groups: Sequence[Group], names: Sequence[str], indices: Sequence[int]) -> None:
-    """The models with these indices, beside the panels."""
+    """Add a legend of the models with these indices, beside the panels."""
     handles = []
     for index in indices:
         look, name = style.model_style(groups[index]["model"]), style.shortened(names[index])

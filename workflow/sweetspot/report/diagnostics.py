@@ -22,7 +22,7 @@ _AXES = {
     "temperature_c": "GPU temperature, °C",
     "time_s": "time in the session, s",
 }
-_PLACE = ("repetition", "session", "raw")  # what leads from a point to its row and its raw samples
+_PLACE = ("repetition", "session", "raw")  # columns that lead from a point to its row and its raw samples
 _SENSORS = {"energy_instant_j": "instant power, integrated", "energy_average_j": "one-second average, integrated"}
 _ATTENTION = {"MHA": "#d55e00", "GQA": "#0072b2", "MQA": "#009e73"}
 
@@ -68,9 +68,9 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     edge = 3 * band  # a few rows far off must not flatten the pattern of the others
     caption = (
         f"{table.height} valid repetitions, each against the prediction of its cell by its model's chosen law fitted "
-        f"without it (held-out, 5-fold): predicted / measured − 1, %. Line: median. Band: ±{band:g} %, which holds "
-        f"{100 * np.mean(sizes <= band):.3g} %."
-        + (f" What is beyond ±{edge:g} % is drawn at the edge." if sizes.max() > edge else "")
+        f"without it (held-out, 5-fold): predicted / measured − 1, %. Line: median. Band: ±{band:g} %, with "
+        f"{100 * np.mean(sizes <= band):.3g} % of them inside."
+        + (f" Points beyond ±{edge:g} % are drawn at the edge." if sizes.max() > edge else "")
         + style_words(names)
     )
     columns = min(3, len(axes_there))
@@ -109,7 +109,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
 
 
 def _median_line(ax: Any, table: pl.DataFrame, name: str) -> None:
-    """The median residual at each value, or in ten equally full bins of a quantity that is not set but happens."""
+    """Draw the median residual at each value, or in ten equally full bins of a quantity that was observed, not set."""
     if not table.height:
         return
     if name in CELL:
@@ -122,9 +122,9 @@ def _median_line(ax: Any, table: pl.DataFrame, name: str) -> None:
 
 def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
     schemes = list(dict.fromkeys(table["scheme"]))
-    title = "Coverage: how often the 95 % interval holds the measured cell"
+    title = "Coverage: how often the 95 % interval contains the measured cell"
     caption = (
-        f"One dot for each of {table['model'].n_unique()} models, by the chosen law under each scheme; bar and number: "
+        f"One dot per model ({table['model'].n_unique()}), for its chosen law under each scheme; bar and number for "
         "their mean. Dashed: the nominal 95 %." + style_words(names)
     )
     fig = style.figure(_WIDTH, 0.8 + 0.34 * len(schemes), title, caption, label)
@@ -149,7 +149,7 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
 
 
 def _compared(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per repetition: by how much the secondary sensors deviate from the counter, in percent, at what power."""
+    """One row per repetition: deviations of the secondary sensors from the counter, in percent, and the power."""
     there = [name for name in _SENSORS if name in rows.columns and rows[name].null_count() < rows.height]
     known = rows.drop_nulls(["energy_j", "duration_s"]).filter(pl.any_horizontal(pl.col(there).is_not_null()))
     return known.select(
@@ -170,9 +170,9 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str
     edge = 4 * tolerance
     title = "Energy counter against integrated power"
     caption = (
-        f"{table.height} repetitions: integrated power over counter, %. Band: the ±{tolerance:g} % beyond which a row "
-        f"is invalid. Crosses: the {table.height - int(table['valid'].sum())} invalid rows; what is beyond "
-        f"±{edge:g} % is drawn at the edge."
+        f"{table.height} repetitions: integrated power / counter − 1, %. Band: ±{tolerance:g} %, beyond which a row "
+        f"is invalid. Crosses: the {table.height - int(table['valid'].sum())} invalid rows. Points beyond "
+        f"±{edge:g} % are drawn at the edge."
     )
     fig = style.figure(_WIDTH, 2.7, title, caption, label)
     axes = fig.subplots(1, len(sensors), squeeze=False, sharey=True)
@@ -192,7 +192,7 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str
 
 
 def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Mapping[str, Any] | None) -> pl.DataFrame:
-    """What a token of context adds to an output token, J, by the chosen law, for models whose attention is known."""
+    """Energy in J that context adds to an output token, by the chosen law, for models whose attention is known."""
     models = {model["name"]: model for model in (campaign or {}).get("models", [])}
     found = []
     for group, name in zip(groups, names, strict=True):
@@ -221,9 +221,9 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
     table = table.sort("parameters", "model")
     title = "GQA against MHA: what context costs"
     caption = (
-        f"{table.height} models, the smallest at the bottom: what 1,000 tokens of context add to each output token, by "
-        "the term of the chosen law that grows with the prompt; bars: 95 % interval of the coefficient. Laws without "
-        "batch terms: that of the largest batch. Beside the names: parameters in 10⁹."
+        f"{table.height} models, the smallest at the bottom: energy that 1,000 tokens of context add to each output "
+        "token, by the term of the chosen law that grows with the prompt. Bars: 95 % interval of the coefficient. Laws "
+        "without batch terms: fit of the largest batch. Beside the names: parameters in 10⁹."
     )
     fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
     ax = fig.subplots()

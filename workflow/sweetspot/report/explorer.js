@@ -1,4 +1,4 @@
-/* The controls of the explorer. Every number comes from `predict` above. */
+/* The explorer's controls. Every number comes from `predict` above. */
 document.addEventListener("DOMContentLoaded", () => {
   const DATA = JSON.parse(document.getElementById("explorer-data").textContent);
   const form = document.getElementById("ask");
@@ -7,7 +7,7 @@ document.addEventListener("DOMContentLoaded", () => {
     document.getElementById("explorer").hidden = true;
     return;
   }
-  /* What predict may give: shown when it does. */
+  /* Quantities that predict may return; shown if it does. */
   const QUANTITIES = [
     ["energy_per_request", "j", "J per request"],
     ["energy_per_output_token", "j", "J per output token"],
@@ -41,7 +41,7 @@ document.addEventListener("DOMContentLoaded", () => {
     table.tBodies[0].replaceChildren(...rows);
   };
 
-  /* --- what is asked ------------------------------------------------------------------------------------------- */
+  /* --- the question -------------------------------------------------------------------------------------------- */
   const range = (name) => [
     Math.min(...DATA.groups.map((g) => g.measured_range[name][0])),
     Math.max(...DATA.groups.map((g) => g.measured_range[name][1])),
@@ -77,10 +77,10 @@ document.addEventListener("DOMContentLoaded", () => {
       return `${tokens(found.output_tokens)} (within 1 %: ${tokens(found.plateau_low)} to ${tokens(found.plateau_high)})`;
     }
     const [low, high] = DATA.groups[index].measured_range.output_tokens;
-    return found.status === "not identified" ? "not identified by these cells" : `none inside ${whole(low)} to ${whole(high)}`;
+    return found.status === "not identified" ? "not identified by these cells" : `none between ${whole(low)} and ${whole(high)}`;
   };
 
-  /* --- what is shown ------------------------------------------------------------------------------------------- */
+  /* --- the answer ---------------------------------------------------------------------------------------------- */
   const interval = (p, key, unit) => (p[`${key}_low_${unit}`] ?? null) === null ? number(p[`${key}_${unit}`]) :
     `${number(p[`${key}_${unit}`])} [${number(p[`${key}_low_${unit}`])}, ${number(p[`${key}_high_${unit}`])}]`;
   const cell = (head, text) => make("td", text, { class: "number", "data-head": head });
@@ -113,7 +113,7 @@ document.addEventListener("DOMContentLoaded", () => {
       make("li", names.length === s.groups.length ? text : `${names.join(", ")}: ${text}`)));
   };
 
-  /* A request as costOf and savingOf take it; a summary differs from a request of the same lengths. */
+  /* A request as costOf and savingOf expect it; a summary's key differs from that of a request of the same lengths. */
   const request = (index, s, change = {}, summary = false) => {
     const p = ask(index, s, change);
     return { key: `${p.input_tokens}/${p.output_tokens}/${p.batch}/${summary}`, weight: 1, p };
@@ -159,7 +159,7 @@ document.addEventListener("DOMContentLoaded", () => {
           row.append(cell("J per request", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`));
           const said = `${words}${one.outside ? " (extrapolates)" : ""}` +
             (one.reuse ? `; pays off from the ${ordinal(one.reuse)} reply to the same prompt` : "");
-          row.append(make("td", said, { "data-head": "against now" }));
+          row.append(make("td", said, { "data-head": "compared with now" }));
         }
         rows.push(row);
       }
@@ -167,11 +167,11 @@ document.addEventListener("DOMContentLoaded", () => {
       if (i === 0) {
         const best = good.sort((a, b) => b.saved.joules[0] - a.saved.joules[0])[0];
         const [mid, low, high] = best ? best.saved.percent.map(number) : [];
-        advice = best ? ` Of the changes below, the largest saving is to ${best.words}: ${mid} % [${low}, ${high}]` +
+        advice = best ? ` Of the changes below, this one saves most: ${best.words}, ${mid} % [${low}, ${high}]` +
           `${best.outside ? " (extrapolates)" : ""}.` : " None of the changes below clearly saves energy.";
       }
     });
-    fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["against now"]], rows);
+    fill(get("instead"), [["model"], ["change"], ["J per request", "number"], ["compared with now"]], rows);
     return advice;
   };
 

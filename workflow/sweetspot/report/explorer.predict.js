@@ -1,9 +1,9 @@
-/* The library's answers in JavaScript, for the page: predictions, sweet spots and savings. They must equal those of
-   `sweetspot predict` and `sweetspot advise`: tests/report/test_page_explorer.py compares them in a real browser. The
-   laws and their terms come as data from predictor.json; a new step of a prediction goes here as well. */
+/* The library's predictions, sweet spots and savings in JavaScript, for the page. They must equal those of `sweetspot
+   predict` and `sweetspot advise`: tests/report/test_page_explorer.py compares them in a real browser. The laws and
+   their terms come as data from predictor.json; a new step of a prediction must be added here too. */
 "use strict";
 
-const ROUTINGS = { // the share of experts that a batch activates, by the share that one token does
+const ROUTINGS = { // the share of experts that a batch activates, from the share that one token activates
   even: (share, batch) => 1 - (1 - share) ** batch,
   skewed: (share, batch) => (batch * share) / (1 + (batch - 1) * share),
 };
@@ -14,7 +14,7 @@ const SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements";
 
 const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
-/* What a term's coefficient is multiplied by: the sum of c n^a m^b, for `requests` in flight. */
+/* The factor of a term's coefficient: the sum of c n^a m^b, scaled for `requests` in flight. */
 const routed = (term, requests, share) =>
   (term.routing ? ROUTINGS[term.routing](share, requests) : 1) / (term.per_batch ? requests : 1);
 const termValue = (term, n, m, requests, share) =>
@@ -35,7 +35,7 @@ function wavesOf(group, total, batch) {
     (together) => Math.ceil(batch / Math.max(1, together)));
 }
 
-/* As Python's format does it: halves to the even neighbour. */
+/* Rounds as Python's format does: halves to even. */
 function rounded(x) {
   const near = Math.round(x);
   return Math.abs(x % 1) === 0.5 && near % 2 ? near - 1 : near;
@@ -51,13 +51,13 @@ function checkRequest(n, m, batch) {
   }
 }
 
-/* The fit that covers `batch`: that of the law asked for, or else that of the law for every batch. */
+/* The fit that covers `batch`: of the requested law, or else of the law for every batch. */
 function fitFor(group, batch, law, warnings) {
   for (const name of new Set([law, group.law_any_batch])) {
     for (const fit of group.laws[name] || []) {
       if (!("skipped" in fit) && ((name === law && fit.batch === batch) || fit.batch === null)) {
         if (!group.batches.includes(batch)) {
-          warnings.push(`batch ${batch} was not measured: ${name} carries over from ${group.batches.join(", ")}`);
+          warnings.push(`batch ${batch} was not measured: predicted by ${name} from ${group.batches.join(", ")}`);
         } else if (name !== law) {
           warnings.push(`${law} was not fitted for batch ${batch}: predicted by ${name}`);
         }
@@ -72,10 +72,10 @@ function fitFor(group, batch, law, warnings) {
 /* A warning if energy and duration contradict each other. */
 function impossible(power, idle, cap) {
   if (power && cap && power > cap * OVER_CAP) {
-    return [`energy over duration is ${rounded(power)} W, above the ${rounded(cap)} W of the board`];
+    return [`energy over duration is ${rounded(power)} W, above the board's power cap of ${rounded(cap)} W`];
   }
   if (power && idle && power < idle * UNDER_IDLE) {
-    return [`energy over duration is ${rounded(power)} W, below the ${rounded(idle)} W of the idle board`];
+    return [`energy over duration is ${rounded(power)} W, below the board's idle power of ${rounded(idle)} W`];
   }
   return [];
 }
@@ -97,9 +97,9 @@ function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) 
 
 const around = (value, half) => [value, Math.max(value * (1 - half), 0), value * (1 + half)];
 
-/* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` its laws, `law`
-   another law than the chosen one (or nothing). Returns the fields of prediction.Prediction; throws an Error with the
-   library's words if it raises SweetspotError. */
+/* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` its laws, `law` a
+   law other than the chosen one (or nothing). Returns the fields of prediction.Prediction; throws an Error with the
+   library's message where the library raises SweetspotError. */
 function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: wanted }) {
   checkRequest(n, m, batch);
   const warnings = [], chosen = wanted || group.law;
@@ -108,7 +108,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   if (group.source === "simulated") warnings.push(SIMULATED);
 
   const [most, waves, fewest] = wavesOf(group, n + m, batch), together = batch / waves;
-  if (waves > 1) warnings.push(`the KV cache does not hold ${batch} such requests: ${waves} waves`);
+  if (waves > 1) warnings.push(`the KV cache cannot hold ${batch} such requests at once: they run in ${waves} waves`);
   const share = shareOf(group), terms = laws[fit.law].terms;
   const featuresOf = (requests) => Object.fromEntries(terms.map(
     (term) => [term.name, termValue(term, n, m, requests, share)]));
@@ -124,7 +124,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
       outside[name] = `${name} ${rounded(value)} is ${value < low ? "below" : "above"} the measured ${measured}`;
     }
   }
-  if ("input_tokens" in outside || "output_tokens" in outside) delete outside.total_tokens; // it says nothing new
+  if ("input_tokens" in outside || "output_tokens" in outside) delete outside.total_tokens; // adds nothing
   if (["input_tokens", "output_tokens", "batch", "total_tokens"].some((name) => name in outside)) {
     delete outside.tokens_in_flight;
   }
@@ -138,7 +138,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   });
   const gap = Math.max(...lacks) > 1 ? Math.max(...lacks) : 0;
   if (gap && !Object.keys(outside).length) {
-    outside.cells = `no measured cell combines such lengths and batch: the nearest is ${rounded(2 ** gap)} times away`;
+    outside.cells = `no cell combines such lengths and batch: the nearest is a factor of ${rounded(2 ** gap)} away`;
   }
   const extrapolates = Object.values(outside);
   let undetermined = false;
@@ -151,7 +151,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   const energy = kept.reduce((sum, name) => sum + fit.terms[name].value * features[name], 0);
   if (!(energy > 0)) {
     throw new Error(`${fit.law} gives no positive energy here (${extrapolates.join("; ") || "inside its range"}); ` +
-      "ask nearer to the measured cells");
+      "ask for a request closer to the measured cells");
   }
   const coefficients = kept.reduce((sum, a, i) => sum + kept.reduce(
     (part, b, j) => part + features[a] * features[b] * fit.covariance[i][j], 0), 0);
@@ -165,21 +165,21 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   if (undetermined) {
     parts.distance = Math.max(parts.distance, UNDETERMINED);
     if (!extrapolates.length) {
-      extrapolates.push("the measured cells vary the lengths only together, not as this request would need");
+      extrapolates.push("the measured cells vary the lengths only together, so they do not determine this request");
     }
   }
   if (group.sensor_gain !== null) parts.sensor_gain = group.sensor_gain;
   let half = Math.hypot(...Object.values(parts));
-  const apart = (valueOf) => { // by which share another number of waves is away
+  const apart = (valueOf) => { // relative difference with another number of waves
     const perToken = (its) => kept.reduce((sum, name) => sum + valueOf(name) * its[name], 0);
     return Math.max(...[fewest, most].map(
       (number) => Math.abs(perToken(featuresOf(batch / number)) / perToken(features) - 1)));
   };
-  if (fewest < most) { // then the interval reaches as far around the energy of the other number
+  if (fewest < most) { // then the interval also covers the energy with the other number
     const away = apart((name) => fit.terms[name].value);
     parts.waves = Math.sqrt(away * (away + 2 * half));
     half += away;
-    extrapolates.push(`the measured cells do not tell in how many waves this batch runs: ${fewest} to ${most}`);
+    extrapolates.push(`the measured cells do not determine this batch's number of waves: ${fewest} to ${most}`);
   }
   let duration = null;
   if (fit.duration) {
@@ -234,7 +234,7 @@ function sweetSpot(group, laws, n, batch, wanted) {
     }
   }
   const powers = powersAt(batch), slope = (m) => sum(powers.map(([power, factor]) => power * factor * m ** power));
-  const halve = (from, to, isBefore) => { // the end of what is before, between `from` and `to`
+  const halve = (from, to, isBefore) => { // bisects for where isBefore turns false, between `from` and `to`
     let [inside, outside] = [from, to];
     for (let i = 0; i < HALVINGS; i++) {
       const middle = (inside + outside) / 2;
@@ -254,21 +254,21 @@ function sweetSpot(group, laws, n, batch, wanted) {
     plateau_low: edge(Math.max(1, spot / REACH)), plateau_high: edge(spot * REACH), energy_per_output_token_j: least };
 }
 
-/* --- what a change of requests saves, as costs.py has it --------------------------------------------------------- */
+/* --- what a change of requests saves, as in costs.py ------------------------------------------------------------- */
 const gainOf = (p) => (p.interval_parts.sensor_gain ?? 0) * p.energy_per_request_j;
-/* Half-widths without the sensors' gain, which is common to all; requests of negative weight belong to the other side. */
+/* Half-widths without the sensors' gain, common to all requests; those of negative weight belong to the other side. */
 const ownOf = (requests) => sum(requests.map(({ weight, p }) => Math.max(weight, 0) * Math.sqrt(Math.max(
   (p.energy_per_request_high_j - p.energy_per_request_j) ** 2 - gainOf(p) ** 2, 0))));
 const totalOf = (requests, of) => sum(requests.map(({ weight, p }) => weight * of(p)));
 
-/* The cost of requests that are made one after the other, in J: [value, low, high]. A request is {key, weight, p}. */
+/* The cost of consecutive requests, in J: [value, low, high]. A request is {key, weight, p}. */
 function costOf(requests) {
   const value = totalOf(requests, (p) => p.energy_per_request_j);
   const half = Math.hypot(ownOf(requests), totalOf(requests, gainOf));
   return [value, Math.max(value - half, 0), value + half];
 }
 
-/* What `then` saves over `now`: {joules, percent}, each [value, low, high]. What both ask alike cancels. */
+/* What `then` saves over `now`: {joules, percent}, each [value, low, high]. What both share cancels. */
 function savingOf(now, then) {
   const less = (some, others) => some.map(({ key, weight, p }) => ({
     key, p, weight: weight - sum(others.filter((other) => other.key === key).map((other) => other.weight)) }));
@@ -281,8 +281,8 @@ function savingOf(now, then) {
     percent: [1 - ratio, 1 - ratio - relative, 1 - ratio + relative].map((x) => 100 * x) };
 }
 
-/* --- the law across models, as across_models.py has it ----------------------------------------------------------- */
-/* How much of each priced thing one run of a batch takes, in the order of across_models.TERMS. */
+/* --- the law across models, as in across_models.py --------------------------------------------------------------- */
+/* How much of each priced quantity one batch run needs, in the order of across_models.TERMS. */
 function priced(a, sizes, n, m, batch, waves) {
   const query = a.heads * a.head_size, keys = a.kv_heads * a.head_size, window = a.sliding_window ?? Infinity;
   const perToken = a.layers * a.hidden * (2 * query + 2 * keys + (a.gated ? 3 : 2) * a.ffn) +
@@ -303,7 +303,7 @@ function priced(a, sizes, n, m, batch, waves) {
     waves * m, waves * m * a.layers, batch * m];
 }
 
-/* `across` is what explorer.py made of one model of an entry of the law. */
+/* `across` is what explorer.py prepares for one model of an entry of the law. */
 function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   checkRequest(n, m, batch);
   const { architecture: a, memory, measured_range: range } = across;
@@ -315,7 +315,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
     const together = Math.floor(Math.max(0, memory.kv_cache_bytes) / each);
     if (together < 1) {
       throw new Error(`${a.name}: ${memory.weights_gb} GB of weights and the KV cache of one request of ${n} + ${m} ` +
-        `tokens do not fit one ${memory.board}; the law is of one GPU`);
+        `tokens do not fit on one ${memory.board}; the law covers a single GPU`);
     }
     waves = Math.ceil(batch / together);
   }
@@ -326,7 +326,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
     squares[low < high] += octaves(value, range[name]) ** 2;
     if (value < low || value > high) {
       extrapolates.push(`${name} ${value} is ${value < low ? "below" : "above"} the measured ` +
-        (low === high ? `${low}, and no row shows what another ${name} does` : `${low}-${high}`));
+        (low === high ? `${low}, the only ${name} in the rows` : `${low}-${high}`));
     }
   }
   if (n + m > a.max_positions) {
@@ -334,7 +334,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   }
   const evaluate = (law, own) => {
     const value = sum(own.prices.map((price, i) => price * row[i]));
-    if (value <= 0) throw new Error("the law across models has no price for anything here; ask nearer to its rows");
+    if (value <= 0) throw new Error("the law across models gives no positive value here; ask for a request closer to its rows");
     const prices = sum(row.map((x, i) => sum(row.map((y, j) => x * y * own.covariance[i][j])))) / value ** 2;
     const parts = { law: law.quantile * Math.sqrt(Math.max(prices, 0) + law.cell ** 2),
       distance: Math.hypot(law.quantile * law.cell * Math.sqrt(squares.true), Math.sqrt(squares.false) * Math.LN2) };
@@ -344,7 +344,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   const [energy, parts] = evaluate(across.energy, across.own.energy);
   const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
   const warnings = across.source === "simulated" ? [SIMULATED] : [];
-  if (waves > 1) warnings.push(`the KV cache does not hold the batch: assumed to run in ${waves} waves`);
+  if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
   return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w],
     { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings });
 }

@@ -1,8 +1,7 @@
-"""What the page's explorer computes with: the fitted laws and the measured cells, as JSON inside the page.
+"""The data of the page's explorer: the fitted laws and the measured cells, as JSON inside the page.
 
-`explorer.predict.js` repeats the library's predictions, sweet spots and savings in the language of the page;
-`explorer.js` holds its controls. Both are plain JavaScript without a library, so the page needs no network and stays
-small.
+`explorer.predict.js` reimplements the library's predictions, sweet spots and savings; `explorer.js` has the controls.
+Both are plain JavaScript without a library, so the page needs no network and stays small.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ _CELL = ("batch", "input_tokens", "output_tokens", "energy_per_output_token_j")
 def data(results: Results) -> dict[str, Any]:
     """Everything that the explorer embeds: `groups` as in predictor.json (those with a law), names, looks, cells.
 
-    `asked` is the question that the page opens with: the worst cell of the group and batch whose lengths matter most.
+    `asked` is the question the page opens with: the worst cell of the group and batch in which lengths matter most.
     """
     predictor, means, top = results.predictor, results.means, results.top
     usable = [(group, name) for group, name in zip(results.groups, results.names, strict=True) if group.get("law")]

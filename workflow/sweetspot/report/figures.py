@@ -31,16 +31,16 @@ from sweetspot.report.results import (
 from sweetspot.report.words import Group
 from sweetspot.table.schema import CELL
 
-_WIDTH = 7.6  # inches; the text of a figure is then as large as the page's on a screen of 1280 pixels
+_WIDTH = 7.6  # inches; a figure's text is then as large as the page's on a screen 1280 pixels wide
 _HERO_WIDTH = 6.0  # stands beside the accuracy table
-_DIGITS = 6  # of numbers in the CSV beside a figure: more than any sensor has
+_DIGITS = 6  # significant digits in the CSV beside a figure: more than any sensor has
 _PER_TOKEN = "J per output token"
 _SHOWN = ["model", *CELL, "repetitions", "energy_per_output_token_j", "sd"]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure and what it is: `kind` names the plot, `group` the index of its group in the results (None: all)."""
+    """Describes a figure: `kind` names the plot, `group` is the index of its group in the results (None: all)."""
 
     name: str
     kind: str
@@ -52,8 +52,8 @@ class Drawn:
 def draw_all(results: Results, directory: Path) -> list[Path]:
     """Draw every figure that these results allow into `directory`; returns the files written.
 
-    Results without a valid row give no figure. Each figure of simulated rows says SIMULATED in itself and has the data
-    it shows beside it as CSV. figures.json lists them in the order of the pages of figures.pdf.
+    Without a valid row there is no figure. Every figure has its data beside it as CSV; a figure of simulated rows has
+    SIMULATED in the drawing. figures.json lists the figures in the order of the pages of figures.pdf.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
@@ -174,8 +174,8 @@ def _heat_map(
     inside = any(spot["status"] == "interior" for spot in spots)
     title = f"{name}: {_PER_TOKEN}" + (f", batch {batches[0]}" if len(batches) == 1 else "")
     caption = (
-        f"{shown.height} cells, mean of the valid repetitions. Colour: times the best cell of that batch (log scale). "
-        + (f"Line: sweet spot m*(n) of law {group.get('law')}, drawn inside the measured range. " if inside else "")
+        f"{shown.height} cells, mean of the valid repetitions. Colour: ratio to that batch's best cell (log scale). "
+        + (f"Line: sweet spot m*(n) by law {group.get('law')}, inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot is identified inside the measured range. ")
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
         + (_batch_words(own, batches) if file != "hero" else "")

@@ -1,6 +1,6 @@
-"""The three sentences that open the report: what lengths decide, where the sweet spot lies, how well a law predicts.
+"""The three sentences that open the report: how much lengths matter, where the sweet spot is, how well a law predicts.
 
-Intervals are 95 % and say in themselves what they are about: repetitions, coefficients of the fit, or cells.
+Intervals are 95 %: energies over repetitions, sweet spots over the fit's coefficients, errors over cells.
 """
 
 import math
@@ -35,7 +35,7 @@ def sentences(results: Results) -> list[str]:
     low, high = (_with(cell["energy_per_output_token_j"], _mean_interval(cell)) for cell in (best, worst))
     return [
         f"{name} at batch {top['batch']} needs {low} J per output token at best ({_lengths(best)}) and {high} J "
-        f"at worst ({_lengths(worst)}): the lengths alone make a factor of "
+        f"at worst ({_lengths(worst)}): the lengths alone change it by a factor of "
         f"{_with(top['ratio'], _ratio_interval(best, worst))}"
         + (f", the largest of {len(groups)} models." if len(groups) > 1 else "."),
         _spot_sentence(group, top["batch"], groups),
@@ -79,7 +79,7 @@ def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span |
 
 
 def spot_interval(spot: Mapping[str, Any]) -> Span:
-    """The 95 % confidence set of a sweet spot; an end that is not known is 0 or inf."""
+    """The 95 % confidence set of a sweet spot; an unknown end is 0 or inf."""
     low, high = spot["output_tokens_low"], spot["output_tokens_high"]
     return 0.0 if low is None else low, math.inf if high is None else high
 
@@ -92,10 +92,10 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
         known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
         if not known:
             why = why_not_identified(group.get("law"))
-            return f"The sweet spot, the reply length of least energy per token, is not identified: {why}."
-        return "No fitted law has a sweet spot, a reply length of least energy per token, inside the measured lengths."
+            return f"The sweet spot, the reply length with the least energy per token, is not identified: {why}."
+        return "No fitted law has a sweet spot, a reply length with least energy per token, in the measured lengths."
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
-    span = f"over all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
+    span = f"across all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     ends = " and ".join(
@@ -105,8 +105,8 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
             (" tokens", ""), ("after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False
         )
     )
-    meaning = "the reply length of least energy per token"
-    return f"Its sweet spot by the fitted law {group['law']}, {meaning}, is {ends}; {span}"
+    meaning = "the reply length with the least energy per token"
+    return f"By the fitted law {group['law']}, its sweet spot, {meaning}, is {ends}; {span}"
 
 
 def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_out: pl.DataFrame) -> str:
@@ -115,10 +115,10 @@ def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_o
         chosen.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in ("in-sample", "5-fold")
     )
     if not unseen:
-        return "How well a law predicts is not known: too few cells to hold any out."
+        return "How well a law predicts is unknown: too few cells to hold any out."
     of = f"mean of {len(unseen)} models, worst {percent(max(unseen))}" if len(unseen) > 1 else "one model"
     in_sample = (
-        f"in-sample, on the cells it was fitted to, {percent(sum(seen) / len(seen))}" if seen else "in-sample not known"
+        f"in-sample, on the cells it was fitted to, {percent(sum(seen) / len(seen))}" if seen else "in-sample unknown"
     )
     mean = sum(unseen) / len(unseen)
     return (
@@ -128,7 +128,7 @@ def _accuracy_sentence(groups: Sequence[Group], validation: pl.DataFrame, held_o
 
 
 def _error_interval(mean: float, held_out: pl.DataFrame) -> Span | None:
-    """Interval of the mean over models of their mean errors: as sure as the scatter of the cells' errors lets it be."""
+    """Interval of the mean over models of their mean errors, from the scatter of the cells' errors."""
     of_models = held_out.group_by(*GROUP).agg(pl.col("ape_percent").std(), pl.len().alias("cells"))
     if held_out.select(*GROUP, *CELL).is_duplicated().any() or of_models["ape_percent"].null_count():
         return None

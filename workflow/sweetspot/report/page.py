@@ -1,4 +1,4 @@
-"""One self-contained HTML page that says what a campaign found, how sure that is, and what it was measured on."""
+"""One self-contained HTML page that says what a campaign found, how certain that is, and what it was measured on."""
 
 import base64
 import html
@@ -23,14 +23,14 @@ _BANNERS = {
     "SOURCE NOT STATED": "the table does not say whether its rows were measured or simulated",
     "MEASURED": "the numbers come from the energy counter of the GPU",
 }
-# Colours of the figures that follow the page from light to dark; the others keep their meaning, and contrast on both.
+# Figure colours that change between the light and the dark page; the others keep their meaning and show on both.
 _THEMED = {style.INK: "--ink", style.MUTED: "--muted", style.GRID: "--grid", style.ALARM: "--alarm"}
 
 
 def write(results: Results, figures: Path, output: Path) -> None:
-    """Write the page to `output`, whole or not at all. `figures` is the directory that `figures.draw_all` drew into.
+    """Write the page to `output`, atomically. `figures` is the directory that `figures.draw_all` drew into.
 
-    Results without a valid row make a page that says so.
+    Without a valid row, the page says so.
     """
     rows, groups, names, campaign = results.rows, results.groups, results.names, results.campaign
     validation = results.validation
@@ -104,7 +104,7 @@ def _banner(label: str, rows: pl.DataFrame) -> str:
 
 
 def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure as an <svg> element: ids made its own, its ink that of the page."""
+    """A figure as an <svg> element with ids unique to it and the ink of the page."""
     svg = (directory / f"{item['name']}.svg").read_text()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
@@ -122,5 +122,5 @@ def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    """`text` as a replacement of re.sub that means itself."""
+    """`text` escaped as a literal replacement for re.sub."""
     return text.replace("\\", r"\\")

@@ -47,7 +47,7 @@ class Results:
         plan: pl.DataFrame | None = None,
         campaign: Mapping[str, Any] | None = None,
     ) -> "Results":
-        """From the table of measurements and what a fit and a validation made of it."""
+        """From the table of measurements, its fit and its validation."""
         rows = complete(measurements)
         means = cells(rows)
         groups = [group for group in predictor["groups"] if rows_of(means, group).height]
@@ -56,12 +56,12 @@ class Results:
 
     @classmethod
     def read(cls, files: Mapping[str, str]) -> "Results":
-        """From files by the names of the arguments of `of`. Raises SweetspotError for one that is not whole."""
+        """From files, by the names of the arguments of `of`. Raises SweetspotError if one is incomplete."""
         return cls.of(**{name: read_result(Path(file)) for name, file in files.items()})
 
     @cached_property
     def label(self) -> str:
-        """The word that must stand on whatever shows these rows; "" if all were measured."""
+        """The label required on everything that shows these rows; "" if all were measured."""
         return source_label(self.rows["source"])
 
     @cached_property
@@ -71,7 +71,7 @@ class Results:
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with every column that figures and report use: unspecified, valid, unflagged or null where one lacks."""
+    """`rows` with every column that figures and report use; missing ones are unspecified, valid, unflagged or null."""
     defaults: dict[str, tuple[Any, Any]] = {
         **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
         **{name: ("", pl.String) for name in ("reasons", "flags")},
@@ -113,7 +113,7 @@ def ratios(means: pl.DataFrame) -> pl.DataFrame:
 
 
 def headline(means: pl.DataFrame) -> dict[str, Any] | None:
-    """The group and batch whose best and worst cell lie farthest apart, as a row of `ratios`."""
+    """The group and batch with the largest ratio of worst to best cell, as a row of `ratios`."""
     table = ratios(means).sort("ratio", descending=True, maintain_order=True)
     return table.row(0, named=True) if table.height else None
 
@@ -129,7 +129,7 @@ def rows_of(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
 
 
 def group_names(groups: Sequence[Group]) -> list[str]:
-    """A name for each group: the model, and what else tells it from other groups of that model."""
+    """A name for each group: the model, and what else distinguishes it from other groups of that model."""
     names = []
     for group in groups:
         same = [other for other in groups if other["model"] == group["model"]]
@@ -152,12 +152,12 @@ def slugs(names: Iterable[str]) -> list[str]:
 
 
 def chosen_fits(group: Group) -> list[Mapping[str, Any]]:
-    """The usable fits of the group's chosen law: one in all, or one for each batch."""
+    """The usable fits of the group's chosen law: one overall, or one per batch."""
     return [fit for fit in group.get("laws", {}).get(group.get("law"), []) if not fit.get("skipped")]
 
 
 def fitted(group: Group, batch: int, n: float, m: float) -> float | None:
-    """J per output token by the group's chosen law; None where it was not fitted for this batch."""
+    """J per output token by the group's chosen law; None if it was not fitted for this batch."""
     for fit in chosen_fits(group):
         if fit["batch"] in (None, batch):
             values = {name: term["value"] for name, term in fit["terms"].items()}
@@ -175,5 +175,5 @@ def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
 
 
 def coverage(validation: pl.DataFrame) -> pl.DataFrame:
-    """The rows of a validation that say how often its intervals held, as `coverage_percent`; none where none says."""
+    """The rows of a validation that have `coverage_percent`, the share of cells inside their intervals."""
     return validation.filter(pl.col("coverage_percent").is_not_null())

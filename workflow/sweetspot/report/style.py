@@ -1,7 +1,7 @@
 """One look for all figures: colours that keep their meaning, a header with title, caption and label, small SVG files.
 
-Colours can be told apart with the common colour-vision deficiencies (after Okabe and Ito 2008). Of middle lightness,
-they show on white and on a near-black page, so that a page may swap ink and background alone.
+Colours are distinguishable with the common colour-vision deficiencies (after Okabe and Ito 2008). Their medium
+lightness shows on white and on near-black pages, so a page needs to swap only ink and background.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ LAW_COLOURS = {
     "paper-6": "#0072b2",
     "batch-8": "#d55e00",
 }
-# Below so many billion parameters: marker, line.
+# Upper bound in billion parameters, marker, line.
 SIZES: tuple[tuple[float, str, LineStyle], ...] = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))
 RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b5fc4", "#7a55c9", "#b94a9b", "#d6564f", "#d98a1f"])
 HEAT = sns.color_palette("rocket_r", as_cmap=True)
 RC = {
     **sns.axes_style("ticks"),
-    "font.family": "DejaVu Sans",  # shipped with matplotlib, and wider than what a browser may put in its place
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, and wider than what a browser may substitute
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,
@@ -66,7 +66,7 @@ RC = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.3,
     "hatch.linewidth": 0.6,
-    "text.parse_math": False,  # a model's name may hold a dollar sign
+    "text.parse_math": False,  # a model's name may contain a dollar sign
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "pdf.fonttype": 42,  # fonts that journals accept
     "svg.hashsalt": "sweetspot",
@@ -87,7 +87,7 @@ class ModelStyle:
 
 
 def model_style(model: str) -> ModelStyle:
-    """Colour by family, marker and line by size, both read from the name alone: other models never change them."""
+    """Colour by family, marker and line by size, both from the name alone, so other models never change them."""
     words = model.lower()
     family = next((name for name in FAMILIES if name in words), None)
     if family:
@@ -103,7 +103,7 @@ def model_style(model: str) -> ModelStyle:
 
 def law_colour(law: str) -> str:
     """The colour of a law in every figure."""
-    return LAW_COLOURS.get(law, OTHER_FAMILIES[len(law) % len(OTHER_FAMILIES)])
+    return LAW_COLOURS.get(law, OTHER_FAMILIES[sum(map(ord, law)) % len(OTHER_FAMILIES)])
 
 
 def ramp(values: Iterable[int]) -> dict[int, str]:
@@ -118,7 +118,7 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
     total = height + header
-    # Laid out at the resolution it is saved in: hinting makes text narrower at a lower one.
+    # Laid out at the resolution it is saved at: hinting makes text narrower at a lower one.
     fig = Figure(figsize=(width, total), dpi=_PNG_DPI, layout="constrained")
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
@@ -144,20 +144,20 @@ def readable_on(colour: Any) -> str:
 
 
 def band(errors: Any) -> float:
-    """Half-width in percent of a band around 0: the least round one that holds 95 % of `errors`, in percent."""
+    """Half-width in percent of a band around 0: the smallest round one with 95 % of `errors` (percent) inside."""
     reach = np.quantile(np.abs(errors), 0.95)
     return next((width for width in _BANDS if reach <= width), _BANDS[-1])
 
 
 def columns(panels: int, most: float = 3) -> int:
-    """Columns for that many panels: one row where `most` allows it, else two columns, else one."""
+    """Number of columns for that many panels: one row where `most` allows it, else two columns, else one."""
     return panels if panels <= most else 2 if most >= 2 else 1
 
 
 def length_axis(axis: Any, values: Iterable[int], gap: float = 0.12) -> None:
-    """Ticks of a logarithmic axis at the very lengths or batches that were measured, thinned where they would touch.
+    """Put the ticks of a logarithmic axis at the measured lengths or batches, thinned where they would touch.
 
-    `gap` is the least distance between two, as a share of the axis.
+    `gap` is the smallest distance between two ticks, as a share of the axis.
     """
     ticks: list[int] = []
     ordered = sorted(set(values))
@@ -171,7 +171,7 @@ def length_axis(axis: Any, values: Iterable[int], gap: float = 0.12) -> None:
 
 
 def value_axis(axis: Any) -> None:
-    """Ticks of a logarithmic axis of quantities, written without powers of ten."""
+    """Put round ticks on a logarithmic axis of quantities, written without powers of ten."""
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
     finer = ((0.8, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)), (1.6, (1.0, 2.0, 5.0)), (3.0, (1.0, 3.0)))
@@ -192,7 +192,7 @@ def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
         fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
         pdf.savefig(fig)  # type: ignore[no-untyped-call]
-    # Verdana is as wide as DejaVu Sans, where a reader has no DejaVu Sans.
+    # Verdana, as wide as DejaVu Sans, is for readers who do not have DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     svg.write_text(re.sub(r'="[^"]*"', _short_coordinates, text))
@@ -200,7 +200,7 @@ def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
 
 
 def _short_coordinates(attribute: re.Match[str]) -> str:
-    """A hundredth of a point is finer than any screen; the text between the tags is not touched."""
+    """Cut coordinates to a hundredth of a point, finer than any screen; text between tags is not touched."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 

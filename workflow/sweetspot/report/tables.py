@@ -50,7 +50,7 @@ def provenance(results: Results) -> Table:
     facts: list[tuple[str, Any]] = [
         ("Campaign", (campaign or {}).get("campaign")),
         ("Source of the rows", _distinct(rows, "source")),
-        ("Rows", f"{rows.height:,}, of them valid {int(rows['valid'].sum()):,}"),
+        ("Rows", f"{rows.height:,}, {int(rows['valid'].sum()):,} of them valid"),
         ("Cells with a valid row", f"{means.height:,}"),
         ("Models", str(rows["model"].n_unique())),
         ("Input tokens", listed(sorted(set(rows["input_tokens"])))),
@@ -76,7 +76,7 @@ def provenance(results: Results) -> Table:
 
 
 def measured_on(results: Results) -> str:
-    """One line: on what, with what, how much."""
+    """One line: GPU, engine, precision, models, batches, and the numbers of cells and repetitions."""
     rows, means = results.rows, results.means
     facts = [
         _distinct(rows, "gpu"),
@@ -146,7 +146,7 @@ def sweet_spots(group: Group) -> Table | None:
 
 
 def sweet_spot_ranges(results: Results) -> Table | None:
-    """Per model: how many sweet spots lie inside the measured lengths, between which values; what the others are."""
+    """Per model: how many sweet spots lie inside the measured lengths, their range, and what the others are."""
     rows = []
     for group, name in zip(results.groups, results.names, strict=True):
         spots = group.get("sweet_spots", [])
@@ -158,7 +158,7 @@ def sweet_spot_ranges(results: Results) -> Table | None:
         ends = f"{tokens(min(inside))} to {tokens(max(inside))}" if inside else "–"
         rows.append([name, str(group.get("law") or "none"), ends, *counts])
     head = ["model", "law", "m*, output tokens", "inside", "outside measured range", "no minimum", "not identified"]
-    caption = "Sweet spots over all measured input lengths and batches; counts are pairs of input length and batch"
+    caption = "Sweet spots over all measured input lengths and batches; counts are of pairs of input length and batch"
     return Table(caption, head, rows, text=2) if rows else None
 
 
@@ -178,7 +178,7 @@ def best_and_worst(results: Results) -> Table | None:
             ]
             rows.append([name, str(row["batch"]), *ends, number(row["ratio"]), str(row["cells"])])
     head = ["model", "batch", "best cell, in → out", "J/token", "worst cell, in → out", "J/token", "ratio", "cells"]
-    caption = "Best and worst measured cell; at most four batches of each model are listed, the figure has all"
+    caption = "Best and worst measured cell; at most four batches per model are listed, the figure shows all"
     return Table(caption, head, rows) if rows else None
 
 
@@ -222,7 +222,7 @@ def accuracy_overview(results: Results) -> Table | None:
     most = sum(bool(group.get("law")) for group in results.groups)
     for name, part in [(first, chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
-        if any(values):  # trees need a package that may not be installed, the law across models several of them
+        if any(values):  # trees need an optional package, the law across models needs several models
             rows.append([name, *(_mean(v, most).replace(" %", "") for v in values)])
     if not schemes or not chosen.height:
         return None
@@ -230,12 +230,12 @@ def accuracy_overview(results: Results) -> Table | None:
     caption += f" (the paper's 13: {words.PAPER_MAPE_PERCENT}, scheme not known to us)"
     if covered.height:
         held = covered["coverage_percent"].to_list()
-        caption += f"; 95 % intervals held {number(sum(held) / len(held))} % of held-out cells (5-fold)"
+        caption += f"; 95 % intervals cover {number(sum(held) / len(held))} % of held-out cells (5-fold)"
     return Table(caption, ["law", *(_SHORT[scheme] for scheme in schemes)], rows, strong=(0,))
 
 
 def _mean(mapes: Sequence[float], most: int) -> str:
-    """The mean, and of how many models where that is not all of them."""
+    """The mean, with the number of models if that is not all of them."""
     if not mapes:
         return "–"
     return percent(sum(mapes) / len(mapes)) + (f" ({len(mapes)} of {most})" if len(mapes) < most else "")
@@ -253,21 +253,21 @@ def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
 
 
 def accuracy_notes(validation: pl.DataFrame) -> list[str]:
-    """What has to be known about errors of one group that are given, such as cells that no fit could predict."""
+    """Notes on the errors given for one group, such as cells that no fit could predict."""
     given = validation.filter(pl.col("mape_percent").is_not_null(), pl.col("law") != "tdp-time")
     rows = given.filter(pl.col("note").cast(pl.String).fill_null("") != "").iter_rows(named=True)
     return [f"{row['law']}, {scheme_words(row['scheme'])}: {row['note']}" for row in rows]
 
 
 def scheme_words(scheme: str, law: str = "") -> str:
-    """The name of a scheme with whether its cells were held out."""
+    """The name of a scheme, with whether its cells were held out."""
     if law == "tdp-time":
         return "nothing fitted: the same under every scheme"
     return "in-sample" if scheme == "in-sample" else f"held-out: {scheme}"
 
 
 def worst_predicted(results: Results) -> Table | None:
-    """The ten cells that the chosen laws, fitted without them, miss by most."""
+    """The ten cells with the largest errors, by the chosen laws fitted without them."""
     name_of = {
         tuple(group[key] for key in GROUP): name for group, name in zip(results.groups, results.names, strict=True)
     }

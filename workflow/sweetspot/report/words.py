@@ -20,7 +20,7 @@ def representative(values: Iterable[int], most: int = 4) -> list[int]:
 
 
 def source_label(sources: Iterable[str]) -> str:
-    """The word that must stand on whatever shows rows of these sources; "" when all rows were measured."""
+    """The label required on everything that shows rows of these sources; "" if all rows were measured."""
     kinds = {kind for source in sources for kind in source.split(",")}
     if "simulated" in kinds:
         return "SIMULATED"
@@ -40,7 +40,7 @@ def law_words(groups: Sequence[Group]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` significant digits, without an exponent where that stays short; "–" for nothing."""
+    """`value` with `digits` significant digits, without an exponent if that stays short; "–" for nothing."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -53,12 +53,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def tokens(value: float) -> str:
-    """A length that a law gives, in whole tokens."""
+    """A length predicted by a law, in whole tokens."""
     return f"{value:,.0f}"
 
 
 def percent(value: float | None) -> str:
-    """An error in percent, three significant digits; what rounding alone would leave is below 0.001 %."""
+    """An error in percent, three significant digits; anything below 0.001 % is rounding error."""
     if value is None or not math.isfinite(value):
         return "–"
     return "< 0.001 %" if value < 0.001 else f"{number(value)} %"
