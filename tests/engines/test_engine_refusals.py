@@ -1,6 +1,7 @@
 """What the adapters of vLLM and TensorRT-LLM refuse, and how they report a shortage of memory."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import standins
 from simulation import ARCHITECTURES
 from standins import REAL, opened, spec
 from sweetspot import engines
-from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -89,7 +90,8 @@ REFUSED: dict[str, tuple[engines.EngineSpec, dict[str, Any], str]] = {
         {"version": "1.3.0rc22"},
         r"needs TensorRT-LLM >=1.2,<1.3, but 1.3",
     ),
-    "old TensorRT-LLM": (spec("trt-pytorch"), {"version": "1.1.0"}, "needs TensorRT-LLM >=1.2, but 1.1.0"),
+    "old TensorRT-LLM": (spec("trt-pytorch"), {"version": "1.1.0"}, r"needs TensorRT-LLM >=1.2,<1.3, but 1.1.0"),
+    "unchecked TensorRT-LLM": (spec("trt-pytorch"), {"version": "1.3.0"}, r"needs TensorRT-LLM >=1.2,<1.3, but 1.3.0"),
     "OPT in PyTorch": (
         spec("trt-pytorch", "opt-1.3b"),
         {},
@@ -119,6 +121,56 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(
         engines.build(wanted, tmp_path)
     assert package.models == []
     assert not (tmp_path / "engine.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libcudart.so.13"), OSError("libnvinfer"), RuntimeError("driver too old"), AttributeError()]
+)
+@pytest.mark.parametrize("name", REAL)
+def test_a_package_that_does_not_load_makes_the_machine_unfit(
+    name: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = "vllm" if name == "vllm" else "tensorrt_llm"
+    (tmp_path / f"{package}.py").write_text(f"raise {type(error).__name__}({str(error)!r})")
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    for variable in standins.ENVIRONMENT:
+        monkeypatch.setenv(variable, "unset")
+    said = str(error) or "AttributeError"
+    with pytest.raises(UnfitMachine, match=rf"{package} cannot be imported \({said}\); install"):
+        engines.build(spec(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_load_that_fails_where_cuda_does_not_work_makes_the_machine_unfit(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = standins.of(monkeypatch, name)
+    engines.build(spec(name), tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    package.fail = fail
+    with pytest.raises(RuntimeError, match="too old"):
+        engines.open_device(spec(name), tmp_path)
+    monkeypatch.setattr(sys.modules["torch"], "zeros", fail)
+    with pytest.raises(UnfitMachine, match=r"CUDA does not work .*too old.*nvidia-smi"):
+        engines.open_device(spec(name), tmp_path)
+
+
+def test_tensorrt_llm_is_imported_outside_the_job_of_a_launcher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its import runs MPI_Init, which inside srun would join that step."""
+    standins.of(monkeypatch, "trt-engine")
+    launchers = ("SLURM_PROCID", "SLURM_JOB_ID", "PMIX_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK", "UCX_TLS", "MPI_ROOT")
+    for variable in launchers:
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    engines.build(spec("trt-engine"), tmp_path)
+    assert not set(launchers) & os.environ.keys()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -75,7 +75,7 @@ class Standin:
         nvml.open_sensor = self._open_sensor  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", nvml)
         cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
-        self.module("torch", cuda=cuda, manual_seed=lambda seed: None)
+        self.module("torch", cuda=cuda, manual_seed=lambda seed: None, zeros=lambda size, device: None)
         for class_name in self._api["classes"]:
             place, _, own = class_name.rpartition(".")
             setattr(self._modules.get(place) or self.module(place), own, self.strict(class_name))

@@ -203,6 +203,41 @@ def test_what_breaks_the_engine_costs_no_more_than_it_must(
     assert len([row for row in rows(place) if row["batch"] == 1 and row["valid"]]) >= 2 * 8 * 3
 
 
+UNFIT = """
+import sys
+from sweetspot.engines import simulated
+from sweetspot.errors import UnfitMachine
+def broken(spec, directory):
+    print("TRIED", file=sys.stderr, flush=True)
+    {act}
+simulated.open_device = broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "tried"),
+    [
+        ("raise UnfitMachine('the package vllm cannot be imported')", 1),
+        ("raise RuntimeError('no explanation')", 2),
+        ("import os; os._exit(139)", 2),
+    ],
+    ids=["unfit", "raises", "dies"],
+)
+def test_a_machine_that_can_measure_nothing_ends_the_run_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], act: str, tried: int
+) -> None:
+    """And the next run, on a machine that was mended, measures everything."""
+    (place / "sitecustomize.py").write_text(UNFIT.format(act=act))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        assert run(place, 1e5) == 1
+    said = capfd.readouterr().err
+    assert said.count("TRIED") == tried
+    assert "error: stopped: " in said
+    assert run(place, 1e5) == 0
+    assert all(row["valid"] for row in rows(place))
+
+
 def test_a_lost_gpu_ends_it_with_its_reason(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     act = "from sweetspot.sensors.meter import GpuLostError; raise GpuLostError('GPU-1 is lost')"
     (place / "sitecustomize.py").write_text(BREAKS.format(condition="n == 128 and m == 64", act=act))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweetspot.commands.arguments import add_group, add_map, renames
 from sweetspot.errors import SweetspotError
-from sweetspot.predict.prediction import SELECTORS
+from sweetspot.vocabulary import SELECTORS
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,7 +15,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "advise",
         help="show what a workload costs and what would save energy",
         description="Show what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
-        "replies or another batch would save, with 95 % intervals and break-even points. By default it tries half and "
+        "replies or another batch would save, with intervals and break-even points. By default it tries half and "
         "a quarter of the prompt, replies at the sweet spot, and every measured batch.",
         epilog="Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b "
         "--input-tokens 2048 --output-tokens 64 --batch 16 --max-latency 5",

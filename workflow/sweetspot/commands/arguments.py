@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import SweetspotError
-from sweetspot.predict.prediction import SELECTORS
+from sweetspot.vocabulary import SELECTORS
 
 
 def read_configuration(path: Path) -> dict[str, Any]:

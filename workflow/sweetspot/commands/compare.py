@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweetspot.commands.arguments import pairs
 from sweetspot.errors import SweetspotError
-from sweetspot.predict.prediction import SELECTORS
+from sweetspot.vocabulary import SELECTORS
 
 _KEYS = ("model", *SELECTORS)
 _FORM = f"KEY=VALUE with a key of {', '.join(_KEYS)}"
@@ -17,7 +17,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "compare",
         help="compare two predictors or tables: GPUs, engines, precisions",
-        description="Show how much more or less energy B needs than A for the same requests, with a 95 % interval, by "
+        description="Show how much more or less energy B needs than A for the same requests, with an interval, by "
         "region of batches and lengths. Predictors are compared by their laws within the range that both measured, "
         "tables by the cells they have in common.",
         epilog="Example: sweetspot compare a100/predictor.json h100/predictor.json. Within one file: "

@@ -24,7 +24,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         type=float,
         default=3.0,
         metavar="PERCENT",
-        help="target for the mean half-width of the 95 %% intervals over the grid (default: 3)",
+        help="target for the mean half-width of the intervals over the grid (default: 3)",
     )
     command.add_argument("--add", type=int, default=12, metavar="N", help="cells to add per model (default: 12)")
     command.set_defaults(run=_run)

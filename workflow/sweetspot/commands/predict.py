@@ -16,7 +16,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "predict",
         help="predict the energy of a request",
-        description="Predict joules per request and per output token from a fitted predictor, with a 95 % interval. "
+        description="Predict joules per request and per output token from a fitted predictor, with an interval. "
         "Warns if the query lies outside the measured range.",
         epilog="Example: sweetspot predict --predictor results/demo/predictor.json --model llama-3.1-8b "
         "--input-tokens 1500 --output-tokens 200 --batch 64",

@@ -12,7 +12,7 @@ from typing import Any
 
 from sweetspot import architecture, gpus
 from sweetspot.engines import BatchRun, EngineSpec
-from sweetspot.errors import OutOfMemory, SweetspotError
+from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
 
@@ -36,12 +36,11 @@ _SHORTAGES = (
 
 
 def load_package(name: str, remedy: str) -> Any:
-    """Import an engine's package. Raises SweetspotError with `remedy` if it is missing or does not load."""
+    """Import an engine's package. Raises UnfitMachine with `remedy` if it is missing or does not load."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SweetspotError(f"the package {name} cannot be imported ({detail}); {remedy}") from None
+    except Exception as error:  # a broken installation may raise anything
+        raise UnfitMachine(f"the package {name} cannot be imported ({_first_line(error)}); {remedy}") from None
 
 
 def memory_plan(spec: EngineSpec) -> Memory:
@@ -196,6 +195,37 @@ def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
             f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short.splitlines()[0]}); "
             "lower engine.kv_cache_fraction or the batch size"
         ) from error
+
+
+@contextmanager
+def loading(spec: EngineSpec) -> Iterator[None]:
+    """As memory_watched, while an engine loads; raises UnfitMachine if it fails where CUDA does not work at all."""
+    try:
+        with memory_watched(spec, "loading"):
+            yield
+    except SweetspotError:
+        raise
+    except Exception as error:
+        if reason := _cuda_failure():
+            raise UnfitMachine(
+                f"CUDA does not work on this machine ({reason}): compare the CUDA version that the driver supports "
+                '(nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
+            ) from error
+        raise
+
+
+def _cuda_failure() -> str:
+    """Why PyTorch cannot use the GPU; "" if it can."""
+    try:
+        importlib.import_module("torch").zeros(1, device="cuda")
+        synchronize()
+    except Exception as error:
+        return _first_line(error)
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def synchronize() -> None:

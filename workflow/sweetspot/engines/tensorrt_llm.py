@@ -17,6 +17,7 @@ from sweetspot.engines.adapter import (
     PRECISIONS,
     Prompts,
     load_package,
+    loading,
     memory_plan,
     memory_watched,
     prepare_model,
@@ -24,35 +25,36 @@ from sweetspot.engines.adapter import (
     run_batch,
     run_in_waves,
 )
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.sensors import open_sensor
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
 _ENGINE, _PYTORCH = "trt-engine", "trt-pytorch"
-ENGINES = {_ENGINE: "is TensorRT-LLM with built engines (1.2 only)", _PYTORCH: "is TensorRT-LLM's PyTorch backend"}
+ENGINES = {_ENGINE: "is TensorRT-LLM with built engines (1.2)", _PYTORCH: "is TensorRT-LLM's PyTorch backend (1.2)"}
 SIMULATED = False
 FIXED: dict[str, str] = {}
 
 _ENGINE_DIRECTORY = "engine"
 _REMEDY = "install it as envs/tensorrt-llm.md describes and set engine.python to its Python"
 
-# The oldest supported version, and the first without the backend.
-_VERSIONS: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
-    _ENGINE: ((1, 2), (1, 3)),
-    _PYTORCH: ((1, 2), None),
-}
+# The oldest version, and the first that these calls were not checked against: their arguments change from minor to
+# minor, and 1.3 has no TensorRT engines.
+_OLDEST, _ENDED = (1, 2), (1, 3)
 _MODEL_TYPES = {
     _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
     _PYTORCH: ("llama", "qwen2"),
 }
 # Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
+# Importing the package runs MPI_Init. Inside srun or mpirun, as under Slurm, that would join the launcher's MPI job or
+# fail, so the launchers' variables go first, as trtllm-llmapi-launch does for its task.
+_LAUNCHERS = ("SLURM_", "PMIX_", "PMI_", "OMPI_", "MPI_", "UCX_", "I_MPI_", "HYDRA_", "MPICH_", "MV2_", "CRAY_")
 _CUDA_GRAPHS_KEPT = 1000  # as in trtllm-bench; with the default of 0 no graph is ever reused
 
 
 def version() -> str:
-    """Version of the installed package. Raises SweetspotError if it is missing."""
+    """Version of the installed package. Raises UnfitMachine if it is missing."""
     return str(_package().__version__)
 
 
@@ -119,7 +121,7 @@ class TensorRtLlmEngine:
         self.version = str(package.__version__)
         _check_version(spec.name, self.version)
         self._spec, self._package, self._prompts = spec, package, Prompts(spec)
-        with memory_watched(spec, "loading"):
+        with loading(spec):
             self._llm = _llm_class(spec)(**_common(spec), **_runtime(spec, directory))
         self._blocks, self._block_tokens = self._cache()
 
@@ -210,18 +212,19 @@ def _llm_class(spec: EngineSpec) -> Any:
 
 
 def _package() -> Any:
+    for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
+        del os.environ[name]
     os.environ.update(_ENVIRONMENT)
     package = load_package("tensorrt_llm", _REMEDY)
     if not hasattr(package, "LLM"):
-        raise SweetspotError(
+        raise UnfitMachine(
             f"the package tensorrt_llm is the empty placeholder of the public index, not TensorRT-LLM; {_REMEDY}"
         )
     return package
 
 
 def _check_version(name: str, found: str) -> None:
-    oldest, ended = _VERSIONS[name]
     release = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    if release < oldest or (ended is not None and release >= ended):
-        wanted = f">={'.'.join(map(str, oldest))}" + (f",<{'.'.join(map(str, ended))}" if ended else "")
-        raise SweetspotError(f"engine {name} needs TensorRT-LLM {wanted}, but {found} is installed; {_REMEDY}")
+    if not _OLDEST <= release < _ENDED:
+        wanted = f">={'.'.join(map(str, _OLDEST))},<{'.'.join(map(str, _ENDED))}"
+        raise UnfitMachine(f"engine {name} needs TensorRT-LLM {wanted}, but {found} is installed; {_REMEDY}")

@@ -14,13 +14,13 @@ from sweetspot.engines.adapter import (
     PRECISIONS,
     Prompts,
     load_package,
+    loading,
     memory_plan,
-    memory_watched,
     prepare_model,
     release_memory,
     run_in_waves,
 )
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.sensors import open_sensor
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
@@ -38,7 +38,7 @@ _GAUSSIAN_SD = 0.02  # the initializer_range of most published config.json files
 
 
 def version() -> str:
-    """Version of the installed package. Raises SweetspotError if it is missing or too old."""
+    """Version of the installed package. Raises UnfitMachine if it is missing or too old."""
     return str(_package().__version__)
 
 
@@ -85,7 +85,7 @@ class VllmEngine:
         package = _package()
         self.version = str(package.__version__)
         self._spec, self._package, self._prompts = spec, package, Prompts(spec)
-        with memory_watched(spec, "loading"):
+        with loading(spec):
             self._llm = package.LLM(**_arguments(spec, directory))
             if spec.weights == "gaussian":
                 self._llm.apply_model(lambda model: _initialize(model, spec.seed))
@@ -162,7 +162,7 @@ def _package() -> Any:
     os.environ.update(_ENVIRONMENT)
     package = load_package("vllm", "install vLLM (envs/vllm.yaml) and set engine.python to its Python")
     if tuple(int(part) for part in package.__version__.split(".")[:2] if part.isdigit()) < _OLDEST:
-        raise SweetspotError(
+        raise UnfitMachine(
             f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install it again from "
             "envs/vllm.yaml"
         )

@@ -17,14 +17,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
-from scipy.stats import t as student
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
+from sweetspot.fit.solve import t_quantile
 from sweetspot.memory import element_bytes
 from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, read_architecture, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
+from sweetspot.vocabulary import LEVEL
 
 Array = NDArray[np.float64]
 
@@ -161,7 +162,7 @@ def summary(entries: Sequence[Mapping[str, Any]]) -> str:
             known = [(target, entry[target]["leave_one_model_out"]) for target in _TARGETS if entry[target]]
             errors = (
                 f"{target} of a left-out model is off by {error['mape_percent']:.2f} %, of {error['worst_model']} by "
-                f"{error['worst_model_mape_percent']:.2f} %; 95 % intervals cover {error['coverage_percent']:.0f} %"
+                f"{error['worst_model_mape_percent']:.2f} %; {LEVEL} intervals cover {error['coverage_percent']:.0f} %"
                 for target, error in known
             )
             text += f"{len(entry['models'])} models; " + "; ".join(errors)
@@ -285,7 +286,7 @@ def _law(
 
 def _law_json(prices: Array, covariance: Array, spread: Spread, models: int) -> dict[str, Any]:
     relative = {"model": spread.model, "price": spread.price, "cell": spread.cell}
-    quantile = float(student.ppf(0.975, max(models - 1, 2)))
+    quantile = t_quantile(max(models - 1, 2))
     return _as_json(prices, covariance) | {"relative_sd": relative, "quantile": quantile}
 
 

@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from scipy import stats
-
 from sweetspot.errors import SweetspotError
+from sweetspot.fit.solve import t_quantile
 from sweetspot.predict import predictor
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
-from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
+from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import SELECTORS, UNSPECIFIED
 
-_SELECTORS = GROUP[1:]
 _FEWEST_CELLS = 3  # on each side of a split
 _LEAST_STEP = 0.02  # smallest difference of the log ratio between two regions
 _DEEPEST = 2
@@ -178,7 +177,7 @@ def _measured(read: table.Table) -> list[Side]:
             count, half = row["repetitions"], None
             if row["energy_sd_j"] is not None:
                 error = row["energy_sd_j"] / math.sqrt(count) / row["energy_j"]
-                half = float(stats.t.ppf(0.975, count - 1)) * error
+                half = t_quantile(count - 1) * error
             cell = (row["batch"], row["input_tokens"], row["output_tokens"])
             means[cell] = Energy(row["energy_j"] / row["batch"], half, common=False)
         sides.append(Measured({name: frame[name][0] for name in (*GROUP, "source")}, means))
@@ -193,7 +192,7 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
         ours, theirs = ([s for s in sides if str(s.group["model"]).casefold() == model.casefold()] for sides in (a, b))
         if not theirs:
             continue
-        alike = [(s, t) for s in ours for t in theirs if all(s.group[k] == t.group[k] for k in _SELECTORS)]
+        alike = [(s, t) for s in ours for t in theirs if all(s.group[k] == t.group[k] for k in SELECTORS)]
         if len(ours) == len(theirs) == 1:
             alike = [(ours[0], theirs[0])]
         if not alike:
@@ -273,7 +272,7 @@ def _mean(cells: Sequence[_Ratio]) -> tuple[float, float | None]:
     if not alone:
         return statistics.fmean(logs), shared
     if len(cells) > 1:
-        own = float(stats.t.ppf(0.975, len(cells) - 1)) * statistics.stdev(logs) / math.sqrt(len(cells))
+        own = t_quantile(len(cells) - 1) * statistics.stdev(logs) / math.sqrt(len(cells))
     elif all(side.half is not None for side in alone):
         own = math.hypot(*(side.half or 0.0 for side in alone))
     else:
@@ -300,7 +299,7 @@ def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _described(group: Mapping[str, Any]) -> str:
-    rest = ", ".join(str(group[name]) for name in (*_SELECTORS, "source") if group[name] != UNSPECIFIED)
+    rest = ", ".join(str(group[name]) for name in (*SELECTORS, "source") if group[name] != UNSPECIFIED)
     return f"{group['model']} ({rest})" if rest else str(group["model"])
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from sweetspot.fit.solve import t_quantile
 from sweetspot.table.schema import CELL
+from sweetspot.vocabulary import CONFIDENCE
 
 _ALIKE = ["architecture", "gpu", "engine", "precision"]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
-_CONFIDENCE = 0.95
 
 SCHEMA = {
     "model": pl.String,
@@ -68,9 +69,9 @@ def _ratio(
     logs = [float(np.mean(one[cell]) - np.mean(other[cell])) for cell in common]
     center, half = float(np.mean(logs)), None
     if len(logs) > 1:
-        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * np.std(logs, ddof=1) / sqrt(len(logs)))
+        half = t_quantile(len(logs) - 1) * float(np.std(logs, ddof=1)) / sqrt(len(logs))
     elif len(one[common[0]]) > 1 and len(other[common[0]]) > 1:
-        interval = stats.ttest_ind(one[common[0]], other[common[0]], equal_var=False).confidence_interval(_CONFIDENCE)
+        interval = stats.ttest_ind(one[common[0]], other[common[0]], equal_var=False).confidence_interval(CONFIDENCE)
         half = float(interval.high - interval.low) / 2
     low, high = (None, None) if half is None else (exp(center - half), exp(center + half))
     return len(common), exp(center), low, high

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sweetspot.fit.solve import Array, Mask, Points, Skipped, Solution, design, solve, units
 from sweetspot.predict.laws import Law
+from sweetspot.vocabulary import CONFIDENCE
 
 SCHEMES = {
     "in-sample": "nothing",
@@ -21,7 +22,6 @@ SCHEMES = {
 _SEED = 0
 FOLDS = 5
 FEWEST_FOR_FOLDS = 10  # fewer cells than this are held out one by one
-_COVERED = 0.95
 _EXACT = 1e-9  # a relative half-width below this is rounding error: exact tables have no scatter
 # If no length (or batch) could be held out at the edge, the error beyond it is unknown: then an octave (a factor of
 # two) beyond the measured range may double or halve the energy.
@@ -160,7 +160,7 @@ def _quantile(misses: Array) -> float:
     """The conformal 95 % quantile; of a few misses, the largest."""
     if not len(misses):
         return 1.0
-    rank = min(len(misses), int(np.ceil(_COVERED * (len(misses) + 1))))
+    rank = min(len(misses), int(np.ceil(CONFIDENCE * (len(misses) + 1))))
     return float(np.sort(misses)[rank - 1])
 
 

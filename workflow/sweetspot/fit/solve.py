@@ -7,6 +7,7 @@ their coefficients, so there is no local optimum to get stuck in.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy.stats import t as student
 
 from sweetspot.predict.laws import FORMS, Law
 from sweetspot.table.schema import CELL
+from sweetspot.vocabulary import CONFIDENCE
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -92,7 +94,7 @@ class Solution:
     @property
     def quantile(self) -> float:
         """Half-width of a two-sided 95 % interval, in standard deviations (Student's t)."""
-        return _quantile(self.freedom)
+        return t_quantile(self.freedom)
 
     def determines(self, features: Array) -> Mask:
         """Which rows of `features` (rows × terms) the fitted cells determine.
@@ -113,13 +115,10 @@ class Solution:
         return np.asarray(self.relative_sd**2 + np.maximum(coefficients, 0) / predicted**2)
 
 
-_QUANTILES: dict[int, float] = {}
-
-
-def _quantile(freedom: int) -> float:
-    if freedom not in _QUANTILES:
-        _QUANTILES[freedom] = float(student.ppf(0.975, freedom))
-    return _QUANTILES[freedom]
+@cache
+def t_quantile(freedom: float) -> float:
+    """Half the width of an interval at the confidence level, in standard errors (Student's t)."""
+    return float(student.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def design(law: Law, points: Points) -> Array:

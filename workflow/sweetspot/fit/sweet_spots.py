@@ -13,6 +13,7 @@ from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, units
 from sweetspot.predict import sweet_spots as search
 from sweetspot.predict.laws import Law
 from sweetspot.predict.predictor import waves
+from sweetspot.vocabulary import CONFIDENCE
 
 _LENGTHS_OF_A_MINIMUM = 3  # two output lengths show no minimum, whatever the law
 _APART = 0.9  # if ranks of prompts and replies correlate more, only the law's form separates their costs
@@ -86,7 +87,7 @@ def _confidence_set(
         replies = np.array(inside, dtype=float)
     features = _features(solution.law, n, replies, batch if one_wave else together, chosen)
     found = (features @ draws.T).argmin(axis=0)
-    low, high = (int(end) for end in np.quantile(found, [0.025, 0.975], method="nearest"))
+    low, high = (int(end) for end in np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"))
     if one_wave:  # at an end of the search: no minimum on that side
         return (float(replies[low]) if low > 0 else None), (float(replies[high]) if high < len(replies) - 1 else None)
     # widened by the step of the search

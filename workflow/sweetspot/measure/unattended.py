@@ -31,12 +31,15 @@ INCOMPLETE = 3  # exit status: time ran out before everything was measured
 _GRACE_S = 60.0  # a job that exceeds its time by more than this is considered hung and is killed
 _FAR = 0.2  # relative; the probe is accurate to a few percent
 _TRIES = 3  # failures after which this run gives up a block
+_ENDS_THE_RUN = ("gpu_lost", "machine_unfit")
+_MOST_DEAD = 2  # blocks that die, for no reason given, before any cell is visited
 
 
 def run(plan_file: Path, directory: Path, seconds: float) -> int:
     """Do what is left of the plan within `seconds`; returns the exit status: 0, INCOMPLETE, or 1.
 
-    1 means that nothing was measured, or that the GPU was lost, which ends the run. If a block fails, its reason is
+    1 means that nothing was measured, or that the machine cannot measure, which ends the run: its GPU is lost, driver
+    or packages are unfit, or two blocks died before any cell was visited. If one block fails otherwise, its reason is
     kept and the others go on. Rows of all blocks are written at the end, with an invalid one for each cell that has
     none. Raises SweetspotError if the plan cannot be used.
     """
@@ -44,11 +47,12 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
     failures = dict.fromkeys(unmeasured, 0)
-    before, lost = len(work.left(unmeasured)), False
+    before, stopped = len(work.left(unmeasured)), ""
+    died: set[int] = set()  # blocks that ended without a reason before this run visited any cell
     _compare(directory / "machine.json", work.blocks[0]["measure"]["protocol"])
     try:
         for number, step in enumerate(work.steps):
-            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not lost:
+            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not stopped:
                 block = work.blocks[step["block"]]
                 _say(
                     f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
@@ -62,8 +66,14 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
                     break
                 failures[step["block"]] += 1
                 _say(f"warning: {block['model']} batch {block['batch']}: {result['failure']}")
-                lost = result["reason"] == "gpu_lost"
-                if lost:
+                if result["died"] and not result["visiting"] and len(work.left({})) == before:
+                    died.add(step["block"])
+                if result["reason"] in _ENDS_THE_RUN:
+                    stopped = "it would fail every other block too; mend it and run again"
+                elif len(died) == _MOST_DEAD:
+                    stopped = f"{_MOST_DEAD} blocks died before any cell, so the others are not tried; see the messages"
+                if stopped:
+                    _say(f"error: stopped: {stopped}")
                     break
                 # Leave out a cell that breaks the engine; give up a block that fails before any cell or too often.
                 one = result["visiting"] if failures[step["block"]] < _TRIES else None
@@ -80,7 +90,7 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     failed = sum(map(len, unmeasured.values()))
     _say(f"{made} visits made in {watch.passed_s():.0f} s, {left} left to make; {failed} cells failed")
     failed_only = made <= 0 and not left and failed
-    status = 1 if lost or failed_only else INCOMPLETE if left else 0
+    status = 1 if stopped or failed_only else INCOMPLETE if left else 0
     about = {"started": started, "command": sys.orig_argv, "seconds": seconds, "visits": made, "left": left}
     versions = {"sweetspot_version": __version__, "python": platform.python_version(), "platform": platform.platform()}
     journal.append(directory / "runs.jsonl", {**about, **versions, "exit_status": status})
@@ -90,11 +100,12 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
 def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
     """Run one step in this process, without the cells in `failed` (reason by cell).
 
-    Returns {failure, reason, visiting, unmeasured, ahead_s}; the last is how far virtual time ran ahead.
+    Returns {failure, reason, died, visiting, unmeasured, ahead_s}. `died`: it failed without a SweetspotError;
+    `ahead_s`: how far virtual time ran ahead.
     """
     start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
     work = _Plan(plan_file, directory)
-    index, failure, reason = work.steps[number]["block"], "", "engine_failed"
+    index, failure, reason, died = work.steps[number]["block"], "", "engine_failed", False
     block = work.block(index, watch)
     block.unmeasured.update(failed)
     try:
@@ -103,10 +114,11 @@ def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: 
         failure, reason = str(error), getattr(error, "reason", reason)
     except Exception as error:
         traceback.print_exc()
-        failure = f"{type(error).__name__}: {error}"
+        failure, died = f"{type(error).__name__}: {error}", True
     return {
         "failure": failure,
         "reason": reason,
+        "died": died,
         "visiting": block.visiting,
         "unmeasured": [[*where, reason] for where, reason in block.unmeasured.items()],
         "ahead_s": max(0.0, watch.passed_s() - (time.monotonic() - start_s)),
@@ -183,7 +195,13 @@ def _in_a_process(
     }
     command = [sys.executable, "-m", "sweetspot.measure.unattended"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    nothing: dict[str, Any] = {"reason": "engine_failed", "visiting": None, "unmeasured": [], "ahead_s": 0.0}
+    nothing: dict[str, Any] = {
+        "reason": "engine_failed",
+        "died": True,
+        "visiting": None,
+        "unmeasured": [],
+        "ahead_s": 0.0,
+    }
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
     except subprocess.TimeoutExpired:

@@ -14,7 +14,8 @@ from sweetspot import gpus
 from sweetspot.architecture import Architecture, ElementBytes, load
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes
-from sweetspot.predict.prediction import SIMULATED, UNSPECIFIED, Interval, Prediction, check_request, span
+from sweetspot.predict.prediction import SIMULATED, Interval, Prediction, check_request, span
+from sweetspot.vocabulary import UNSPECIFIED
 
 TERMS = {
     "prefill_flop": "a FLOP of prefill",

@@ -7,6 +7,7 @@ from sweetspot.predict.advise import Advice, BreakEven, Option, once
 from sweetspot.predict.costs import Cost
 from sweetspot.predict.laws import why_not_identified
 from sweetspot.predict.prediction import Interval
+from sweetspot.vocabulary import LEVEL
 
 _J_PER_KWH = 3.6e6
 _SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
@@ -138,13 +139,13 @@ def _now_lines(advice: Advice) -> list[str]:
     kilo = _scaled(now.energy_j, 1000 / _J_PER_KWH)
     lines = [
         f"Now: {asked}; {running}{mark}",
-        "  {} J per request (95 %: {}), gross energy of the GPU board".format(*_shown(now.energy_j)),
-        "  {} kWh per 1,000 requests (95 %: {})".format(*_shown(kilo)),
+        f"  {{}} J per request ({LEVEL}: {{}}), gross energy of the GPU board".format(*_shown(now.energy_j)),
+        f"  {{}} kWh per 1,000 requests ({LEVEL}: {{}})".format(*_shown(kilo)),
     ]
     if advice.grid_g_per_kwh is not None:
         grams = _scaled(kilo, advice.grid_g_per_kwh)
         lines.append(
-            "  {} g CO2e per 1,000 requests (95 %: {}), ".format(*_shown(grams))
+            f"  {{}} g CO2e per 1,000 requests ({LEVEL}: {{}}), ".format(*_shown(grams))
             + f"at your {advice.grid_g_per_kwh:g} g/kWh"
         )
     if now.latency_s is not None:
@@ -214,7 +215,7 @@ def _saves(option: Option) -> str:
     percent, saved = option.saving.percent, option.saving.energy_j.value
     kilo = f"{_figures(abs(saved) * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
     if option.saving.energy_j.low <= 0 <= option.saving.energy_j.high:
-        return "no clear difference: {} % (95 %: {})".format(*_shown(percent, 3))
+        return f"no clear difference: {{}} % ({LEVEL}: {{}})".format(*_shown(percent, 3))
     if saved > 0:
         return f"saves {_figures(percent.value, 3)} %, {kilo}"
     return f"costs {_figures(-percent.value, 3)} % more, {kilo}"
@@ -223,7 +224,7 @@ def _saves(option: Option) -> str:
 def _table(advice: Advice) -> list[str]:
     timed = advice.now.latency_s is not None
     by_rate = advice.costs.rate_per_s is not None
-    header = ["what if", "J/request", "saves J", "(95 %)", "saves", "(95 %)"]
+    header = ["what if", "J/request", "saves J", f"({LEVEL})", "saves", f"({LEVEL})"]
     rows = [header + ["latency"] * timed + ["in flight"] * by_rate]
     for option in advice.ranked:
         cost, saved = option.cost, option.saving

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweetspot.errors import SweetspotError
+from sweetspot.vocabulary import LEVEL, SELECTORS, UNSPECIFIED
 
-SELECTORS = ("gpu", "engine", "precision")
-UNSPECIFIED = "unspecified"  # as in table/schema.py, which this wing does not import: it needs the analysis packages
 SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements"
 
 _OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may push a power past these limits
@@ -15,7 +14,7 @@ _OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its 95 % interval."""
+    """A number with its interval."""
 
     value: float
     low: float
@@ -24,7 +23,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Energy of one request among `batch` equal ones, gross and of the whole board, with a 95 % prediction interval.
+    """Energy of one request among `batch` equal ones, gross and of the whole board, with a prediction interval.
 
     `cells`: measured cells of this model behind the prediction (0: it was never measured). `waves`: how many times
     the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are None if the table
@@ -110,14 +109,14 @@ class Prediction:
             self.model + (f" ({where})" if where else ""),
             f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",
             f"  per request       {self.energy_per_request_j:.4g} J  "
-            f"(95 %: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
+            f"({LEVEL}: {self.energy_per_request_low_j:.4g} to {self.energy_per_request_high_j:.4g})",
             f"  per output token  {self.energy_per_output_token_j:.4g} J  "
-            f"(95 %: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
+            f"({LEVEL}: {self.energy_per_output_token_low_j:.4g} to {self.energy_per_output_token_high_j:.4g})",
             f"  whole batch       {self.energy_batch_j:.4g} J",
         ]
         if self.duration_s is not None:
             lines[-1] += (
-                f" in {self.duration_s:.4g} s  (95 %: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
+                f" in {self.duration_s:.4g} s  ({LEVEL}: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
                 f"{self.power_w:.0f} W"
             )
         lines += [f"extrapolates: {reason}" for reason in self.extrapolates]

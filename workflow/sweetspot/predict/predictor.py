@@ -10,9 +10,10 @@ from typing import Any
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.predict.laws import LAWS, Law, per_token
-from sweetspot.predict.prediction import SELECTORS, SIMULATED, Interval, Prediction, check_request, listed, span
+from sweetspot.predict.prediction import SIMULATED, Interval, Prediction, check_request, listed, span
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
+from sweetspot.vocabulary import SELECTORS
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 3
 _READ = (2, SCHEMA_VERSION)  # version 2 called the law across models "shared" and did not define the laws' terms

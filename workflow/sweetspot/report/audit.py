@@ -10,6 +10,7 @@ from sweetspot.report.tables import Table
 from sweetspot.report.words import listed, number, percent
 from sweetspot.sensors.window import REASONS
 from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import LEVEL
 
 _MOST_ROWS = 60  # of invalid repetitions are listed; the rest are counted
 REASONS = {
@@ -37,7 +38,7 @@ _BUDGET = {
     "uncertainty_gain": "gain error common to the board's sensors: a bound, invisible in repetitions",
     "uncertainty_counter_step": "one step of the energy counter over the window",
     "uncertainty_tail": "the energy subtracted for the idle tail",
-    "uncertainty_replicates": "half-width of the 95 % interval of the cell's mean",
+    "uncertainty_replicates": f"half-width of the {LEVEL} interval of the cell's mean",
     "uncertainty_drift": "how far the anchor cell moved around the row",
     "uncertainty_total": "root of the sum of squares",
 }
@@ -65,7 +66,7 @@ def skipped(plan: pl.DataFrame | None) -> Table | None:
 
 
 def weights_control(rows: pl.DataFrame) -> Table | None:
-    """Energy on one kind of weights over energy on another, in the same cells, with its 95 % interval."""
+    """Energy on one kind of weights over energy on another, in the same cells, with its interval."""
     found = controls.weight_ratios(rows)
     lines = [
         [
@@ -76,7 +77,7 @@ def weights_control(rows: pl.DataFrame) -> Table | None:
         ]
         for row in found.iter_rows(named=True)
     ]
-    head = ["model (weights)", "against", "energy ratio [95 % interval]", "cells"]
+    head = ["model (weights)", "against", f"energy ratio [{LEVEL} interval]", "cells"]
     return Table("Control: the same cells with different weights", head, lines, text=2) if lines else None
 
 

@@ -1,5 +1,6 @@
 """The figures for the sceptic: residuals, coverage, the sensors against each other, GQA against MHA."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import polars as pl
 import seaborn as sns
 
+from sweetspot.fit.solve import t_quantile
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.charts import RASTER_ABOVE, Chart, model_legend, style_words
 from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, rows_of
 from sweetspot.report.words import Group, number
 from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import LEVEL
 
 _WIDTH = 7.6
 _AXES = {
@@ -122,10 +125,10 @@ def _median_line(ax: Any, table: pl.DataFrame, name: str) -> None:
 
 def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
     schemes = list(dict.fromkeys(table["scheme"]))
-    title = "Coverage: how often the 95 % interval contains the measured cell"
+    title = f"Coverage: how often the {LEVEL} interval contains the measured cell"
     caption = (
         f"One dot per model ({table['model'].n_unique()}), for its chosen law under each scheme; bar and number for "
-        "their mean. Dashed: the nominal 95 %." + style_words(names)
+        f"their mean. Dashed: the nominal {LEVEL}." + style_words(names)
     )
     fig = style.figure(_WIDTH, 0.8 + 0.34 * len(schemes), title, caption, label)
     ax = fig.subplots()
@@ -140,7 +143,7 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
     ax.axvline(95, color=style.INK, linestyle="--", linewidth=0.9)
     labels = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
     ax.set_yticks(range(len(schemes)), labels)
-    ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel="cells inside their 95 % interval, %")
+    ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel=f"cells inside their {LEVEL} interval, %")
     ax.set_xlim(min(80.0, ax.get_xlim()[0]), 101)
     sns.despine(fig, left=True)
     ax.tick_params(axis="y", length=0)
@@ -222,8 +225,8 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
     title = "GQA against MHA: what context costs"
     caption = (
         f"{table.height} models, the smallest at the bottom: energy that 1,000 tokens of context add to each output "
-        "token, by the term of the chosen law that grows with the prompt. Bars: 95 % interval of the coefficient. Laws "
-        "without batch terms: fit of the largest batch. Beside the names: parameters in 10⁹."
+        f"token, by the term of the chosen law that grows with the prompt. Bars: {LEVEL} interval of the coefficient. "
+        "Laws without batch terms: fit of the largest batch. Beside the names: parameters in 10⁹."
     )
     fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
     ax = fig.subplots()
@@ -235,7 +238,7 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
             "capsize": 2,
             "color": _ATTENTION.get(kind, style.OTHER_FAMILIES[0]),
         }
-        error = 1.96 * part["standard_error"]
+        error = t_quantile(math.inf) * part["standard_error"]
         ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, label=kind, **look)
     models = table.select("model", "parameters").rows()
     sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]

@@ -236,7 +236,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const p = attempt(() => ask(s.groups[i], s));
       if (!p.error) draw(svg, "circle", { cx: X(here), cy: Y(p[`${key}_${unit}`]), r: 6, fill: "none", stroke: look.colour, "stroke-width": 2.5 });
     });
-    svg.setAttribute("aria-label", `${title}, by ${axis.replace("_", " ")}, with 95 % intervals; shaded where nothing was measured`);
+    svg.setAttribute("aria-label", `${title}, by ${axis.replace("_", " ")}, with intervals; shaded where nothing was measured`);
     const set = (event) => {
       const box = svg.getBoundingClientRect();
       const share = ((event.clientX - box.left) / box.width * W - left) / (W - left - right);

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
+from sweetspot.fit.solve import t_quantile
 from sweetspot.fit.sweet_spots import plateau
 from sweetspot.predict.laws import why_not_identified
 from sweetspot.report import words
@@ -18,7 +18,6 @@ from sweetspot.report.results import Results, is_of, of_chosen_law
 from sweetspot.report.words import Group, number, percent, tokens
 from sweetspot.table.schema import CELL, GROUP
 
-_NORMAL_95 = 1.96
 Span = tuple[float, float]
 
 
@@ -64,7 +63,7 @@ def _mean_interval(cell: Mapping[str, Any]) -> Span | None:
     error = _relative_error(cell)
     if error is None:
         return None
-    half = float(stats.t.ppf(0.975, cell["repetitions"] - 1)) * error
+    half = t_quantile(cell["repetitions"] - 1) * error
     return cell["energy_per_output_token_j"] * (1 - half), cell["energy_per_output_token_j"] * (1 + half)
 
 
@@ -73,7 +72,7 @@ def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span |
     if errors[0] is None or errors[1] is None:
         return None
     fewest = min(best["repetitions"], worst["repetitions"])
-    half = float(stats.t.ppf(0.975, fewest - 1)) * math.hypot(errors[0], errors[1])
+    half = t_quantile(fewest - 1) * math.hypot(errors[0], errors[1])
     ratio = worst["energy_per_output_token_j"] / best["energy_per_output_token_j"]
     return ratio * math.exp(-half), ratio * math.exp(half)
 
@@ -133,7 +132,7 @@ def _error_interval(mean: float, held_out: pl.DataFrame) -> Span | None:
     if held_out.select(*GROUP, *CELL).is_duplicated().any() or of_models["ape_percent"].null_count():
         return None
     error = float(np.sqrt(np.sum(of_models["ape_percent"].to_numpy() ** 2 / of_models["cells"].to_numpy())))
-    half = _NORMAL_95 * error / of_models.height
+    half = t_quantile(math.inf) * error / of_models.height
     return max(mean - half, 0.0), mean + half
 
 

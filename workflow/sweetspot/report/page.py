@@ -15,6 +15,7 @@ from markupsafe import Markup
 from sweetspot.files import write_atomically
 from sweetspot.report import audit, explorer, findings, style, tables
 from sweetspot.report.results import Results, rows_of, slugs
+from sweetspot.vocabulary import LEVEL
 
 _HERE = Path(__file__).parent
 _BANNERS = {
@@ -81,6 +82,7 @@ def write(results: Results, figures: Path, output: Path) -> None:
         "invalid": audit.invalid_by_reason(rows),
         "invalid_rows": audit.invalid_rows(rows),
         "flags": audit.flags(rows),
+        "level": LEVEL,
         "created_by": results.predictor.get("created_by", "sweetspot"),
         "css": Markup((_HERE / "page.css").read_text()),
         "script": Markup(explorer.script()),

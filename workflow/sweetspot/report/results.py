@@ -14,7 +14,8 @@ from sweetspot.predict.predictor import chosen, waves
 from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
 from sweetspot.table.files import read_result
-from sweetspot.table.schema import GROUP, UNSPECIFIED
+from sweetspot.table.schema import GROUP
+from sweetspot.vocabulary import UNSPECIFIED
 
 
 @dataclass(frozen=True)

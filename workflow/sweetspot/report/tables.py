@@ -12,7 +12,8 @@ from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
 from sweetspot.report import words
 from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios, rows_of
 from sweetspot.report.words import Group, listed, number, percent, tokens
-from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED
+from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import LEVEL, UNSPECIFIED
 
 _ROLES = {
     "paper-6": "the paper's",
@@ -230,7 +231,7 @@ def accuracy_overview(results: Results) -> Table | None:
     caption += f" (the paper's 13: {words.PAPER_MAPE_PERCENT}, scheme not known to us)"
     if covered.height:
         held = covered["coverage_percent"].to_list()
-        caption += f"; 95 % intervals cover {number(sum(held) / len(held))} % of held-out cells (5-fold)"
+        caption += f"; {LEVEL} intervals cover {number(sum(held) / len(held))} % of held-out cells (5-fold)"
     return Table(caption, ["law", *(_SHORT[scheme] for scheme in schemes)], rows, strong=(0,))
 
 

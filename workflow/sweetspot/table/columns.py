@@ -9,7 +9,8 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table.batch_energy import folded, whole_batch
-from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED, Row
+from sweetspot.table.schema import CELL, GROUP, Row
+from sweetspot.vocabulary import UNSPECIFIED
 
 _COLUMNS = Row.to_schema().columns
 _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]

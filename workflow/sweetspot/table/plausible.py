@@ -8,7 +8,8 @@ import polars as pl
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
 from sweetspot.table.columns import tells_boards
-from sweetspot.table.schema import CELL, GROUP, UNSPECIFIED, group_name
+from sweetspot.table.schema import CELL, GROUP, group_name
+from sweetspot.vocabulary import UNSPECIFIED
 
 # Power of any GPU, or of several; anything outside is a wrong unit.
 _PLAUSIBLE_POWER_W = (5.0, 3000.0)

@@ -11,7 +11,8 @@ from sweetspot.errors import SweetspotError
 from sweetspot.table.columns import apart, named
 from sweetspot.table.files import load, numbers, shortened
 from sweetspot.table.plausible import check_units, notes, of_one_source
-from sweetspot.table.schema import CELL, SOURCES, UNSPECIFIED, Row
+from sweetspot.table.schema import CELL, SOURCES, Row
+from sweetspot.vocabulary import UNSPECIFIED
 
 _COLUMNS = Row.to_schema().columns
 _ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share

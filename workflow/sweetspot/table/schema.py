@@ -5,9 +5,10 @@ from typing import Any
 
 import pandera.polars as pa
 
-GROUP = ["model", "gpu", "engine", "precision"]
+from sweetspot.vocabulary import SELECTORS, UNSPECIFIED
+
+GROUP = ["model", *SELECTORS]
 CELL = ["batch", "input_tokens", "output_tokens"]
-UNSPECIFIED = "unspecified"
 SOURCES = ["simulated", "measured", "published", UNSPECIFIED]
 
 _COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
