@@ -172,7 +172,7 @@ def test_tensorrt_llm_reuses_no_block_and_evicts_no_request(
 def test_the_pytorch_backend_builds_nothing_and_captures_graphs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    package = standins.tensorrt_llm(monkeypatch, version="1.4.0rc1")
+    package = standins.tensorrt_llm(monkeypatch, version="1.2.0rc8")
     engines.build(spec("trt-pytorch"), tmp_path)
     assert package.models == []
     engines.open_device(spec("trt-pytorch"), tmp_path)
