@@ -12,7 +12,7 @@ from blocks import COLUMNS
 from simulation import H100
 from standins import REAL, opened, spec
 from sweetspot import engines
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.measure.visit import unmeasured_cell
 
 
@@ -113,12 +113,16 @@ def test_vllm_runs_a_batch_that_does_not_fit_in_waves(monkeypatch: pytest.Monkey
 
 
 def test_a_sliding_window_takes_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """48 blocks for the full layers, 48 for the sliding ones, and one since a window may start inside a block."""
-    standins.vllm(monkeypatch, blocks=1 + 2 * 97, windows=(4096, None))
-    engine = opened(spec("vllm", "gemma-2-2b"), tmp_path)
-    assert engine.run(512, 256).in_flight == 2
-    standins.vllm(monkeypatch, blocks=2 * 97, windows=(4096, None))
-    assert opened(spec("vllm", "gemma-2-2b"), tmp_path).run(512, 256).in_flight == 1
+    """Within the window, 48 blocks each for the full and the sliding layers. Beyond it, the sliding layers need 1280
+    blocks for the window and two passes in flight, and one more since a window may start inside a block.
+    """
+    for blocks, n, m, in_flight in ((192, 512, 256, 2), (191, 512, 256, 1), (1281 + 1891, 30_000, 256, 1)):
+        standins.vllm(monkeypatch, blocks=1 + blocks, windows=(4096, None))
+        engine = opened(spec("vllm", "gemma-2-2b", max_input_tokens=30_000), tmp_path)
+        assert engine.run(n, m).in_flight == in_flight
+    standins.vllm(monkeypatch, blocks=1281 + 1891, windows=(4096, None))
+    with pytest.raises(OutOfMemory):
+        opened(spec("vllm", "gemma-2-2b", max_input_tokens=30_000), tmp_path).run(30_000, 256)
 
 
 @pytest.mark.parametrize("name", ["trt-engine", "trt-pytorch"])

@@ -114,8 +114,9 @@ class VllmEngine:
     def _requests_that_fit(self, tokens: int) -> int:
         """How many requests of `tokens` tokens fit in vLLM's KV cache at once.
 
-        Layers with the same kind of attention form a group; a block holds tokens of one group. A group with a sliding
-        window keeps the window, the tokens of passes in flight, and one more block, as a window may start inside one.
+        Layers with the same kind of attention form a group; a block holds tokens of one group. A group whose sliding
+        window is exceeded keeps the window, the tokens of passes in flight, and one more block, as a window may start
+        inside one.
         """
         cache = self._llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
         blocks = 0
@@ -124,7 +125,7 @@ class VllmEngine:
             window = getattr(kind, "sliding_window", None)
             if window is not None:
                 held = min(tokens, window - 1 + _PASSES_IN_FLIGHT * PASS_TOKENS)
-            blocks += -(-held // kind.block_size) + (window is not None)
+            blocks += -(-held // kind.block_size) + (held < tokens)
         return int((cache.num_blocks - 1) // blocks)  # vLLM reserves one block as a placeholder for freed ones
 
 

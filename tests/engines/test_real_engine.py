@@ -1,0 +1,230 @@
+"""The vLLM adapter on the real vLLM (its CPU build): real tokens, no stand-in. `make test-engine` runs it.
+
+Two layers of each family with random weights. Only CUDA's synchronisation is replaced, since there is no GPU; energy
+comes from the real NVML bindings on a stub library, so the joules are not those of this work.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nvml_stub
+from simulation import ARCHITECTURES, H100
+from sweetspot import architecture, engines
+from sweetspot.engines import vllm as adapter
+from sweetspot.errors import SweetspotError
+from sweetspot.files import write_atomically
+from sweetspot.measure import raw
+from sweetspot.measure.journal import Place
+from sweetspot.measure.protocol import Protocol
+
+pytestmark = pytest.mark.contract
+pytest.importorskip("vllm", reason="NOT TESTED on a real engine; `make test-engine` does it")
+
+BATCH = 4
+SMALL = {"vocab_size": 1024, "hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 2}
+SMALL |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+NARROW = {"head_dim": 64, "num_key_value_heads": 2, "intermediate_size": 512}
+# By family: a published config.json of it (or of its nearest relative), and what makes it small.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon": ("falcon-7b", {}),
+    "gemma": ("gemma-2-2b", {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"} | NARROW),
+    "gemma2": ("gemma-2-2b", NARROW),
+    "granite": ("granite-3.1-2b", NARROW),
+    "llama": ("llama-3.2-1b", NARROW),
+    "mistral": ("llama-3.2-1b", {"architectures": ["MistralForCausalLM"], "model_type": "mistral"} | NARROW),
+    "opt": ("opt-1.3b", {"ffn_dim": 512, "word_embed_proj_dim": 256}),
+    "qwen2": ("qwen2-1.5b", NARROW),
+}
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine lacks: a GPU to wait for. The KV cache takes 1 GiB."""
+    torch = importlib.import_module("torch")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def small(place: Path, family: str) -> Path:
+    """A config.json of the family with two narrow layers."""
+    name, changes = FAMILIES[family]
+    config = json.loads((ARCHITECTURES / f"{name}.json").read_text()) | SMALL | changes
+    write_atomically(place / "small.json", json.dumps(config))
+    return place / "small.json"
+
+
+def spec(place: Path, family: str, **changes: Any) -> engines.EngineSpec:
+    path = small(place, family)
+    whole = engines.EngineSpec(
+        "vllm",
+        architecture.load(path),
+        "bfloat16",
+        "dummy",
+        H100.name,
+        BATCH,
+        256,
+        64,
+        0.9,
+        1,
+        model_config=architecture.resolved(path)["config"],
+    )
+    return replace(whole, **changes)
+
+
+class Loaded:
+    """The adapter's engine, and what vLLM itself says of every batch that it was given."""
+
+    def __init__(self, wanted: engines.EngineSpec, place: Path) -> None:
+        engines.build(wanted, place / "engine")
+        self.engine = adapter.VllmEngine(wanted, place / "engine")
+        self.batches: list[Any] = []
+        self.running: list[int] = []
+        llm = self.engine._llm
+        generate, scheduler = llm.generate, self.scheduler
+        schedule = scheduler.schedule
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            self.batches.append(generate(*arguments, **options))
+            return self.batches[-1]
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            output = schedule(*arguments, **options)
+            self.running.append(len(scheduler.running))
+            return output
+
+        llm.generate, scheduler.schedule = watched, counted
+
+    @property
+    def scheduler(self) -> Any:
+        return self.engine._llm.llm_engine.engine_core.engine_core.scheduler
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[Any]:
+    made: list[Loaded] = []
+
+    def load(family: str, **changes: Any) -> Loaded:
+        made.append(Loaded(spec(tmp_path, family, **changes), tmp_path))
+        return made[-1]
+
+    yield load
+    for one in made:
+        one.engine.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_runs_whole_batches_of_exact_lengths(family: str, loaded: Any) -> None:
+    made = loaded(family)
+    for input_tokens, output_tokens in ((64, 16), (256, 64), (1, 1)):
+        made.batches.clear()
+        made.running.clear()
+        assert made.engine.run(input_tokens, output_tokens) == engines.BatchRun(BATCH, 1)
+        (replies,) = made.batches
+        assert [len(reply.prompt_token_ids) for reply in replies] == [input_tokens] * BATCH
+        assert [len(reply.outputs[0].token_ids) for reply in replies] == [output_tokens] * BATCH
+        assert not any(reply.num_cached_tokens for reply in replies), "every prompt is computed"
+        assert max(made.running) == BATCH, "the whole batch is in flight at once"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_as_many_requests_fit_as_the_adapter_says(family: str, loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In waves, none is preempted; one more than fit do not run together."""
+    arguments = adapter._arguments
+    monkeypatch.setattr(adapter, "_arguments", lambda *given: arguments(*given) | {"num_gpu_blocks_override": 20})
+    made = loaded(family, batch=8)
+    fit = made.engine._requests_that_fit(256 + 64)
+    assert 1 <= fit < 8
+    assert made.engine.run(256, 64).in_flight <= fit
+    assert max(made.running) <= fit
+    assert sum(len(batch) for batch in made.batches) == 8
+    made.running.clear()
+    sampling = made.engine._package.SamplingParams(max_tokens=64, min_tokens=64, ignore_eos=True, detokenize=False)
+    prompts = made.engine._prompts.take(fit + 1, 256)
+    made.engine._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+    assert made.running[-1] < fit + 1
+
+
+def test_gaussian_weights_are_gaussian_and_an_engine_loads_again(loaded: Any) -> None:
+    made = loaded("opt", weights="gaussian")
+    spread = made.engine._llm.apply_model(
+        lambda model: max(float(p.data.std()) for p in model.parameters() if p.dim() > 1)
+    )
+    assert spread[0] == pytest.approx(0.02, rel=0.05)
+    assert made.engine.run(64, 16) == engines.BatchRun(BATCH, 1)
+    made.engine.close()
+    assert loaded("opt").engine.run(64, 16) == engines.BatchRun(BATCH, 1)
+
+
+def test_a_model_that_vllm_does_not_know_is_refused(tmp_path: Path) -> None:
+    wanted = spec(tmp_path, "llama")
+    unknown = replace(wanted, model_config={**wanted.model_config, "architectures": ["NobodysForCausalLM"]})
+    with pytest.raises(SweetspotError, match="does not run NobodysForCausalLM"):
+        engines.build(unknown, tmp_path / "engine")
+
+
+ON_A_CPU = """
+import torch
+torch.cuda.synchronize = torch.cuda.empty_cache = lambda: None
+"""
+
+
+def test_a_campaign_runs_from_the_engine_to_rows(tmp_path: Path) -> None:
+    """Session, meter, real NVML bindings on a board of 400 W, real tokens: rows with the watts that the board drew."""
+    stub = nvml_stub.build(tmp_path)
+    board = f"{nvml_stub.H100.split()[0]} {H100.name}"
+    stub.set(trace=nvml_stub.Trace(((1.0, 400.0, 400.0),)), boards=[board], real=True)
+    (tmp_path / "sitecustomize.py").write_text(ON_A_CPU)
+    cells = [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in ((64, 16), (256, 64))]
+    wanted = spec(tmp_path, "llama")
+    protocol = Protocol(window_s=2.0, window_runs=1, warmup_s=1.0, warmup_max_s=2.0, idle_s=2.0, visits=1)
+    job = {
+        "campaign": "real",
+        "model": "small",
+        "batch": BATCH,
+        "engine": {
+            **{name: getattr(wanted, name) for name in ("name", "gpu", "precision", "weights", "kv_cache_fraction")},
+            "seed": 1,
+        },
+        "protocol": asdict(replace(protocol, repetitions=2, min_repetitions=2)),
+        "seed": 1,
+        "cells": cells,
+        "limits": engines.limits(cells),
+    }
+    where = Place(tmp_path / "results", "small", BATCH, "grid")
+    write_atomically(where.architecture, json.dumps(architecture.resolved(tmp_path / "small.json")))
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {
+        **os.environ,
+        **stub.environment,
+        "PYTHONPATH": path,
+    }
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    for command in (["build"], ["measure", "--block", "grid"]):
+        shared = ["--job", json.dumps(job), "--directory", str(where.directory)]
+        done = subprocess.run(
+            [sys.executable, "-m", "sweetspot.measure.session", *command, *shared],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in where.rows.read_text().splitlines()]
+    assert {(row["input_tokens"], row["output_tokens"]) for row in rows} == {(64, 16), (256, 64)}
+    assert {row["source"] for row in rows} == {"measured"}
+    for row in rows:
+        assert row["in_flight"] == BATCH
+        assert "random_weights" in row["flags"].split(";")
+        if row["valid"]:
+            assert row["energy_j"] == pytest.approx(400 * row["duration_s"], rel=0.03)
+    assert sum(row["valid"] for row in rows) >= 2, [row["reasons"] for row in rows]
+    assert raw.check(where.directory) == 0
