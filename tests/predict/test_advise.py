@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import random
 import re
 import subprocess
 import sys
@@ -399,3 +400,28 @@ def test_it_starts_without_the_analysis_packages(untimed_file: Path) -> None:
         "print({'numpy', 'polars', 'scipy', 'pandera', 'pydantic', 'statsmodels', 'yaml'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).endswith("\nset()\n")
+
+
+def test_no_saving_exceeds_everything_and_a_doubtful_one_shows_its_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that scatter by half: intervals are wide, but a request never saves more than it costs."""
+    rng = random.Random(3)
+    path = fit(tmp_path, [row | {"energy_j": row["energy_j"] * math.exp(rng.gauss(0, 0.5))} for row in rows()])
+    doubtful = 0
+    for n, m, batch in itertools.product((64, 2048), (64, 1500), (1, 8, 32)):
+        capsys.readouterr()
+        asked = ["--input-tokens", str(n), "--output-tokens", str(m), "--batch", str(batch), "--json"]
+        assert main(["advise", "--predictor", str(path), "--model", "big", *asked]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        for option in answer["what_ifs"]:
+            if option["excluded"] or "saving_percent" not in option:
+                continue
+            assert option["saving_high_percent"] <= 100
+            assert option["saving_per_request_high_j"] <= answer["now"]["energy_per_request_high_j"]
+            if found := re.match(
+                r".*no clear difference: saves (\S+) J per request \(95 %: (\S+) to (\S+)\)", option["advice"]
+            ):
+                assert float(found[2].replace(",", "")) <= 0 <= float(found[3].replace(",", ""))
+                doubtful += 1
+    assert doubtful

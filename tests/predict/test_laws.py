@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from energies import spot_of
-from sweetspot.predict.laws import FORMS, LAWS, ROUTINGS, per_token
+from sweetspot.predict import laws
+from sweetspot.predict.laws import FORMS, LAWS, ROUTINGS, Form, Law, Term, per_token
 
 LENGTHS = (64, 500, 4096)
 CHOSEN = 0.4  # share of a mixture's experts
@@ -117,3 +118,48 @@ def test_the_sweet_spot_by_hand() -> None:
     assert spot_of("paper-6", {"t1": 1e-6, "t3": 0.01, "t4": 2e-5, "t5": -0.3}, 1000, 1) == pytest.approx(
         math.sqrt((1e-6 * 1000**2 + 0.01 * 1000 - 0.3) / 2e-5)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("n^2/m", "n²/m"), ("n^0.5 m^-1.5", "n⁰·⁵ m⁻¹·⁵"), ("n^1.5", "n¹·⁵"), ("m^-2", "m⁻²"), ("n + m/2", "n + m/2")],
+)
+def test_powers_are_shown_as_they_are(name: str, shown: str) -> None:
+    assert Form(name, ((1, 1, 1),)).shown == shown
+
+
+@pytest.mark.parametrize(
+    ("form", "per_batch", "routing", "shown"),
+    [
+        ("1", False, None, "1"),
+        ("1", True, None, "1/B"),
+        ("1", False, "even", "A"),
+        ("1", True, "even", "A/B"),
+        ("1/m", True, None, "1/(B m)"),
+        ("1/m", False, "skewed", "A/m"),
+        ("1/m", True, "skewed", "A/(B m)"),
+        ("n", False, "even", "A n"),
+        ("n + m/2", True, None, "(n + m/2)/B"),
+        ("n + m/2", True, "even", "A (n + m/2)/B"),
+    ],
+)
+def test_a_term_says_all_that_it_multiplies(form: str, per_batch: bool, routing: str | None, shown: str) -> None:
+    assert Term("x", form, 0, "a meaning", per_batch, routing).multiplies == shown
+
+
+ONE = Term("one", "1", 0, "a meaning")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "forms", "message"),
+    [
+        ([Law("a", "", "", (ONE,)), Law("a", "", "", (ONE,))], [], "two laws are named a"),
+        ([Law("a", "", "", (ONE, ONE))], [], "law a: two terms are named one"),
+        ([Law("a", "", "", (Term("x", "n / m", 0, ""),))], [], "law a, term x: no form 'n / m'; known: 1, n/m"),
+        ([Law("a", "", "", (Term("x", "n", 0, "", False, "odd"),))], [], "law a, term x: no routing 'odd'"),
+        ([], [Form("n", ((1, 1, 0),))], "two forms are named n"),
+    ],
+)
+def test_a_mistake_in_a_new_law_is_one_clear_error(wrong: list[Law], forms: list[Form], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        laws.check(wrong, [*FORMS.values(), *forms])

@@ -250,7 +250,7 @@ def resolved(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     file = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SweetspotError(
             f"{file}: no such file; give an architecture file or a directory that holds the publisher's config.json"

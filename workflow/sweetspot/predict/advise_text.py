@@ -215,7 +215,9 @@ def _saves(option: Option) -> str:
     percent, saved = option.saving.percent, option.saving.energy_j.value
     kilo = f"{_figures(abs(saved) * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
     if option.saving.energy_j.low <= 0 <= option.saving.energy_j.high:
-        return f"no clear difference: {{}} % ({LEVEL}: {{}})".format(*_shown(percent, 3))
+        return f"no clear difference: saves {{}} J per request ({LEVEL}: {{}})".format(
+            *_shown(option.saving.energy_j, 3)
+        )
     if saved > 0:
         return f"saves {_figures(percent.value, 3)} %, {kilo}"
     return f"costs {_figures(-percent.value, 3)} % more, {kilo}"

@@ -263,7 +263,7 @@ def saving(now: Cost, then: Cost) -> Saving:
 
     What both plans share cancels. Errors within a sum are treated as common, so half-widths add; errors of the two
     sides of the difference as independent, so they add in squares. The sensors' gain error is the same on both sides:
-    it scales the joules and cancels in percentages.
+    it scales the joules and cancels in percentages. Nothing saves more than everything.
     """
     before = {key: (weight - then.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in now.parts.items()}
     after = {key: (weight - now.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in then.parts.items()}
@@ -273,8 +273,8 @@ def saving(now: Cost, then: Cost) -> Saving:
     half = math.hypot(own_before, own_after, _gain(now.parts) - _gain(then.parts))
     relative = math.hypot(own_before * ratio, own_after, shared * (1 - ratio)) / now.energy_j.value
     return Saving(
-        Interval(saved, saved - half, saved + half),
-        Interval(100 * (1 - ratio), 100 * (1 - ratio - relative), 100 * (1 - ratio + relative)),
+        Interval(saved, saved - half, min(saved + half, now.energy_j.high)),
+        Interval(100 * (1 - ratio), 100 * (1 - ratio - relative), min(100 * (1 - ratio + relative), 100.0)),
     )
 
 

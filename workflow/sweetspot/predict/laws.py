@@ -7,7 +7,7 @@ and B is the batch divided by the waves. Standard library only, so that predicti
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Form:
     @property
     def shown(self) -> str:
         """The name with powers as superscripts."""
-        return re.sub(r"\^(-?\d+)", lambda match: _superscript(int(match[1])), self.name)
+        return re.sub(r"\^(-?\d+(?:\.\d+)?)", lambda match: _superscript(float(match[1])), self.name)
 
 
 def _superscript(power: float) -> str:
@@ -112,10 +112,13 @@ class Term:
     def multiplies(self) -> str:
         """What the coefficient is multiplied by, in the notation of the formulas."""
         form = FORMS[self.form].shown
+        top, _, under = form.partition("/") if form.startswith("1/") else (form, "", "")
+        if self.routing:
+            top = {"1": "A"}.get(top, f"A ({top})" if " " in top else f"A {top}")
         if not self.per_batch:
-            return form
-        over = {"1": "A/B" if self.routing else "1/B", "1/m": "1/(B m)"}
-        return over.get(form, f"({form})/B" if " " in form else f"{form}/B")
+            return f"{top}/{under}" if under else top
+        top = f"({top})" if " " in top and not self.routing else top
+        return f"{top}/(B {under})" if under else f"{top}/B"
 
     def as_dict(self) -> dict[str, Any]:
         """For predictor.json, with the `parts` of the form."""
@@ -288,6 +291,26 @@ _LAWS = (
     ),
 )
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
+
+
+def check(laws: Sequence[Law] = _LAWS, forms: Sequence[Form] = _FORMS) -> None:
+    """Raise ValueError if two laws, two forms or two terms of a law share a name, or a form or routing is unknown."""
+    known = [form.name for form in forms]
+    for what, names in (("laws", [law.name for law in laws]), ("forms", known)):
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two {what} are named {', '.join(sorted(twice))}; rename one")
+    for law in laws:
+        names = [term.name for term in law.terms]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"law {law.name}: two terms are named {', '.join(sorted(twice))}; rename one")
+        for term in law.terms:
+            if term.form not in known:
+                raise ValueError(f"law {law.name}, term {term.name}: no form {term.form!r}; known: {', '.join(known)}")
+            if term.routing is not None and term.routing not in ROUTINGS:
+                raise ValueError(f"law {law.name}, term {term.name}: no routing {term.routing!r}")
+
+
+check()
 
 
 def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, chosen: float = 1.0) -> float:

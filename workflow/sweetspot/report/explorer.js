@@ -152,10 +152,10 @@ document.addEventListener("DOMContentLoaded", () => {
         if (one.error) row.append(make("td", one.error, { colspan: 2 }));
         else {
           const signed = (x) => `${x < 0 ? "−" : ""}${number(Math.abs(x))}`;
-          const [mid, low, high] = one.saved.percent;
+          const [mid, low, high] = one.saved.percent, [saved, least, most] = one.saved.joules.map(signed);
           const words = one.saved.joules[1] > 0 ? `saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`
             : one.saved.joules[2] < 0 ? `costs ${signed(-mid)} % more [${signed(-high)}, ${signed(-low)}]`
-              : `no clear difference: saves ${signed(mid)} % [${signed(low)}, ${signed(high)}]`;
+              : `no clear difference: saves ${saved} J [${least}, ${most}]`;
           row.append(cell("J per request", `${number(one.cost[0])} [${number(one.cost[1])}, ${number(one.cost[2])}]`));
           const said = `${words}${one.outside ? " (extrapolates)" : ""}` +
             (one.reuse ? `; pays off from the ${ordinal(one.reuse)} reply to the same prompt` : "");

@@ -273,12 +273,12 @@ function savingOf(now, then) {
   const less = (some, others) => some.map(({ key, weight, p }) => ({
     key, p, weight: weight - sum(others.filter((other) => other.key === key).map((other) => other.weight)) }));
   const [ownBefore, ownAfter] = [ownOf(less(now, then)), ownOf(less(then, now))];
-  const [before, after] = [costOf(now)[0], costOf(then)[0]];
+  const [before, , most] = costOf(now), after = costOf(then)[0];
   const saved = before - after, ratio = after / before, shared = ownOf(now) - ownBefore;
   const half = Math.hypot(ownBefore, ownAfter, totalOf(now, gainOf) - totalOf(then, gainOf));
   const relative = Math.hypot(ownBefore * ratio, ownAfter, shared * (1 - ratio)) / before;
-  return { joules: [saved, saved - half, saved + half],
-    percent: [1 - ratio, 1 - ratio - relative, 1 - ratio + relative].map((x) => 100 * x) };
+  return { joules: [saved, saved - half, Math.min(saved + half, most)],
+    percent: [1 - ratio, 1 - ratio - relative, Math.min(1 - ratio + relative, 1)].map((x) => 100 * x) };
 }
 
 /* --- the law across models, as in across_models.py --------------------------------------------------------------- */
