@@ -61,6 +61,7 @@ def unavailable() -> str:
     """Why a Slurm cannot be started here, or nothing. Tries to install it first."""
     if os.geteuid() != 0:
         return "Slurm needs root here: its jobs read /etc/slurm"
+    _clear_leftovers()
     if Path("/etc/slurm/slurm.conf").exists():
         return "this machine has a Slurm configuration of its own; it is left alone"
     return have(lambda: all(map(shutil.which, PROGRAMS)), PACKAGES)
@@ -118,6 +119,17 @@ def configured(root: Path, old: str, new: str) -> Iterator[None]:
         scontrol("reconfigure")
 
 
+def _clear_leftovers() -> None:
+    """End the cluster of a test run that was killed before it could: its owner is gone."""
+    link = Path("/etc/slurm/slurm.conf")
+    owner = link.resolve().parent / "owner" if link.is_symlink() else link / "none"
+    if link.is_symlink() and (not owner.exists() or not Path("/proc", owner.read_text()).exists()):
+        for pid in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
+            _end(owner.parent.parent / pid)
+        for name in FILES:
+            Path("/etc/slurm", name).unlink(missing_ok=True)
+
+
 def _end(pid_file: Path) -> None:
     """End a daemon and wait until it is gone."""
     if pid_file.exists():
@@ -152,6 +164,7 @@ def cluster(root: Path) -> Iterator[Path]:
     (root / "etc/slurm.conf").write_text(SLURM_CONF.format(host=host, root=root))
     (root / "etc/gres.conf").write_text(f"NodeName={host} Name=gpu Type=h100 File={root}/dev/nvidia[0-1]\n")
     (root / "etc/cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    (root / "etc/owner").write_text(str(os.getpid()))
     key = root / "munge/key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)

@@ -316,7 +316,7 @@ def _place(even: BreakEven) -> tuple[str, bool]:
         "from": f"from {at} on",
         "until": f"up to {at}",
         "always": f"for all {tried}",
-        "never": f"for no {tried}",
+        "never": f"for none of the {tried}",
     }
     return known.get(even.where, f"its break-even point in {many} is {even.where}"), even.where in known
 
