@@ -21,7 +21,7 @@ _ROLES = {
     "linear": "baseline",
     "tdp-time": "baseline",
     "trees": "baseline",
-    "across-models": "across models",
+    "across-models": "for unseen models",
 }
 _SHORT = {  # for a narrow table, which must not break at a hyphen
     "in-sample": "in‑sample",
