@@ -177,6 +177,32 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, sweetspot: Callable[...
         assert "Traceback" not in done.stderr
 
 
+def test_a_table_may_be_a_json_array(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
+    one = table(tmp_path / "1.csv", lambda b, n, m: 1.0)
+    array = tmp_path / "2.json"
+    array.write_text("\ufeff\n" + json.dumps(pl.read_csv(one).to_dicts()), encoding="utf-8")
+    assert sweetspot("compare", one, array).returncode == 0
+
+
+def test_a_remedy_is_one_that_the_command_has(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
+    """`compare` has neither --map nor --set; `sweetspot fit` has, and makes what can be compared."""
+    good = table(tmp_path / "1.csv", lambda b, n, m: 1.0, batches=(1,))
+    bare = tmp_path / "2.csv"
+    pl.read_csv(good).drop("batch").rename({"input_tokens": "nin"}).write_csv(bare)
+    done = sweetspot("compare", good, bare)
+    assert done.returncode == 1
+    assert "options of `sweetspot fit`" in done.stderr
+    fit = sweetspot("fit", bare, "--map", "nin=input_tokens", "--set", "batch=1", "--out", tmp_path / "out")
+    assert fit.returncode == 0, fit.stderr
+    assert sweetspot("compare", good, tmp_path / "out/predictor.json").returncode == 0
+
+
+def test_a_group_is_described_without_repeats(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
+    one = table(tmp_path / "1.csv", lambda b, n, m: 1.0, engine="simulated", source="simulated")
+    done = sweetspot("compare", one, one)
+    assert "mine (H100, simulated)" in done.stdout
+
+
 def test_one_cell_without_repetitions_has_no_interval(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
     a, b = (tmp_path / f"{name}.csv" for name in "ab")
     row = {"model": "mine", "batch": 1, "input_tokens": 64, "output_tokens": 64}

@@ -245,3 +245,12 @@ def test_the_few_rows_without_a_source_are_set_aside(tmp_path: Path) -> None:
     assert "1 rows without a known source are set aside" in " ".join(rows.notes)
     with pytest.raises(SweetspotError, match="measured and unspecified sources"):
         with_columns(tmp_path / "b.csv", source=["measured", "nvml", "nvml"])
+
+
+@pytest.mark.parametrize("wrong", ['"m', 'm"', '"m"x"'])
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_quotation_mark_that_is_not_closed_is_named_by_its_line(tmp_path: Path, wrong: str, place: int) -> None:
+    lines = [ROW] * 3
+    lines[place - 1] = ROW.replace("m", wrong, 1)
+    (tmp_path / "a.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    assert f"line {place + 1}: a quotation mark is not closed" in refusal(tmp_path / "a.csv")

@@ -144,20 +144,33 @@ class Comparison:
 
 
 def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
-    """The groups of a predictor (.json) or of a table whose names contain the `wanted` text.
+    """The groups of a predictor or of a table whose names contain the `wanted` text.
 
     Raises SweetspotError if the file is neither, or if no group matches.
     """
     sides: list[Side]
-    if path.suffix == ".json":
+    if path.suffix == ".json" and not _is_array(path):
         sides = [Predicted(group) for group in predictor.load(path)["groups"]]
     else:
-        sides = _measured(table.read([path]))
+        try:
+            sides = _measured(table.read([path]))
+        except SweetspotError as error:
+            if "--map" not in str(error) and "--set" not in str(error):
+                raise
+            raise SweetspotError(
+                f"{error}\nThese are options of `sweetspot fit`: fit the table with them, then compare its predictor.json"
+            ) from None
     found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
         raise SweetspotError(f"{path}: no group matches {_listed(wanted)}; it has\n{there}")
     return found
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file is a table (an array of rows) and not a predictor."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 
 
 def compare(a: Sequence[Side], b: Sequence[Side]) -> list[Comparison]:
@@ -299,7 +312,7 @@ def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _described(group: Mapping[str, Any]) -> str:
-    rest = ", ".join(str(group[name]) for name in (*SELECTORS, "source") if group[name] != UNSPECIFIED)
+    rest = ", ".join(dict.fromkeys(str(group[k]) for k in (*SELECTORS, "source") if group[k] != UNSPECIFIED))
     return f"{group['model']} ({rest})" if rest else str(group["model"])
 
 

@@ -113,11 +113,17 @@ def _separated(data: bytes, exact: bool, comment: str | None) -> pl.DataFrame:
 
 
 class _RaggedError(ValueError):
-    """A row has another number of fields than the header."""
+    """A row has another number of fields than the header, or a quotation mark that is not closed."""
 
 
 def _check_fields(text: str, separator: str, exact: bool) -> None:
-    """Raise _RaggedError, naming the line, for a row with more fields than the header or, if `exact`, with fewer."""
+    """Raise _RaggedError, naming the line, for a row with more fields than the header or, if `exact`, with fewer.
+
+    Also for a quotation mark that is never closed, which would join rows.
+    """
+    if text.count('"') % 2:
+        number = next(number for number, line in enumerate(text.split("\n"), 1) if line.count('"') % 2)
+        raise _RaggedError(f"line {number}: a quotation mark is not closed; remove it")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     header = 0
     for fields in filter(None, reader):
