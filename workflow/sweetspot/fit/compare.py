@@ -158,7 +158,7 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
             if "--map" not in str(error) and "--set" not in str(error):
                 raise
             raise SweetspotError(
-                f"{error}\nThese are options of `sweetspot fit`: fit the table with them, then compare its predictor.json"
+                f"{error}\nThese are options of `sweetspot fit`: fit the table with them, then compare predictor.json"
             ) from None
     found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
     if not found:
