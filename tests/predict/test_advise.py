@@ -1,10 +1,8 @@
 """Advice against brute force: a table made by a formula is fitted, and every answer worked out from the formula."""
 
-import csv
 import itertools
 import json
 import math
-import random
 import re
 import subprocess
 import sys
@@ -13,71 +11,12 @@ from typing import Any
 
 import pytest
 
+from advising import BATCHES, LENGTHS, NOW, POWER_W, ask, fit, joules, told
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import advise_text, predictor, workload
-from sweetspot.predict.advise import Advice, Wishes, advise
+from sweetspot.predict.advise import Wishes, advise
 from sweetspot.table import requests
-
-LENGTHS = (64, 128, 512, 2048)
-BATCHES = (1, 8, 32)
-POWER_W = 400.0
-NOW = ["--input-tokens", "1500", "--output-tokens", "200", "--batch", "8"]
-
-
-def joules(n: int, m: int, batch: float, price: float = 1.0) -> float:
-    """Of one request, by a law of the right form; the batch takes this times batch over POWER_W seconds."""
-    per_token = 0.05 + 2.0 / batch + 4e-6 * n * n / m + 1e-4 * n + 0.02 * n / m + 2e-4 * m + (0.5 + 3 / batch) / m
-    return price * per_token * m
-
-
-def rows() -> list[dict[str, Any]]:
-    cells = [
-        {"model": model, "batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": joules(n, m, batch, price)}
-        for model, price in (("big", 1.0), ("small", 0.1))
-        for batch, n, m in itertools.product(BATCHES, LENGTHS, LENGTHS)
-    ]
-    return [cell | {"energy_j": cell["energy_j"] * cell["batch"]} for cell in cells]
-
-
-def fit(folder: Path, table: list[dict[str, Any]]) -> Path:
-    with (folder / "rows.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
-    assert main(["fit", str(folder / "rows.csv"), "--out", str(folder)]) == 0
-    return folder / "predictor.json"
-
-
-@pytest.fixture(scope="module")
-def untimed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(tmp_path_factory.mktemp("untimed"), rows())
-
-
-@pytest.fixture(scope="module")
-def fitted(untimed_file: Path) -> dict[str, Any]:
-    return predictor.load(untimed_file)
-
-
-@pytest.fixture(scope="module")
-def timed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    table = [row | {"duration_s": row["energy_j"] / POWER_W, "source": "simulated"} for row in rows()]
-    return fit(tmp_path_factory.mktemp("timed"), table)
-
-
-@pytest.fixture(scope="module")
-def fitted_timed(timed_file: Path) -> dict[str, Any]:
-    return predictor.load(timed_file)
-
-
-def ask(fitted: dict[str, Any], n: int = 1500, m: int = 200, **wishes: Any) -> Advice:
-    wishes = {"batch": 8} | wishes if "rate_per_s" not in wishes else wishes
-    return advise(fitted, "big", workload.of_pair(n, m), Wishes(**wishes))
-
-
-def told(fitted: dict[str, Any], n: int = 1500, m: int = 200, **wishes: Any) -> dict[str, Any]:
-    answer = ask(fitted, n, m, **wishes)
-    return json.loads(json.dumps(advise_text.as_dict(answer), allow_nan=False))
 
 
 def test_now_is_the_formula_in_every_unit(fitted: dict[str, Any]) -> None:
@@ -193,53 +132,6 @@ def test_break_even_points_by_brute_force(fitted: dict[str, Any], n: int, m: int
         else:
             assert where == "from", key
             assert found[key]["value"] == pytest.approx(value, rel=0.01, abs=1), key
-
-
-def test_the_interval_of_a_saving_by_hand(fitted: dict[str, Any]) -> None:
-    def half(n: int, m: int) -> float:
-        one = predictor.predict(fitted, "big", n, m, batch=8)
-        return one.energy_per_request_high_j - one.energy_per_request_j
-
-    answer = told(fitted, what_ifs={"truncate": [400], "split": [100]})
-    found = {what["what_if"]: what for what in answer["what_ifs"]}
-    expected = {
-        "truncate": math.hypot(half(1500, 200), half(400, 200)),
-        "split": math.hypot(half(1500, 200), 2 * half(1500, 100)),
-    }
-    for kind, width in expected.items():
-        what = found[kind]
-        assert what["saving_per_request_high_j"] - what["saving_per_request_j"] == pytest.approx(width), kind
-
-
-def test_what_does_not_change_cancels(fitted: dict[str, Any]) -> None:
-    """Nine in ten requests are too short to be truncated: their error is no error of the saving."""
-    mix = workload.Workload(((100, 2000, 9), (1500, 200, 1)))
-    answer = advise(fitted, "big", mix, Wishes(batch=8, what_ifs={"truncate": [400]}))
-    (one,) = ask(fitted, what_ifs={"truncate": [400]}).options
-    (option,) = answer.options
-    assert option.saving is not None
-    assert one.saving is not None
-    widths = [found.high - found.value for found in (option.saving.energy_j, one.saving.energy_j)]
-    assert 10 * widths[0] == pytest.approx(widths[1])
-
-
-def test_the_sensors_gain_cancels_in_percent(tmp_path: Path) -> None:
-    noisy = [row | {"energy_j": row["energy_j"] * (1 + 0.01 * (-1) ** i)} for i, row in enumerate(rows())]
-    widths = {}
-    for gain in (0.0, 0.05):
-        folder = tmp_path / str(gain)
-        folder.mkdir()
-        table = [row | {"uncertainty_gain": gain} for row in noisy]
-        answer = told(predictor.load(fit(folder, table)), what_ifs={"truncate": [400]})
-        (what,) = answer["what_ifs"]
-        widths[gain] = (
-            answer["now"]["energy_per_request_high_j"] / answer["now"]["energy_per_request_j"] - 1,
-            what["saving_high_percent"] - what["saving_percent"],
-            what["saving_per_request_high_j"] / what["saving_per_request_j"] - 1,
-        )
-    assert widths[0.05][0] == pytest.approx(math.hypot(widths[0.0][0], 0.05))
-    assert widths[0.05][1] == pytest.approx(widths[0.0][1])
-    assert widths[0.05][2] == pytest.approx(math.hypot(widths[0.0][2], 0.05))
 
 
 def test_what_extrapolates_is_marked_and_said_once(fitted: dict[str, Any]) -> None:
@@ -400,28 +292,3 @@ def test_it_starts_without_the_analysis_packages(untimed_file: Path) -> None:
         "print({'numpy', 'polars', 'scipy', 'pandera', 'pydantic', 'statsmodels', 'yaml'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).endswith("\nset()\n")
-
-
-def test_no_saving_exceeds_everything_and_a_doubtful_one_shows_its_zero(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Rows that scatter by half: intervals are wide, but a request never saves more than it costs."""
-    rng = random.Random(3)
-    path = fit(tmp_path, [row | {"energy_j": row["energy_j"] * math.exp(rng.gauss(0, 0.5))} for row in rows()])
-    doubtful = 0
-    for n, m, batch in itertools.product((64, 2048), (64, 1500), (1, 8, 32)):
-        capsys.readouterr()
-        asked = ["--input-tokens", str(n), "--output-tokens", str(m), "--batch", str(batch), "--json"]
-        assert main(["advise", "--predictor", str(path), "--model", "big", *asked]) == 0
-        answer = json.loads(capsys.readouterr().out)
-        for option in answer["what_ifs"]:
-            if option["excluded"] or "saving_percent" not in option:
-                continue
-            assert option["saving_high_percent"] <= 100
-            assert option["saving_per_request_high_j"] <= answer["now"]["energy_per_request_high_j"]
-            if found := re.match(
-                r".*no clear difference: saves (\S+) J per request \(95 %: (\S+) to (\S+)\)", option["advice"]
-            ):
-                assert float(found[2].replace(",", "")) <= 0 <= float(found[3].replace(",", ""))
-                doubtful += 1
-    assert doubtful

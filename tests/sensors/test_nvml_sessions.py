@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_nvml import inside, stub  # noqa: F401
 
 import nvml_inside
 from nvml_inside import CONSTANT
@@ -32,8 +31,8 @@ def rows(place: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_a_change_between_sessions_is_a_warning_and_a_flag(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
     line: str,
     change: str,
@@ -54,8 +53,8 @@ def test_a_change_between_sessions_is_a_warning_and_a_flag(
     ids=["second window", "first window", "warm-up"],
 )
 def test_a_lost_gpu_keeps_what_was_measured(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
     after_s: float,
     cells: int,
@@ -78,8 +77,8 @@ def test_a_lost_gpu_keeps_what_was_measured(
 
 
 def test_a_cell_cut_short_is_measured_to_its_end_by_the_next_run(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     stub.set(f"@{START_S + 40} lost", trace=CONSTANT)
@@ -92,8 +91,8 @@ def test_a_cell_cut_short_is_measured_to_its_end_by_the_next_run(
 
 
 def test_a_changed_power_limit_costs_a_window_and_a_session(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     stub.set(f"@{START_S + 75} limit_mw 500000", trace=CONSTANT)
@@ -110,8 +109,8 @@ def test_a_changed_power_limit_costs_a_window_and_a_session(
 
 @pytest.mark.parametrize(("until_s", "known"), [(15, True), (50, False)], ids=["for a while", "throughout"])
 def test_idle_power_that_another_process_spoils_is_measured_again_or_unknown(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
     until_s: float,
     known: bool,
@@ -133,8 +132,8 @@ BOARD_WIDE = {
 @pytest.mark.parametrize("from_s", [0, 40], ids=["from the start", "under load"])
 @pytest.mark.parametrize("condition", BOARD_WIDE)
 def test_what_spoils_every_window_of_a_board_stops_at_the_first_cell(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
     condition: str,
     from_s: int,
@@ -151,8 +150,8 @@ def test_what_spoils_every_window_of_a_board_stops_at_the_first_cell(
 
 
 def test_one_bad_cell_among_good_ones_stops_nothing(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     stub.set(f"@{START_S + 75}-{START_S + 140} factor 1.3", trace=CONSTANT)
@@ -163,8 +162,8 @@ def test_one_bad_cell_among_good_ones_stops_nothing(
 
 
 def test_rows_of_a_board_that_lists_no_processes_are_flagged(
-    stub: Stub,  # noqa: F811
-    inside: Callable[..., Any],  # noqa: F811
+    stub: Stub,
+    inside: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     stub.set("fail:nvmlDeviceGetComputeRunningProcesses_v3 3", "fail:nvmlDeviceGetClockInfo 3", trace=CONSTANT)
