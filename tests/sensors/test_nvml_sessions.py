@@ -161,6 +161,20 @@ def test_one_bad_cell_among_good_ones_stops_nothing(
     assert len({row["input_tokens"] for row in rows(tmp_path) if row["valid"]}) >= 2
 
 
+def test_a_bad_first_cell_of_a_later_session_stops_nothing(
+    stub: Stub, inside: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Earlier valid rows show that the board can be measured."""
+    stub.set(trace=CONSTANT)
+    inside(nvml_inside.session_of, tmp_path, [(64, 64)])
+    now_s = stub.clock().now()
+    stub.set(f"@{now_s + 30}-{now_s + 100} factor 1.3", trace=CONSTANT)
+    output = inside(nvml_inside.session_of, tmp_path, [(64, 64), (128, 64), (256, 64)])
+    assert "error" not in output
+    assert "counter_vs_integral" in {row["reasons"] for row in rows(tmp_path)}
+    assert len({row["input_tokens"] for row in rows(tmp_path) if row["valid"]}) >= 2
+
+
 def test_rows_of_a_board_that_lists_no_processes_are_flagged(
     stub: Stub,
     inside: Callable[..., Any],

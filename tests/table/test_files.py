@@ -254,3 +254,14 @@ def test_a_quotation_mark_that_is_not_closed_is_named_by_its_line(tmp_path: Path
     lines[place - 1] = ROW.replace("m", wrong, 1)
     (tmp_path / "a.csv").write_text("\n".join([HEADER, *lines]) + "\n")
     assert f"line {place + 1}: a quotation mark is not closed" in refusal(tmp_path / "a.csv")
+
+
+def test_two_quotation_marks_that_are_not_closed_are_not_a_file_cut_short(tmp_path: Path) -> None:
+    stray = ROW.replace("m", '"m', 1)
+    (tmp_path / "a.csv").write_text("\n".join([HEADER, stray, ROW, stray, ROW]) + "\n")
+    assert "line 2: a quotation mark is not closed" in refusal(tmp_path / "a.csv")
+
+
+def test_a_quoted_note_may_span_lines(tmp_path: Path) -> None:
+    text = f'{HEADER},note\n{ROW},"first,\nsecond"\n{ROW},none\n'
+    assert read(tmp_path / "a.csv", text).frame.height == 2

@@ -238,7 +238,7 @@ class Block:
         print(self._progress(cell, made, label), file=sys.stderr, flush=True)
         device.has_measured |= any(row["valid"] for row in made)
         if not device.has_measured:
-            # The first cell of a session failed whenever it was tried. If the cause is the board, so will the others.
+            # The block's first cell failed whenever it was tried. If the cause is the board, so will the others.
             common = set.intersection(*(set(row["reasons"].split(";")) for row in made))
             if stopping := board_wide(common):
                 raise UnfitMachine(stopping)
@@ -309,7 +309,7 @@ class _Device:
         self._block, self._too_large = block, ""
         self.opened: _Opened | None = None
         self.visits = 0  # of all sessions
-        self.has_measured = False  # whether any row was valid
+        self.has_measured = any(row["valid"] for record in block.records for row in record.get("rows", ()))
         self.since_anchor: int | None = None  # visits since the last anchor; None before the first
 
     def __enter__(self) -> "_Device":

@@ -121,9 +121,9 @@ def _check_fields(text: str, separator: str, exact: bool) -> None:
 
     Also for a quotation mark that is never closed, which would join rows.
     """
-    if text.count('"') % 2:
-        number = next(number for number, line in enumerate(text.split("\n"), 1) if line.count('"') % 2)
-        raise _RaggedError(f"line {number}: a quotation mark is not closed; remove it")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count('"') % 2:
+            raise _RaggedError(f"line {number}: a quotation mark is not closed; remove it")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     header = 0
     for fields in filter(None, reader):
