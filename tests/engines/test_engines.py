@@ -25,7 +25,8 @@ def test_a_batch_runs_at_exact_lengths_with_new_prompts(
     assert set(package.gpus) == {H100.name}
     package.batches.clear()
     for _ in range(2):
-        assert engine.run(512, 256) == engines.BatchRun(8, 1)
+        ran = engine.run(512, 256)
+        assert (ran.in_flight, ran.waves) == (8, 1)
     prompts = [tuple(ids) for batch, _ in package.batches for ids in batch]
     assert len(prompts) == 16
     assert {len(ids) for ids in prompts} == {512}
@@ -107,9 +108,11 @@ def test_vllm_runs_a_batch_that_does_not_fit_in_waves(monkeypatch: pytest.Monkey
     """768 tokens are 48 blocks of 16: 3 requests in 144 blocks, plus one block of vLLM's own."""
     package = standins.vllm(monkeypatch, blocks=145)
     engine = opened(spec("vllm"), tmp_path)
-    assert engine.run(512, 256) == engines.BatchRun(3, 3)
+    ran = engine.run(512, 256)
+    assert (ran.in_flight, ran.waves) == (3, 3)
     assert [len(prompts) for prompts, _ in package.batches] == [3, 3, 2]
-    assert engine.run(64, 32) == engines.BatchRun(8, 1)
+    ran = engine.run(64, 32)
+    assert (ran.in_flight, ran.waves) == (8, 1)
 
 
 def test_a_sliding_window_takes_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -132,7 +135,8 @@ def test_tensorrt_llm_gets_as_many_requests_as_its_blocks_hold(
     """768 tokens are 24 blocks of 32: 3 requests in 95 blocks."""
     package = standins.tensorrt_llm(monkeypatch, blocks=95)
     engine = opened(spec(name), tmp_path)
-    assert engine.run(512, 256) == engines.BatchRun(3, 3)
+    ran = engine.run(512, 256)
+    assert (ran.in_flight, ran.waves) == (3, 3)
     assert [len(prompts) for prompts, _ in package.batches[-3:]] == [3, 3, 2]
 
 

@@ -128,7 +128,8 @@ def test_a_family_runs_whole_batches_of_exact_lengths(family: str, loaded: Any) 
     for input_tokens, output_tokens in ((64, 16), (256, 64), (1, 1)):
         made.batches.clear()
         made.running.clear()
-        assert made.engine.run(input_tokens, output_tokens) == engines.BatchRun(BATCH, 1)
+        ran = made.engine.run(input_tokens, output_tokens)
+        assert (ran.in_flight, ran.waves) == (BATCH, 1)
         (replies,) = made.batches
         assert [len(reply.prompt_token_ids) for reply in replies] == [input_tokens] * BATCH
         assert [len(reply.outputs[0].token_ids) for reply in replies] == [output_tokens] * BATCH
@@ -160,9 +161,11 @@ def test_gaussian_weights_are_gaussian_and_an_engine_loads_again(loaded: Any) ->
         lambda model: max(float(p.data.std()) for p in model.parameters() if p.dim() > 1)
     )
     assert spread[0] == pytest.approx(0.02, rel=0.05)
-    assert made.engine.run(64, 16) == engines.BatchRun(BATCH, 1)
+    ran = made.engine.run(64, 16)
+    assert (ran.in_flight, ran.waves) == (BATCH, 1)
     made.engine.close()
-    assert loaded("opt").engine.run(64, 16) == engines.BatchRun(BATCH, 1)
+    ran = loaded("opt").engine.run(64, 16)
+    assert (ran.in_flight, ran.waves) == (BATCH, 1)
 
 
 def test_a_model_that_vllm_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.measure import command, probe, session
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol, open_meter
-from sweetspot.sensors import nvml
+from sweetspot.sensors import nvml, processes
 from sweetspot.sensors.clock import VirtualClock, WallClock
 from sweetspot.sensors.window import Window
 
@@ -123,7 +123,7 @@ def describe(stub: Stub) -> dict[str, Any]:
 
 
 def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
-    nvml._HOST_PROCESSES = "pid:[1]"
+    processes._HOST_PROCESSES = "pid:[1]"
     nvml._FOUND_IDLE.clear()
     try:
         sensor = nvml.open_sensor()
@@ -132,7 +132,7 @@ def in_a_container(stub: Stub) -> tuple[tuple[int, ...], str]:
         stub.set("process 4194304")  # what building an engine leaves on the board
         return strangers, nvml.open_sensor().machine()["process_check"]
     finally:
-        nvml._HOST_PROCESSES = "pid:[4026531836]"
+        processes._HOST_PROCESSES = "pid:[4026531836]"
 
 
 def use_twice(stub: Stub) -> int:
@@ -152,6 +152,9 @@ class _Sleeper:
     def run(self, input_tokens: int, output_tokens: int) -> engines.BatchRun:
         self._clock.sleep(1.0)
         return engines.BatchRun(1, 1)
+
+    def reasons(self) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         pass

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -45,10 +46,19 @@ def api(package: str) -> dict[str, Any]:
 
 
 class Reply:
-    """One finished request."""
+    """The finished request `index` of a batch, with its times in vLLM's form and in TensorRT-LLM's.
 
-    def __init__(self, tokens: int) -> None:
-        self.outputs = [SimpleNamespace(token_ids=[0] * tokens)]
+    Requests arrive 1 ms apart; the first token takes 0.1 s and each further one 0.01 s.
+    """
+
+    def __init__(self, tokens: int, index: int = 0) -> None:
+        arrived_s, first_s = 50 + index / 1000, 50.1 + index / 1000
+        last_s = first_s + (tokens - 1) / 100
+        self.metrics = SimpleNamespace(queued_ts=arrived_s, first_token_ts=first_s, last_token_ts=last_s)
+        names = ("arrival_time", "first_token_time", "last_token_time")
+        times = {name: timedelta(seconds=at_s) for name, at_s in zip(names, (arrived_s, first_s, last_s), strict=True)}
+        perf = SimpleNamespace(timing_metrics=SimpleNamespace(**times))
+        self.outputs = [SimpleNamespace(token_ids=[0] * tokens, request_perf_metrics=perf)]
 
 
 class Standin:
@@ -122,9 +132,9 @@ class Standin:
         assert use_tqdm is False
         self.fail("generate")
         self.batches.append((prompts, sampling))
-        return [Reply(self.reply_tokens(sampling.max_tokens)) for _ in prompts]
+        return [Reply(self.reply_tokens(sampling.max_tokens), index) for index in range(len(prompts))]
 
-    def _open_sensor(self, expected_gpu: str | None, uuid: str | None) -> object:
+    def _open_sensor(self, expected_gpu: str | None, uuid: str | None, servers: object) -> object:
         self.gpus.append(expected_gpu)
         return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
 

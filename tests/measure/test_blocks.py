@@ -169,8 +169,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, *windows: int) -> None:
     """Let the counter run backwards in these windows of work, counted from 1."""
     worked, window = [], Meter.window
 
-    def failed(meter: Meter, work: Any) -> Any:
-        result = window(meter, work)
+    def failed(meter: Meter, work: Any, **options: Any) -> Any:
+        result = window(meter, work, **options)
         worked.extend([result] * (result.sm_clock_mhz > 1000))
         if not worked or worked[-1] is not result or len(worked) not in windows:
             return result

@@ -54,7 +54,8 @@ def test_the_worst_cell_is_far_from_the_best_only_in_a_batch() -> None:
 
 def test_a_full_kv_cache_makes_waves() -> None:
     """Llama 3.1 8B caches 128 KiB per token: 64 requests of 8192 tokens need 64 GiB, but about 58 GiB are free."""
-    assert Bench(batch=64).engine.run(1024, 1024) == engines.BatchRun(64, 1)
+    ran = Bench(batch=64).engine.run(1024, 1024)
+    assert (ran.in_flight, ran.waves) == (64, 1)
     ran = Bench(batch=64).engine.run(4096, 4096)
     assert ran.waves == 2
     assert 50 < ran.in_flight < 64
@@ -128,7 +129,7 @@ def test_an_engine_serves_what_it_was_built_for(tmp_path: Path) -> None:
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SweetspotError, match="'tensorrt' is not known; known: simulated"):
+    with pytest.raises(SweetspotError, match=r"'tensorrt' is not known; known: .*simulated"):
         engines.build(engines.EngineSpec(**{**vars(Bench().spec), "name": "tensorrt"}), tmp_path)
 
 

@@ -22,6 +22,8 @@ from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
 from sweetspot.memory import Memory
 
+_SERVER = ("url", "command", "pid", "container")  # settings of servers
+
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -219,12 +221,18 @@ class Campaign:
         }
         # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
+        engine |= {name: value for name in _SERVER if (value := getattr(config, name)) is not None}
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
         return engine
 
     def _weights(self, row: ModelRow) -> str:
-        return "none" if engines.is_simulated(self.config.engine.name) else row.weights
+        engine = self.config.engine
+        if engines.is_simulated(engine.name):
+            return "none"
+        if engines.is_server(engine.name) and "{model}" not in (engine.command or ""):
+            return "served"  # whatever the server has loaded
+        return row.weights
 
     def _blocks(self, cells: list[PlannedCell]) -> Iterator[tuple[str, list[PlannedCell]]]:
         size = self.config.cells_per_job

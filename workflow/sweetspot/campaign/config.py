@@ -51,6 +51,43 @@ class EngineConfig(_Strict):
         None, description="Command of the Python in the engine's environment; by default the one that runs Snakemake."
     )
 
+    url: str | None = Field(
+        None,
+        description="Servers: the address, as `http://localhost:8000`. It must be on this machine, where its GPU's "
+        "energy can be read. A key in the environment variable `OPENAI_API_KEY` is sent.",
+    )
+    command: str | None = Field(
+        None,
+        description="Servers: the command that starts the server, if a job is to start it and stop it again. It is not "
+        "run by a shell. `{port}` becomes a free port (or that of `url`), `{model}` the checkpoint's directory or one "
+        "with a config.json for random weights, `{name}` the model's name, `{batch}` the batch, `{tokens}` the length "
+        "of the longest request, and `{precision}` the precision. Its output goes to `server.log` in the engine's "
+        "directory.",
+    )
+    pid: Length | None = Field(
+        None,
+        description="Servers: the id of a process of the server that runs at `url`; by default the one that listens on "
+        "its port. It and its descendants may use the GPU; any other process makes rows invalid.",
+    )
+    container: str | None = Field(
+        None,
+        description="Servers: instead of `pid`, the name of the Docker or Podman container that the server runs in.",
+    )
+
+    @model_validator(mode="after")
+    def _server_for_its_settings(self) -> "EngineConfig":
+        named = [key for key in ("url", "command", "pid", "container") if getattr(self, key) is not None]
+        if not engines.is_server(self.name):
+            if named:
+                raise ValueError(f"engine {self.name} is no server; leave engine.{named[0]} out")
+        elif self.url is None and self.command is None:
+            raise ValueError(f"engine {self.name} needs engine.url (a server that runs) or engine.command (starts one)")
+        elif self.command is not None and {"pid", "container"} & set(named):
+            raise ValueError(
+                "engine.command starts a server whose process is known; leave engine.pid and container out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _settings_that_the_engine_has(self) -> "EngineConfig":
         for key, why in engines.fixed_settings(self.name).items():

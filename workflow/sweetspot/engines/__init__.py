@@ -8,6 +8,7 @@ To add an engine, add a module to this package with
     ENGINES             its names, each with a description for the documentation
     SIMULATED           whether its rows are simulated and need no GPU
     FIXED               settings of `engine` that it cannot change, each with the reason
+    SERVER              True if it has the settings of a server; may be left out
     version, refusal, build, open_device
                         called by the functions of the same name below, with the same arguments and errors
 
@@ -25,7 +26,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
@@ -35,6 +36,7 @@ from sweetspot.sensors.meter import Sensor
 
 SCHEMA_VERSION = 1
 
+_WHERE = ("url", "pid", "container")
 _RUN_SETTINGS = ("cuda_graphs", "in_flight_batching")  # settings that a built engine does not depend on
 
 
@@ -61,6 +63,10 @@ class EngineSpec:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     cuda_graphs: bool = True
     in_flight_batching: bool = True
+    url: str = ""  # of a server; the rest is for servers too
+    command: str = ""
+    pid: int | None = None
+    container: str | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -68,12 +74,24 @@ class EngineSpec:
         return self.max_total_tokens or self.max_input_tokens + self.max_output_tokens
 
 
+class RequestTimes(NamedTuple):
+    """When the engine received a request, and when its first and its last token were there: s on one clock."""
+
+    arrival_s: float
+    first_token_s: float
+    last_token_s: float
+
+
 @dataclass(frozen=True)
 class BatchRun:
-    """How a batch ran: the largest number of requests in flight at once, and the number of waves."""
+    """How a batch ran: the largest number of requests in flight at once (None: not known), and the number of waves.
 
-    in_flight: int
+    `requests` has the times of every request, or nothing if the engine does not tell.
+    """
+
+    in_flight: int | None
     waves: int
+    requests: tuple[RequestTimes, ...] = ()
 
 
 class Engine(Protocol):
@@ -83,6 +101,9 @@ class Engine(Protocol):
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run the whole batch; every request has exactly these lengths. Raises OutOfMemory or SweetspotError."""
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the runs since the last call must not be trusted, as reasons of a row; empty if they can be."""
 
     def close(self) -> None:
         """Free the GPU."""
@@ -99,9 +120,13 @@ def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a job's engine that rows depend on; a checkpoint's path is reduced to the directory's name."""
-    checkpoint = engine.get("checkpoint")
-    return {**engine, "checkpoint": Path(checkpoint).name} if checkpoint else dict(engine)
+    """The settings of a job's engine that rows depend on.
+
+    A checkpoint's path is reduced to the directory's name; where a server runs does not matter.
+    """
+    kept = {name: value for name, value in engine.items() if name not in _WHERE and (value or name != "command")}
+    checkpoint = kept.get("checkpoint")
+    return {**kept, "checkpoint": Path(checkpoint).name} if checkpoint else kept
 
 
 def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
@@ -199,6 +224,11 @@ def names() -> dict[str, str]:
 def is_simulated(name: str) -> bool:
     """Whether an engine needs no GPU, and its rows are simulated."""
     return bool(_module(name).SIMULATED)
+
+
+def is_server(name: str) -> bool:
+    """Whether an engine is a server, which has a URL or a command that starts it."""
+    return bool(getattr(_module(name), "SERVER", False))
 
 
 def fixed_settings(name: str) -> dict[str, str]:

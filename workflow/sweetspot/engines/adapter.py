@@ -7,14 +7,17 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from sweetspot import architecture, gpus
-from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
+
+Prompt = TypeVar("Prompt")
 
 PRECISIONS = ("bfloat16", "float16")
 PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
@@ -24,6 +27,7 @@ _WEIGHT_FILES = ("*.safetensors", "*.bin")
 # A prompt is a slice of this many random ids, at a random position: drawing each token of 128 prompts of 4096 tokens
 # would keep the GPU waiting for tenths of a second in every run.
 _PLACES = 1 << 18
+_OWN_IDS = 4  # 2^60 beginnings of a prompt, or more
 # How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) report a shortage of memory.
 _SHORTAGES = (
     "out of memory",
@@ -113,65 +117,84 @@ def _checkpoint(spec: EngineSpec) -> Path:
     return place
 
 
+class Reply(NamedTuple):
+    """One finished request: its tokens, and its times if the engine tells."""
+
+    tokens: int
+    times: RequestTimes | None
+
+
 class Prompts:
     """Random token ids that differ for every request and run; the same seed gives the same sequence."""
 
     def __init__(self, spec: EngineSpec) -> None:
         """Prompts of at most `spec.max_input_tokens` tokens of the model's vocabulary."""
         self._random = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
+        self._vocabulary = spec.architecture.vocabulary
         self._ids = self._random.choices(range(spec.architecture.vocabulary), k=_PLACES + spec.max_input_tokens)
 
     def take(self, requests: int, tokens: int) -> list[list[int]]:
         """The prompts of one run: `requests` of `tokens` ids each."""
         return [self._ids[start : start + tokens] for start in self._random.sample(range(_PLACES), requests)]
 
+    @cached_property
+    def _texts(self) -> list[str]:
+        return list(map(str, self._ids))
+
+    def as_text(self, requests: int, tokens: int) -> list[str]:
+        """As `take`, with the ids of a prompt in a string, as in JSON.
+
+        Each prompt begins with ids of its own, so that no server can know it from before.
+        """
+        prompts = []
+        for start in self._random.sample(range(_PLACES), requests):
+            own = [str(self._random.randrange(self._vocabulary)) for _ in range(min(_OWN_IDS, tokens))]
+            prompts.append(",".join(own + self._texts[start : start + tokens - len(own)]))
+        return prompts
+
 
 def run_in_waves(
     spec: EngineSpec,
     fit: int,
-    prompts: Prompts,
+    take: Callable[[int, int], list[Prompt]],
     input_tokens: int,
     output_tokens: int,
-    generate: Callable[[list[list[int]]], Sequence[Any]],
+    generate: Callable[[list[Prompt]], Sequence[Reply]],
 ) -> BatchRun:
     """Run the whole batch through `generate`, at most `fit` requests at once: as many as the KV cache holds.
 
-    The engine never gets more, so no request waits or is preempted, and the number of waves is known. Raises
-    OutOfMemory if not even one request fits, SweetspotError if a reply has the wrong length.
+    `take` makes prompts (see `Prompts.take`). The engine never gets more, so no request waits or is preempted, and the
+    number of waves is known. Raises OutOfMemory if not even one request fits, SweetspotError if a reply has the wrong
+    length.
     """
     if fit < 1:
         raise OutOfMemory(
             f"{spec.architecture.name}: one request of {input_tokens} + {output_tokens} tokens exceeds the KV cache; "
-            "raise engine.kv_cache_fraction or choose shorter cells"
+            "give the KV cache more memory (engine.kv_cache_fraction) or choose shorter cells"
         )
     waves = split_in_waves(spec.batch, fit)
+    times: list[RequestTimes | None] = []
     for requests in waves:
-        run_batch(spec, prompts.take(requests, input_tokens), output_tokens, generate)
-    return BatchRun(waves[0], len(waves))
+        with memory_watched(spec, f"{input_tokens} + {output_tokens} tokens"):
+            replies = generate(take(requests, input_tokens))
+        _check_lengths(spec, [reply.tokens for reply in replies], requests, output_tokens)
+        times += [reply.times for reply in replies]
+    return BatchRun(waves[0], len(waves), tuple(one for one in times if one) if all(times) else ())
 
 
-def run_batch(
-    spec: EngineSpec,
-    prompts: list[list[int]],
-    output_tokens: int,
-    generate: Callable[[list[list[int]]], Sequence[Any]],
-) -> None:
-    """Run these prompts together and wait for the GPU. Raises as `run_in_waves` does."""
-    with memory_watched(spec, f"{len(prompts[0])} + {output_tokens} tokens"):
-        results = generate(prompts)
-        synchronize()
-    _check_lengths(spec, results, len(prompts), output_tokens)
-
-
-def _check_lengths(spec: EngineSpec, results: Sequence[Any], requests: int, output_tokens: int) -> None:
+def _check_lengths(spec: EngineSpec, lengths: Sequence[int], requests: int, output_tokens: int) -> None:
     """Raise SweetspotError unless every reply has exactly `output_tokens` tokens."""
-    lengths = [len(result.outputs[0].token_ids) for result in results]
     if lengths != [output_tokens] * requests:
         wrong = sorted(set(lengths) - {output_tokens})
         raise SweetspotError(
             f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} tokens "
             f"instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
         )
+
+
+def shortage_in(text: str) -> str:
+    """The first line that reports a shortage of memory; "" if none does."""
+    return next((line for line in text.splitlines() if any(words in line.lower() for words in _SHORTAGES)), "")
 
 
 @contextmanager
@@ -187,12 +210,11 @@ def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
         while link is not None and link not in links:
             links.append(link)
             link = link.__cause__ or link.__context__
-        texts = [f"{type(link).__name__}: {link}" for link in links]
-        short = next((text for text in texts if any(words in text.lower() for words in _SHORTAGES)), None)
-        if short is None:
+        short = next(filter(None, (shortage_in(f"{type(link).__name__}: {link}") for link in links)), "")
+        if not short:
             raise
         raise OutOfMemory(
-            f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short.splitlines()[0]}); "
+            f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short}); "
             "lower engine.kv_cache_fraction or the batch size"
         ) from error
 

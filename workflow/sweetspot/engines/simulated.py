@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sweetspot import gpus
-from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes, split_in_waves
@@ -102,10 +102,20 @@ class SimulatedEngine:
         waves = split_in_waves(spec.batch, fit)
         time = 1 + self._jitter.gauss(0, TIME_JITTER)
         energy = 1 + self._jitter.gauss(0, ENERGY_JITTER)
+        times: list[RequestTimes] = []
         for requests in waves:
             wave = self._wave(requests, input_tokens, output_tokens)
-            self._device.run([Work(part.duration_s * time, part.dynamic_j * energy) for part in wave])
-        return BatchRun(waves[0], len(waves))
+            prefill, *decode = [Work(part.duration_s * time, part.dynamic_j * energy) for part in wave]
+            at_s = [self._device.clock.now()]
+            for work in ([prefill], decode):
+                self._device.run(work)
+                at_s.append(self._device.clock.now())
+            times += _times(requests, input_tokens, *at_s)
+        return BatchRun(waves[0], len(waves), tuple(times))
+
+    def reasons(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def close(self) -> None:
         """Nothing to free."""
@@ -145,6 +155,13 @@ class SimulatedEngine:
         memory_s = moved / (gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
         overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
         return Work(count * (max(compute_s, memory_s) + overhead_s), count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
+
+
+def _times(requests: int, input_tokens: int, start_s: float, filled_s: float, end_s: float) -> list[RequestTimes]:
+    """A request's first token is there when the pass with the end of its prompt is; prompts run one after another."""
+    passes = -(-requests * input_tokens // CHUNK_TOKENS)
+    done = [-(-(index + 1) * input_tokens // CHUNK_TOKENS) / passes for index in range(requests)]
+    return [RequestTimes(start_s, start_s + share * (filled_s - start_s), end_s) for share in done]
 
 
 def _gpu(spec: EngineSpec) -> gpus.Gpu:

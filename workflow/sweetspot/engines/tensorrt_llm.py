@@ -7,23 +7,25 @@ Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.engines.adapter import (
     MODEL_DIRECTORY,
     PASS_TOKENS,
     PRECISIONS,
     Prompts,
+    Reply,
     load_package,
     loading,
     memory_plan,
     memory_watched,
     prepare_model,
     release_memory,
-    run_batch,
     run_in_waves,
+    synchronize,
 )
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.sensors import open_sensor
@@ -129,7 +131,11 @@ class TensorRtLlmEngine:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
         fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
         generate = self._generate(output_tokens)
-        return run_in_waves(self._spec, fit, self._prompts, input_tokens, output_tokens, generate)
+        return run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+
+    def reasons(self) -> tuple[str, ...]:
+        """None: prompts are never cached, and no request is preempted."""
+        return ()
 
     def close(self) -> None:
         """Free the GPU, so that this process can load again."""
@@ -139,16 +145,27 @@ class TensorRtLlmEngine:
         self._llm = None
         release_memory()
 
-    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], Any]:
+    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], list[Reply]]:
         # Without a tokenizer, end_id is required; -1 is no token, so only the length ends a reply.
         sampling = self._package.SamplingParams(
-            max_tokens=output_tokens, end_id=-1, pad_id=0, ignore_eos=True, detokenize=False
+            max_tokens=output_tokens,
+            end_id=-1,
+            pad_id=0,
+            ignore_eos=True,
+            detokenize=False,
+            return_perf_metrics=True,  # a request's times
         )
-        return lambda prompts: self._llm.generate(prompts, sampling, use_tqdm=False)
+
+        def generate(prompts: list[list[int]]) -> list[Reply]:
+            done = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
+            synchronize()
+            return [Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
+
+        return generate
 
     def _cache(self) -> tuple[int, int]:
         """Number of KV-cache blocks and tokens per block, from the statistics of a one-token run."""
-        run_batch(self._spec, self._prompts.take(1, 1), 1, self._generate(1))
+        run_in_waves(replace(self._spec, batch=1), 1, self._prompts.take, 1, 1, self._generate(1))
         for statistics in reversed(self._llm.get_stats(timeout=5)):
             cache = statistics.get("kvCacheStats") or {}
             if cache.get("maxNumBlocks") and cache.get("tokensPerBlock"):
@@ -158,6 +175,15 @@ class TensorRtLlmEngine:
             f"TensorRT-LLM {self.version} does not report the size of its KV cache (get_stats), so rows could not "
             "say how many requests ran at once; please report this version"
         )
+
+
+def _times(metrics: Any) -> RequestTimes | None:
+    """A request's times by the executor's clock, or None if this backend does not give them."""
+    if metrics is None:
+        return None
+    timing = metrics.timing_metrics
+    times = timing.arrival_time, timing.first_token_time, timing.last_token_time
+    return RequestTimes(*(one.total_seconds() for one in times))
 
 
 def _common(spec: EngineSpec) -> dict[str, Any]:

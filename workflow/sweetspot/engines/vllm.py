@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.engines.adapter import (
     MODEL_DIRECTORY,
     PASS_TOKENS,
     PRECISIONS,
     Prompts,
+    Reply,
     load_package,
     loading,
     memory_plan,
     prepare_model,
     release_memory,
     run_in_waves,
+    synchronize,
 )
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.sensors import open_sensor
@@ -87,6 +89,7 @@ class VllmEngine:
         self._spec, self._package, self._prompts = spec, package, Prompts(spec)
         with loading(spec):
             self._llm = package.LLM(**_arguments(spec, directory))
+            self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
                 self._llm.apply_model(lambda model: _initialize(model, spec.seed))
 
@@ -96,11 +99,17 @@ class VllmEngine:
             temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
         )
 
-        def generate(prompts: list[list[int]]) -> Any:
-            return self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        def generate(prompts: list[list[int]]) -> list[Reply]:
+            done = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+            synchronize()
+            return [Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
 
         fit = self._requests_that_fit(input_tokens + output_tokens)
-        return run_in_waves(self._spec, fit, self._prompts, input_tokens, output_tokens, generate)
+        return run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+
+    def reasons(self) -> tuple[str, ...]:
+        """None: prompts are never cached, and no request is preempted."""
+        return ()
 
     def close(self) -> None:
         """Free the GPU, so that this process can load again."""
@@ -145,7 +154,15 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "kv_cache_memory_bytes": plan.kv_cache_bytes,
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
+        "disable_log_stats": False,  # otherwise there are no times of requests
     }
+
+
+def _times(metrics: Any) -> RequestTimes | None:
+    """A request's times by the clock of the engine's core, or None if this vLLM does not give them."""
+    if metrics is None or not metrics.first_token_ts:
+        return None
+    return RequestTimes(metrics.queued_ts, metrics.first_token_ts, metrics.last_token_ts)
 
 
 def _initialize(model: Any, seed: int) -> None:

@@ -57,6 +57,10 @@ class Timed:
             raise OutOfTime
         return self._engine.run(input_tokens, output_tokens)
 
+    def reasons(self) -> tuple[str, ...]:
+        """As the engine's."""
+        return self._engine.reasons()
+
     def close(self) -> None:
         """Free the GPU."""
         self._engine.close()

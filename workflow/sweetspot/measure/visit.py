@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sweetspot import engines
 from sweetspot.engines import BatchRun, Engine, EngineSpec
 from sweetspot.files import key
+from sweetspot.measure import latency
 from sweetspot.measure.protocol import Protocol, planned_repetitions, relative_interval
 from sweetspot.sensors.meter import Meter
 from sweetspot.sensors.window import Sample, Window, mean_of_known, regime, uncertainty
@@ -42,23 +43,26 @@ def visit_cell(
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
     flags = _flags(spec, cell)
-    flags += ["kv_limited"] * (ran.in_flight < spec.batch and "kv_limited" not in flags)
+    if ran.in_flight is None:
+        flags.append("kv_capacity_unknown")
+    flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags)
     flags += ["not_steady"] * (not steady)
     common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}
     numbers = {"visit": visit, "anchor": visit is None}
     done: list[Repetition] = []
+    batches: list[BatchRun] = []
+
+    def work() -> None:
+        batches.clear()
+        start_s = meter.clock.now()
+        while not _long_enough(len(batches), meter.clock.now() - start_s, protocol):
+            batches.append(engine.run(n, m))
+
     while not _enough([*earlier, *(repetition.row for repetition in done)], len(earlier), visit, protocol):
-        runs = 0
-
-        def work() -> None:
-            nonlocal runs
-            start_s = meter.clock.now()
-            while not _long_enough(runs, meter.clock.now() - start_s, protocol):
-                engine.run(n, m)
-                runs += 1
-
-        window = meter.window(work)
-        row = {**common, **numbers, "repetition": len(earlier) + len(done), **_row(window, runs, flags, protocol)}
+        engine.reasons()  # of what went before
+        window = meter.window(work, also=engine.reasons)
+        row = {**common, **numbers, "repetition": len(earlier) + len(done)}
+        row |= _row(window, len(batches), flags, protocol) | latency.columns(batches, m)
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
         yield done[-1]
         if "power_limit_changed" in window.reasons:
@@ -68,6 +72,7 @@ def visit_cell(
 def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a cell that could not be measured: invalid because of `reason`, without energies."""
     nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
+    nothing |= latency.columns((), cell["output_tokens"])
     return {
         **_common(spec, cell, BatchRun(0, 0), ""),
         **nothing,

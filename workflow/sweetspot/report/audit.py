@@ -23,6 +23,7 @@ FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
     "power_capped": "the GPU reached its power limit: runs take longer instead of drawing more power",
     "throttled": "the GPU slowed down because of heat or hardware protection",
+    "kv_capacity_unknown": "the server does not say how much its KV cache holds: the batch may have run in waves",
     "extended_positions": "longer than the model's maximum: its position table was extended",
     "short_window": "the window was shorter than the protocol requires",
     "random_weights": "random weights: times are right, power may be off by a few percent",

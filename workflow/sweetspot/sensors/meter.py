@@ -124,8 +124,10 @@ class Meter:
             raise failures[0]
         samples.append(self._patiently(self._sample))
 
-    def window(self, work: Callable[[], None]) -> Window:
+    def window(self, work: Callable[[], None], also: Callable[[], tuple[str, ...]] = tuple) -> Window:
         """Measure `work`, which must return only when the GPU is done.
+
+        `also` is asked afterwards for further reasons why the window is invalid.
 
         The window opens on a counter step. The work does not end on one, so the GPU is left idle until the counter has
         stepped twice: the first step closes the window, and the second gives the idle power from the same counter at
@@ -163,7 +165,7 @@ class Meter:
                 raise
             edges = Edges(start_s, end_s, opened, seen=(error.reason, *self._seen(strangers)), failed=True)
         else:
-            seen = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S) + self._seen(strangers)
+            seen = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S) + self._seen(strangers) + also()
             edges = Edges(start_s, end_s, opened, closed, closed_s, later, later_s, seen)
         return Window(
             **vars(judge(edges, samples, self._limits)),

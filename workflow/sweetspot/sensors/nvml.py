@@ -4,19 +4,18 @@ Boards are identified by UUID, because CUDA, NVML and Slurm number them differen
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import UnfitMachine
+from sweetspot.sensors import processes
 from sweetspot.sensors.meter import GpuLostError, SensorError
 
 # nvmlDeviceGetFieldValues (nvml.h): the energy counter in mJ, power in mW over 1 s and over 25 ms
 _ENERGY, _POWER_AVERAGE, _POWER_INSTANT = 83, 185, 186
 # Member of the union nvmlValue_t by nvmlValueType_t
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-# The host's PID namespace, where NVML's process ids are always valid (PROC_PID_INIT_INO in Linux' proc_ns.h)
-_HOST_PROCESSES = "pid:[4026531836]"
 
 _REMEDIES = {
     "NVML_ERROR_LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 was not found: run on a machine with NVIDIA's driver; in "
@@ -30,15 +29,18 @@ _REMEDIES = {
 }
 
 
-def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "NvmlSensor":
+def open_sensor(
+    expected_gpu: str | None = None, uuid: str | None = None, servers: Collection[int] = ()
+) -> "NvmlSensor":
     """The sensor of the board that this process may use; `uuid` (or a prefix of it) selects one of several.
 
-    `expected_gpu` is the name that NVML must report. Raises SweetspotError, with the remedy, if library, driver or
-    permission is missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use.
+    `expected_gpu` is the name that NVML must report. `servers` are the ids of processes that, with their descendants,
+    may use the board beside this one. Raises SweetspotError, with the remedy, if library, driver or permission is
+    missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use by others.
     """
     try:
         nvml = _Nvml()
-        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid))
+        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid), servers=servers)
         name = sensor.identity()["gpu"]
         if expected_gpu is not None and name != expected_gpu:
             raise UnfitMachine(
@@ -46,10 +48,16 @@ def open_sensor(expected_gpu: str | None = None, uuid: str | None = None) -> "Nv
                 f"machine with {expected_gpu}"
             )
         if strangers := sensor.strangers():
-            pids = ", ".join(f"{pid}{_command(pid)}" for pid in strangers)
+            names = {pid: processes.name(pid) for pid in strangers}
+            pids = ", ".join(f"{pid} ({name})" if name else f"{pid}" for pid, name in names.items())
             raise UnfitMachine(
                 f"GPU {sensor.uuid} is in use by process {pids}: the energy of two processes cannot be separated; "
                 "wait for it, end it, or use another GPU"
+            )
+        if servers and not sensor.has_ours():
+            raise UnfitMachine(
+                f"the server is not on GPU {sensor.uuid}: no process of it is among those on that board; name its GPU "
+                "with CUDA_VISIBLE_DEVICES=UUID"
             )
         sensor.opened()
         # No point in loading a model if these fail.
@@ -70,7 +78,9 @@ _FOUND_IDLE: set[str] = set()
 class NvmlSensor:
     """meter.Sensor of one real board. Every call may raise SensorError, and GpuLostError if the board is gone."""
 
-    def __init__(self, nvml: "_Nvml", handle: Any, visible: str | None = None) -> None:
+    def __init__(
+        self, nvml: "_Nvml", handle: Any, visible: str | None = None, *, servers: Collection[int] = ()
+    ) -> None:
         """The sensor of the board behind an NVML handle; see open_sensor.
 
         `visible` is the CUDA_VISIBLE_DEVICES that restricts a process to the board; None if nothing else is visible.
@@ -78,8 +88,10 @@ class NvmlSensor:
         self._nvml, self._handle, self._visible = nvml, handle, visible
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
         nvml.place = f"GPU {self.uuid}"
-        self._ours = {os.getpid()}
-        self._counts_unknown_ids = _sees_host_processes() or self.uuid not in _FOUND_IDLE
+        self._ours, self._roots = {os.getpid()}, {os.getpid(), *servers}
+        # In a container, a server that runs already may be among the ids that mean nothing here.
+        self._unknown_may_be_ours = bool(servers) and not processes.sees_host_processes()
+        self._counts_unknown_ids = processes.sees_host_processes() or not (servers or self.uuid in _FOUND_IDLE)
 
     def energy_mj(self) -> int:
         """The energy counter, in mJ since the driver was loaded."""
@@ -116,8 +128,9 @@ class NvmlSensor:
         return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
 
     def strangers(self) -> tuple[int, ...] | None:
-        """Ids of the compute processes on the board, except this process and its descendants; None if it lists none.
+        """Ids of the compute processes on the board that are not ours; None if the board does not tell.
 
+        Ours are this process, the servers, and the descendants of both.
         In a container, NVML may report process ids of the host, which are unknown here. They count only until `opened`
         is called: before that, there must be no process at all (see `process_check` in the machine record).
         """
@@ -128,13 +141,18 @@ class NvmlSensor:
         except SensorError:
             return None
         # A descendant stays ours when its parent ends.
-        self._ours |= {pid for pid in found if os.getpid() in _ancestors(pid)}
+        self._ours |= {pid for pid in found if self._roots & set(processes.ancestors(pid))}
         others = found - self._ours
-        return tuple(sorted(pid for pid in others if self._counts_unknown_ids or Path(f"/proc/{pid}").exists()))
+        known = tuple(sorted(pid for pid in others if self._counts_unknown_ids or Path(f"/proc/{pid}").exists()))
+        return None if others and not known and self._unknown_may_be_ours else known
+
+    def has_ours(self) -> bool:
+        """Whether a process other than this one, but ours, was on the board; True if the board does not tell."""
+        return self.strangers() is None or len(self._ours) > 1
 
     def opened(self) -> None:
         """From now on, ids unknown in this process's namespace may belong to our own processes."""
-        self._counts_unknown_ids = _sees_host_processes()
+        self._counts_unknown_ids = processes.sees_host_processes()
         _FOUND_IDLE.add(self.uuid)
 
     def identity(self) -> dict[str, str | float]:
@@ -327,31 +345,3 @@ def _slice_error(uuid: str) -> UnfitMachine:
 
 def _watts(milliwatts: float | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1000
-
-
-def _ancestors(pid: int) -> list[int]:
-    """Process ids from `pid` up to the first process; empty if there is no such process."""
-    found: list[int] = []
-    while pid > 0 and pid not in found:
-        try:
-            # The name, in parentheses, may contain anything; state and parent follow it.
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-        found.append(pid)
-        pid = parent
-    return found
-
-
-def _command(pid: int) -> str:
-    try:
-        return f" ({Path(f'/proc/{pid}/comm').read_text().strip()})"
-    except OSError:
-        return ""
-
-
-def _sees_host_processes() -> bool:
-    try:
-        return os.readlink("/proc/self/ns/pid") == _HOST_PROCESSES
-    except OSError:
-        return False

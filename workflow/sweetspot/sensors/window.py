@@ -22,6 +22,12 @@ REASONS = {
     "power_limit_changed": "the GPU's power limit was changed during the session",
     "gpu_lost": "the GPU was lost",
     "sensor_failed": "the driver refused a reading",
+    # These are the server's doing (engines/server.py).
+    "prompt_cached": "the server took part of the prompts from a cache instead of computing them",
+    "prompt_cache_unknown": "the server does not say whether it took prompts from a cache: turn prefix caching off, or "
+    "have cached tokens reported (vLLM: --enable-prompt-tokens-details; SGLang: --enable-cache-report)",
+    "preempted": "the server interrupted requests for lack of KV cache, and computed parts of them again",
+    "other_requests": "the server worked for other clients as well",
 }
 
 

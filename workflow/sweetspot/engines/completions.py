@@ -1,0 +1,211 @@
+"""A client of OpenAI-compatible servers: streams replies of exact lengths, and times them."""
+
+import http.client
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from sweetspot.engines import RequestTimes
+from sweetspot.errors import SweetspotError
+
+_SILENCE_S = 600.0  # without a byte from the server, it is taken to hang
+_PIECE = 1 << 16  # bytes read at once
+_LAST_EVENTS = 5  # the end of a stream: last token, usage, "[DONE]"; earlier events are not parsed, to save time
+
+
+class Streamed(NamedTuple):
+    """One finished request: tokens as the server counted them (`cached_tokens`: None if it does not say), and times."""
+
+    prompt_tokens: int
+    tokens: int
+    cached_tokens: int | None
+    times: RequestTimes
+
+
+class Client:
+    """Talks to the server at a URL. Every method raises SweetspotError if the server refuses or does not answer."""
+
+    def __init__(self, url: str, requests: int) -> None:
+        """For up to so many `requests` at once. `url`: http://HOST:PORT. The key in OPENAI_API_KEY, if any, is sent."""
+        self._pool = ThreadPoolExecutor(requests)
+        self.url = url.rstrip("/").removesuffix("/v1")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SweetspotError(f"engine.url is {url!r}: give the server's address, as http://localhost:8000")
+        self._https, self.host, self._base = parts.scheme == "https", parts.hostname, parts.path
+        self.port = parts.port or (443 if self._https else 80)
+        key = os.environ.get("OPENAI_API_KEY")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def get(self, path: str) -> bytes | None:
+        """The content at `path`; None if the server has no such page."""
+        connection = self._connect()
+        try:
+            connection.request("GET", self._base + path, headers=self._headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error) from None
+        finally:
+            connection.close()
+        if answer.status in (404, 405, 501):
+            return None
+        if answer.status != 200:
+            raise SweetspotError(f"{self.url}{path}: {_message(answer.status, content)}")
+        return content
+
+    def get_json(self, path: str) -> Any:
+        """The JSON at `path`; None if there is none."""
+        try:
+            return json.loads(self.get(path) or b"null")
+        except ValueError:
+            return None
+
+    def metrics(self) -> dict[str, list[tuple[str, float]]]:
+        """The Prometheus metrics: by name, the labels and the value of each sample; empty if there are none."""
+        found: dict[str, list[tuple[str, float]]] = {}
+        for line in (self.get("/metrics") or b"").decode(errors="replace").splitlines():
+            if match := re.fullmatch(r"([a-zA-Z_:][\w:]*)(\{.*\})?\s+([-+\d.eE]+)(\s+\d+)?", line):
+                found.setdefault(match[1], []).append((match[2] or "", float(match[3])))
+        return found
+
+    def stream(self, bodies: Sequence[str]) -> list[Streamed]:
+        """Send all requests at once, each on a connection of its own, and read their replies as they stream."""
+        together = threading.Barrier(len(bodies), timeout=_SILENCE_S)
+        waiting = [self._pool.submit(self._stream_one, body.encode(), together) for body in bodies]
+        failures = [error for one in waiting if (error := one.exception())]
+        causes = [error for error in failures if not isinstance(error, threading.BrokenBarrierError)]
+        if failures:
+            raise (causes or failures)[0]
+        return [one.result() for one in waiting]
+
+    def _stream_one(self, body: bytes, together: threading.Barrier) -> Streamed:
+        pieces: list[tuple[float, bytes]] = []
+        connection = self._connect()
+        try:
+            try:
+                connection.connect()
+            except OSError:
+                together.abort()
+                raise
+            together.wait()
+            sent_s = time.monotonic()
+            headers = {**self._headers, "Content-Type": "application/json"}
+            connection.request("POST", f"{self._base}/v1/completions", body, headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise SweetspotError(f"{self.url}: {_message(answer.status, answer.read())}")
+            while piece := answer.read1(_PIECE):
+                pieces.append((time.monotonic(), piece))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error) from None
+        finally:
+            connection.close()
+        return _read(pieces, sent_s, self.url)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
+        return kind(self.host, self.port, timeout=_SILENCE_S)
+
+    def _lost(self, error: Exception) -> SweetspotError:
+        what = f"sent nothing for {_SILENCE_S:.0f} s" if isinstance(error, TimeoutError) else "does not answer"
+        return NoAnswer(f"the server at {self.url} {what} ({error or type(error).__name__}); see its log")
+
+
+class NoAnswer(SweetspotError):
+    """The server is not there, or no longer."""
+
+
+def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]) -> str:
+    """A request to /v1/completions as JSON, for a reply of exactly `output_tokens`.
+
+    `prompt`: token ids, as "1,2,3". `more`: fields for this kind of server, None to leave one out.
+    """
+    fields = {
+        "model": model,
+        "max_tokens": output_tokens,
+        "min_tokens": output_tokens,
+        "ignore_eos": True,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": False},
+        **more,
+    }
+    known = json.dumps({name: value for name, value in fields.items() if value is not None})
+    return f'{known[:-1]}, "prompt": [{prompt}]}}'
+
+
+def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Streamed:
+    """The reply in a stream of server-sent events that arrived in `pieces`, each with its time."""
+    text = b"".join(piece for _, piece in pieces)
+    separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
+    ends: list[tuple[int, bytes]] = []  # where each event ends in the text
+    at = 0
+    for event in text.split(separator):
+        at += len(event) + len(separator)
+        ends.append((at - len(separator), event))
+    usage: Mapping[str, Any] | None = None
+    last: int | None = None
+    timings: Mapping[str, Any] = {}
+    for end, event in reversed(ends[-_LAST_EVENTS:]):
+        content = _event(event, url)
+        usage, timings = usage or content.get("usage"), timings or content.get("timings") or {}
+        last = end if last is None and content.get("choices") else last
+    first = next((end for end, event in ends if _event(event, url).get("choices")), None)
+    if usage is None or first is None or last is None:
+        raise SweetspotError(
+            f"{url}: the end of the stream has no usage, so the lengths cannot be checked: the server must know "
+            "stream_options.include_usage"
+        )
+    details = usage.get("prompt_tokens_details") or {}
+    last_s = _arrived(pieces, last)
+    # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells the time since.
+    first_s = last_s - timings["predicted_ms"] / 1000 if "predicted_ms" in timings else _arrived(pieces, first)
+    return Streamed(
+        int(usage["prompt_tokens"]),
+        int(usage["completion_tokens"]),
+        details.get("cached_tokens"),
+        RequestTimes(sent_s, max(sent_s, first_s), last_s),
+    )
+
+
+def _event(event: bytes, url: str) -> Mapping[str, Any]:
+    """The JSON of a server-sent event; empty for other events. Raises SweetspotError if it reports an error."""
+    lines = [line.removeprefix(b"data:").strip() for line in event.splitlines() if line.startswith(b"data:")]
+    try:
+        content = json.loads(b"\n".join(lines)) if lines else {}
+    except ValueError:
+        return {}  # "[DONE]"
+    if not isinstance(content, dict):
+        return {}
+    if error := content.get("error"):
+        raise SweetspotError(f"{url}: {error.get('message', error) if isinstance(error, dict) else error}")
+    return content
+
+
+def _arrived(pieces: Sequence[tuple[float, bytes]], place: int) -> float:
+    """When the byte before `place` arrived."""
+    received = 0
+    for at_s, piece in pieces:
+        received += len(piece)
+        if received >= place:
+            return at_s
+    return pieces[-1][0]
+
+
+def _message(status: int, content: bytes) -> str:
+    """An answer that refuses, in one line."""
+    text = content.decode(errors="replace").strip()
+    try:
+        error = json.loads(text)
+        error = error.get("error", error.get("detail", error.get("message", error)))
+        text = error.get("message", str(error)) if isinstance(error, dict) else str(error)
+    except (ValueError, AttributeError):
+        pass
+    return f"HTTP {status}: {' '.join(text.split())[:500] or 'no explanation'}"

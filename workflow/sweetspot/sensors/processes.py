@@ -1,0 +1,80 @@
+"""Processes of this machine: who descends from whom, and which ones belong to a server. Linux only, by /proc."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+# The host's PID namespace, where NVML's process ids are always valid (PROC_PID_INIT_INO in Linux' proc_ns.h)
+_HOST_PROCESSES = "pid:[4026531836]"
+_LISTENING = "0A"  # TCP_LISTEN in Linux' tcp_states.h
+_PROXIES = ("docker-proxy", "rootlessport", "conmon")  # hold a container's port; the server is no child of theirs
+
+
+def ancestors(pid: int) -> list[int]:
+    """Process ids from `pid` up to the first process; empty if there is no such process."""
+    found: list[int] = []
+    while pid > 0 and pid not in found:
+        try:
+            # The name, in parentheses, may contain anything; state and parent follow it.
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        found.append(pid)
+        pid = parent
+    return found
+
+
+def name(pid: int) -> str:
+    """A process's command without arguments; "" if it cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def sees_host_processes() -> bool:
+    """Whether process ids here are the host's, and not those of a container's own namespace."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == _HOST_PROCESSES
+    except OSError:
+        return False
+
+
+def listening(port: int) -> set[int]:
+    """The processes that listen on a TCP port of this machine, of those that this user may look into."""
+    sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port)}
+    found: set[int] = set()
+    for process in Path("/proc").glob("[0-9]*") if sockets else ():
+        try:
+            if any(os.readlink(descriptor) in sockets for descriptor in (process / "fd").iterdir()):
+                found.add(int(process.name))
+        except OSError:
+            continue  # another user's, or it has ended
+    return {pid for pid in found if name(pid) not in _PROXIES}
+
+
+def _listening_sockets(port: int) -> set[str]:
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            columns = line.split()
+            if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
+                found.add(columns[9])
+    return found
+
+
+def first_of_container(container: str) -> int | None:
+    """The id of a container's first process, as Docker or Podman reports it; None if neither knows the container."""
+    for program in ("docker", "podman"):
+        if shutil.which(program):
+            asked = subprocess.run(
+                [program, "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True
+            )
+            if asked.returncode == 0 and (pid := asked.stdout.strip()).isdigit() and int(pid):
+                return int(pid)
+    return None
