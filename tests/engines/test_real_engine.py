@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 import nvml_stub
 from simulation import ARCHITECTURES, H100
 from sweetspot import architecture, engines
+from sweetspot.engines import server
 from sweetspot.engines import vllm as adapter
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
@@ -181,7 +183,15 @@ torch.cuda.synchronize = torch.cuda.empty_cache = lambda: None
 """
 
 
-def test_a_campaign_runs_from_the_engine_to_rows(tmp_path: Path) -> None:
+SERVER = (
+    f"{sys.executable} -m vllm.entrypoints.openai.api_server --model {{model}} --served-model-name {{name}}"
+    " --port {port} --max-model-len {tokens} --max-num-seqs {batch} --load-format dummy --skip-tokenizer-init"
+    " --no-enable-prefix-caching --enable-prompt-tokens-details"
+)
+
+
+@pytest.mark.parametrize(("engine", "command"), [("vllm", None), ("vllm-server", SERVER)])
+def test_a_campaign_runs_from_the_engine_to_rows(engine: str, command: str | None, tmp_path: Path) -> None:
     """Session, meter, real NVML bindings on a board of 400 W, real tokens: rows with the watts that the board drew."""
     stub = nvml_stub.build(tmp_path)
     board = f"{nvml_stub.H100.split()[0]} {H100.name}"
@@ -195,8 +205,10 @@ def test_a_campaign_runs_from_the_engine_to_rows(tmp_path: Path) -> None:
         "model": "small",
         "batch": BATCH,
         "engine": {
-            **{name: getattr(wanted, name) for name in ("name", "gpu", "precision", "weights", "kv_cache_fraction")},
+            **{name: getattr(wanted, name) for name in ("gpu", "precision", "weights", "kv_cache_fraction")},
+            "name": engine,
             "seed": 1,
+            **({"command": command} if command else {}),
         },
         "protocol": asdict(replace(protocol, repetitions=2, min_repetitions=2)),
         "seed": 1,
@@ -206,16 +218,12 @@ def test_a_campaign_runs_from_the_engine_to_rows(tmp_path: Path) -> None:
     where = Place(tmp_path / "results", "small", BATCH, "grid")
     write_atomically(where.architecture, json.dumps(architecture.resolved(tmp_path / "small.json")))
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    environment = {
-        **os.environ,
-        **stub.environment,
-        "PYTHONPATH": path,
-    }
+    environment = {**os.environ, **stub.environment, "PYTHONPATH": path}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    for command in (["build"], ["measure", "--block", "grid"]):
+    for stage in (["build"], ["measure", "--block", "grid"]):
         shared = ["--job", json.dumps(job), "--directory", str(where.directory)]
         done = subprocess.run(
-            [sys.executable, "-m", "sweetspot.measure.session", *command, *shared],
+            [sys.executable, "-m", "sweetspot.measure.session", *stage, *shared],
             env=environment,
             capture_output=True,
             text=True,
@@ -227,7 +235,34 @@ def test_a_campaign_runs_from_the_engine_to_rows(tmp_path: Path) -> None:
     for row in rows:
         assert row["in_flight"] == BATCH
         assert "random_weights" in row["flags"].split(";")
+        assert 0 < row["ttft_p50_s"] <= row["ttft_p99_s"] < row["duration_s"]
+        assert 0 < row["tpot_p50_s"] * (row["output_tokens"] - 1) < row["duration_s"]
+        assert 0 <= row["start_spread_s"] < row["duration_s"]
         if row["valid"]:
             assert row["energy_j"] == pytest.approx(400 * row["duration_s"], rel=0.03)
     assert sum(row["valid"] for row in rows) >= 2, [row["reasons"] for row in rows]
     assert raw.check(where.directory) == 0
+
+
+def test_a_server_tells_what_it_took_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real server, with its prefix cache on: new prompts find nothing there, the same prompt again is seen.
+
+    It runs two requests at once, which it says nowhere.
+    """
+    command = SERVER.replace("--no-enable", "--enable").replace("{batch}", "2")
+    wanted = replace(spec(tmp_path, "llama"), name="vllm-server", command=command)
+    engines.build(wanted, tmp_path / "engine")
+    monkeypatch.setattr(server, "open_sensor", lambda gpu: SimpleNamespace(environment=dict))
+    engine, _, _ = engines.open_device(wanted, tmp_path / "engine")
+    try:
+        ran = engine.run(256, 16)
+        assert (ran.in_flight, ran.waves) == (2, BATCH // 2)
+        engine.run(256, 16)
+        assert engine.reasons() == ()
+        same = engine._prompts.as_text(BATCH, 256)
+        monkeypatch.setattr(engine._prompts, "as_text", lambda requests, tokens: same)
+        engine.run(256, 16)
+        engine.run(256, 16)
+        assert engine.reasons() == ("prompt_cached",)
+    finally:
+        engine.close()

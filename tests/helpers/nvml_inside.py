@@ -189,3 +189,21 @@ def session_of(stub: Stub, directory: Path, cells: list[tuple[int, int]]) -> str
 def probe_idle(stub: Stub) -> dict[str, Any]:
     sensor = nvml.open_sensor()
     return probe.probe(sensor, sensor.machine(), stub.clock(), 60.0, None)
+
+
+def beside_a_server(stub: Stub, servers: set[int], later: list[int], host: bool) -> tuple[int, ...] | str | None:
+    """The strangers that a sensor opened beside servers finds among the processes `later`; or the error of opening it.
+
+    `host`: whether process ids here are the host's.
+    """
+    own = processes._HOST_PROCESSES
+    processes._HOST_PROCESSES = os.readlink("/proc/self/ns/pid") if host else "pid:[1]"
+    nvml._FOUND_IDLE.clear()
+    try:
+        sensor = nvml.open_sensor(servers=servers)
+        stub.set(*(f"process {pid}" for pid in later))
+        return sensor.strangers()
+    except SweetspotError as error:
+        return str(error)
+    finally:
+        processes._HOST_PROCESSES = own

@@ -176,15 +176,18 @@ class ServerEngine:
     def _count_seats(self) -> int:
         """How many requests the server runs at once, from a batch of short ones; the whole batch if none waits.
 
-        A request waits if it was there before another's first token, and began only after that one's last.
+        Judged at half of the reply that began first: a request that was there at a quarter of it, but has not begun,
+        waits for a seat. Nothing shorter is judged, as a busy host may delay requests and readings.
         """
         spec = self._spec
         lengths = min(_TRIAL_INPUT, spec.max_input_tokens), min(_TRIAL_OUTPUT, spec.max_output_tokens)
         times = self._run(spec.batch, *lengths).requests
-        begun = sorted(one.first_token_s for one in times)
-        first_end = min(one.last_token_s for one in times)
-        waited = [one for one in times if one.arrival_s < begun[0] and one.first_token_s > first_end]
-        return spec.batch - len(waited) if lengths[1] == _TRIAL_OUTPUT and waited else spec.batch
+        first = min(times, key=lambda one: one.first_token_s)
+        reply_s = first.last_token_s - first.first_token_s
+        quarter_s, half_s = (first.first_token_s + share * reply_s for share in (1 / 4, 1 / 2))
+        begun = [one for one in times if one.first_token_s <= half_s]
+        waits = any(one.arrival_s < quarter_s and one.first_token_s > half_s for one in times)
+        return len(begun) if waits and lengths[1] == _TRIAL_OUTPUT else spec.batch
 
     def _counters(self) -> dict[str, float]:
         names = self._kind.counters
