@@ -260,7 +260,7 @@ def test_a_server_tells_what_it_took_from_its_cache(tmp_path: Path, monkeypatch:
         engine.run(256, 16)
         assert engine.reasons() == ()
         same = engine._prompts.as_text(BATCH, 256)
-        monkeypatch.setattr(engine._prompts, "as_text", lambda requests, tokens: same)
+        monkeypatch.setattr(engine._prompts, "as_text", lambda requests, tokens: same[:requests])
         engine.run(256, 16)
         engine.run(256, 16)
         assert engine.reasons() == ("prompt_cached",)

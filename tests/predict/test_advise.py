@@ -263,7 +263,7 @@ def test_what_takes_too_long_is_excluded(fitted_timed: dict[str, Any]) -> None:
     assert f"takes {seconds[32]:.3g} s, more than {most:g} s" in text
     largest = max(batch for batch in range(1, 33) if batch * joules(1500, 200, batch) / POWER_W <= most)
     assert f"The latency limit is met up to a batch of {largest}" in text
-    with pytest.raises(SweetspotError, match="no option meets it; the fastest, batch 1, takes"):
+    with pytest.raises(SweetspotError, match="no option meets it; in the fastest, batch 1, a request takes"):
         ask(fitted_timed, what_ifs={"batches": [1, 32]}, max_latency_s=0.01)
 
 

@@ -60,11 +60,10 @@ def of_library(fitted: dict[str, Any], index: int, query: dict[str, Any]) -> dic
 
 
 def flat(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer with the parts of its interval as numbers of their own."""
-    parts = answer.get("interval_parts", {})
-    return {k: v for k, v in answer.items() if k != "interval_parts"} | {
-        f"part {k}": float(v) for k, v in parts.items()
-    }
+    """An answer with the parts of its interval and its latencies as numbers of their own."""
+    parts = {f"part {k}": float(v) for k, v in answer.get("interval_parts", {}).items()}
+    late = {f"{k} {end}": x for k, ends in answer.get("latency_s", {}).items() for end, x in ends.items()}
+    return {k: v for k, v in answer.items() if k not in ("interval_parts", "latency_s")} | parts | late
 
 
 def same(page: dict[str, Any], library: dict[str, Any]) -> bool:

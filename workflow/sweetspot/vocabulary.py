@@ -5,3 +5,6 @@ UNSPECIFIED = "unspecified"  # the value of a column that the table lacks
 
 CONFIDENCE = 0.95  # of every interval
 LEVEL = f"{100 * CONFIDENCE:g} %"
+
+LATENCIES = tuple(f"{what}_{statistic}_s" for what in ("ttft", "tpot") for statistic in ("mean", "p50", "p95", "p99"))
+"""Columns of a row: time to first token and time per output token after it, in s, over the requests of a batch."""

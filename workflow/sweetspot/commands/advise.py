@@ -53,6 +53,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--summariser", metavar="MODEL", help="another model of the predictor wrote the summaries, on a separate GPU"
     )
     what.add_argument("--max-latency", type=float, metavar="S", help="exclude options slower than S seconds")
+    for name, text in (("ttft", "whose first token takes"), ("tpot", "whose further tokens each take")):
+        what.add_argument(
+            f"--max-{name}",
+            type=float,
+            metavar="S",
+            help=f"exclude options {text} more than S seconds for more than 1 in 20 requests",
+        )
     command.add_argument(
         "--grid-g-per-kwh", type=float, metavar="G", help="also show emissions, at G grams of CO2e per kWh"
     )
@@ -84,6 +91,8 @@ def _run(options: argparse.Namespace) -> None:
         what_ifs={kind: getattr(options, kind) or [] for kind in advise.KINDS},
         summariser=options.summariser,
         max_latency_s=options.max_latency,
+        max_ttft_s=options.max_ttft,
+        max_tpot_s=options.max_tpot,
         grid_g_per_kwh=options.grid_g_per_kwh,
     )
     choice = {name: getattr(options, name) for name in SELECTORS}

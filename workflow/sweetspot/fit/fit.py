@@ -12,9 +12,11 @@ from sweetspot.errors import SweetspotError
 from sweetspot.fit.across_models import fit_across_models
 from sweetspot.fit.choice import Schemes, choose, hold_out_all
 from sweetspot.fit.heldout import Calibration, calibrate
+from sweetspot.fit.latency import latency_fits
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, solve, units
 from sweetspot.fit.sweet_spots import sweet_spots
+from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.predict.predictor import KIND, SCHEMA_VERSION
 from sweetspot.table.read import Table
@@ -41,6 +43,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         "kind": KIND,
         "created_by": f"sweetspot {__version__}",
         "laws": {law.name: law.as_dict() for law in LAWS.values() if law.terms},
+        "latency_laws": {law.name: law.as_dict() for law in latency.LAWS.values()},
         "groups": groups,
         "not_fitted": not_fitted(table.frame),
         "across_models": across,
@@ -105,6 +108,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
         "law": chosen,
         "chosen_because": because,
         "law_any_batch": any_batch,
+        "latency": latency_fits(frame),
         "laws": laws,
         "sweet_spots": sweet_spots(LAWS[chosen], points, laws[chosen], capacity) if chosen else [],
     }

@@ -123,7 +123,8 @@ def t_quantile(freedom: float) -> float:
 
 def design(law: Law, points: Points) -> Array:
     """Features of a law: cells × terms, so that target = design @ coefficients."""
-    columns = [term.value(points.n, points.m, points.in_wave, points.chosen) for term in law.terms]
+    n = law.prompt(points.n, points.in_wave)
+    columns = [term.value(n, points.m, points.in_wave, points.chosen) for term in law.terms]
     return np.stack(columns, axis=1)
 
 
@@ -135,7 +136,7 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
     if law.needs_experts and not np.isfinite(points.chosen).all():
         return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
     features = design(law, points) if features is None else features
-    if law.has_batch_terms and len(np.unique(points.in_wave)) < 2:
+    if law.has_batch_terms and not law.one_batch and len(np.unique(points.in_wave)) < 2:
         return Skipped("needs at least two batches; with one, its single-batch form is the same law")
     kept, dependences = _independent(law, features)
     freedom = len(points) - len(kept)

@@ -30,7 +30,46 @@ class Wishes:
     what_ifs: Mapping[str, Sequence[int]] | None = None
     summariser: str | None = None
     max_latency_s: float | None = None
+    max_ttft_s: float | None = None
+    max_tpot_s: float | None = None
     grid_g_per_kwh: float | None = None
+
+    @property
+    def limits(self) -> list["Limit"]:
+        """The limits on time that were given."""
+        durations = "durations; fit a table with duration_s"
+        latencies = "latencies; fit a table with ttft_p95_s and tpot_p95_s, as campaigns measure them"
+        every = (
+            ("--max-latency", "latency_s", "a request", self.max_latency_s, durations),
+            ("--max-ttft", "ttft_s", "the first token", self.max_ttft_s, latencies),
+            ("--max-tpot", "tpot_s", "each further token", self.max_tpot_s, latencies),
+        )
+        return [
+            Limit(option, name, what, most_s, data) for option, name, what, most_s, data in every if most_s is not None
+        ]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on a time: its option, the time's name in `Cost`, what takes it, what is missing if none is known."""
+
+    option: str
+    name: str
+    what: str
+    most_s: float
+    missing: str
+
+    def of(self, cost: Cost) -> float | None:
+        """The time, in s; None if unknown."""
+        seconds: float | None = getattr(cost, self.name)
+        return seconds
+
+    def broken_by(self, cost: Cost) -> str:
+        """Why a cost does not meet the limit; "" if it does."""
+        seconds = self.of(cost)
+        if seconds is None:
+            return f"the time that {self.what} takes is unknown"
+        return f"{self.what} takes {seconds:.3g} s, more than {self.most_s:g} s" if seconds > self.most_s else ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +116,7 @@ class Advice:
 
     costs: Costs
     workload: Workload
-    max_latency_s: float | None
-    grid_g_per_kwh: float | None
+    wishes: Wishes
     now: Cost
     spot: SweetSpot
     options: Sequence[Option]
@@ -133,10 +171,10 @@ def advise(
     costs = Costs(predictor, model, place, wishes.batch, wishes.rate_per_s, wishes.summariser, **choice)
     plan: Plan = [(count / workload.requests, (Ask(n, m),)) for n, m, count in workload.lengths]
     now = costs.cost(plan)
-    if wishes.max_latency_s is not None and now.latency_s is None:
-        raise SweetspotError(
-            f"{model}: the predictor has no durations, so --max-latency cannot be checked; fit a table with duration_s"
-        )
+    for limit in wishes.limits:
+        if limit.of(now) is None:
+            what, _, remedy = limit.missing.partition("; ")
+            raise SweetspotError(f"{model}: the predictor has no {what}, so {limit.option} cannot be checked; {remedy}")
     notes = list(workload.notes)
     try:
         spot = predictors.sweet_spot(costs.group, place.input_tokens, max(1.0, now.in_flight))
@@ -152,7 +190,8 @@ def advise(
         for kind, numbers in what_ifs.items()
         for number in dict.fromkeys(numbers)
     ]
-    _check_latency(now, options, wishes.max_latency_s)
+    for limit in wishes.limits:
+        _check_limit(limit, now, options)
     even: list[BreakEven] = []
     for tokens in dict.fromkeys(what_ifs.get("summarise", ())):
         even += _even_summary(costs, workload, plan, tokens, now)
@@ -165,7 +204,7 @@ def advise(
             f"at {wishes.rate_per_s:g} requests/s the GPU is busy {100 * now.in_flight:.0f} % of the time; these "
             "joules do not include its idle draw"
         )
-    return Advice(costs, workload, wishes.max_latency_s, wishes.grid_g_per_kwh, now, spot, options, even, notes)
+    return Advice(costs, workload, wishes, now, spot, options, even, notes)
 
 
 def plan_for(kind: str, tokens: int, plan: Plan) -> Plan:
@@ -195,7 +234,7 @@ def _check(wishes: Wishes, workload: Workload) -> None:
         raise SweetspotError("give either --batch B, the requests that run together, or --request-rate R in requests/s")
     for name, value in (
         ("--request-rate", wishes.rate_per_s),
-        ("--max-latency", wishes.max_latency_s),
+        *((limit.option, limit.most_s) for limit in wishes.limits),
         ("--grid-g-per-kwh", wishes.grid_g_per_kwh),
     ):
         if value is not None and not 0 < value < math.inf:
@@ -231,24 +270,21 @@ def _option(kind: str, number: int, plan: Plan, costs: Costs, now: Cost, wishes:
         cost = costs.cost(plan, batch=number) if kind == "batches" else costs.cost(plan_for(kind, number, plan))
     except SweetspotError as error:
         return Option(kind, number, None, None, str(error))
-    excluded = None
-    if wishes.max_latency_s is not None:
-        if cost.latency_s is None:
-            excluded = "its latency is unknown"
-        elif cost.latency_s > wishes.max_latency_s:
-            excluded = f"takes {cost.latency_s:.3g} s, more than {wishes.max_latency_s:g} s"
-    return Option(kind, number, cost, saving(now, cost), excluded)
+    excluded = "; ".join(filter(None, (limit.broken_by(cost) for limit in wishes.limits)))
+    return Option(kind, number, cost, saving(now, cost), excluded or None)
 
 
-def _check_latency(now: Cost, options: Sequence[Option], most_s: float | None) -> None:
-    if most_s is None or now.latency_s is None or now.latency_s <= most_s:
-        return
-    if all(option.excluded for option in options):
-        known = [(o.cost.latency_s, o.name) for o in options if o.cost is not None and o.cost.latency_s is not None]
-        fastest, name = min([*known, (now.latency_s, "as it is now")])
+def _check_limit(limit: Limit, now: Cost, options: Sequence[Option]) -> None:
+    """Raise SweetspotError if neither today's requests nor any option meets the limit."""
+    costs = [(option.cost, option.name) for option in options if option.cost is not None]
+    known = [
+        (seconds, name) for cost, name in [(now, "as it is now"), *costs] if (seconds := limit.of(cost)) is not None
+    ]
+    fastest, name = min(known)
+    if fastest > limit.most_s:
         raise SweetspotError(
-            f"--max-latency {most_s:g}: no option meets it; the fastest, {name}, takes {fastest:.3g} s; allow more, or "
-            "try other what-ifs (a smaller --batches, a shorter --cap)"
+            f"{limit.option} {limit.most_s:g}: no option meets it; in the fastest, {name}, {limit.what} takes "
+            f"{fastest:.3g} s; allow more, or try other what-ifs (a smaller --batches, a shorter --cap)"
         )
 
 

@@ -13,7 +13,8 @@ _J_PER_KWH = 3.6e6
 _SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
 _ASSUMED = (
     "gross energy of the GPU board: includes idle power, excludes the host and the cooling",
-    "every request is assumed to run in a batch of equal ones; latency is that of the whole run and has no interval",
+    "every request is assumed to run in a batch of equal ones that start together; latency is that of the whole run; "
+    "times have no intervals",
     "intervals: errors add within a sum and are independent between the two sides of a saving; the sensors' common "
     "gain error cancels in percentages",
     "only joules are counted: check yourself that a truncated prompt, a summary or a shorter reply is good enough",
@@ -32,8 +33,10 @@ def as_dict(advice: Advice) -> dict[str, Any]:
             "mean_input_tokens": advice.workload.input_tokens,
             "mean_output_tokens": advice.workload.output_tokens,
             "request_rate_per_s": advice.costs.rate_per_s,
-            "max_latency_s": advice.max_latency_s,
-            "grid_g_per_kwh": advice.grid_g_per_kwh,
+            "max_latency_s": advice.wishes.max_latency_s,
+            "max_ttft_s": advice.wishes.max_ttft_s,
+            "max_tpot_s": advice.wishes.max_tpot_s,
+            "grid_g_per_kwh": advice.wishes.grid_g_per_kwh,
         },
         "now": _cost_dict(advice, advice.now),
         "sweet_spot": {
@@ -95,11 +98,13 @@ def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
         **_interval("energy_per_1000_requests{}_kwh", _scaled(energy, per_kilo)),
         "energy_per_output_token_j": energy.value / cost.reply_tokens,
     }
-    if advice.grid_g_per_kwh is not None:
-        grams = _scaled(energy, per_kilo * advice.grid_g_per_kwh)
+    if advice.wishes.grid_g_per_kwh is not None:
+        grams = _scaled(energy, per_kilo * advice.wishes.grid_g_per_kwh)
         numbers |= _interval("carbon_per_1000_requests{}_g_co2e", grams)
     return numbers | {
         "latency_s": cost.latency_s,
+        "ttft_p95_s": cost.ttft_s,
+        "tpot_p95_s": cost.tpot_s,
         "requests_in_flight": cost.in_flight,
         "summaries_in_flight": cost.summary_in_flight if advice.costs.apart else None,
         "gpu_idle_per_request_s": cost.idle_s,
@@ -116,8 +121,8 @@ def _option_dict(advice: Advice, option: Option) -> dict[str, Any]:
         numbers |= _interval("saving_per_request{}_j", saved)
         numbers |= _interval("saving{}_percent", option.saving.percent)
         numbers |= _interval("saving_per_1000_requests{}_kwh", _scaled(saved, 1000 / _J_PER_KWH))
-        if advice.grid_g_per_kwh is not None:
-            grams = _scaled(saved, 1000 / _J_PER_KWH * advice.grid_g_per_kwh)
+        if advice.wishes.grid_g_per_kwh is not None:
+            grams = _scaled(saved, 1000 / _J_PER_KWH * advice.wishes.grid_g_per_kwh)
             numbers |= _interval("saving_per_1000_requests{}_g_co2e", grams)
         numbers["idle_power_that_uses_the_saving_up_w"] = _break_even_idle_w(advice, option)
         numbers["advice"] = _sentence(advice, option)
@@ -142,19 +147,21 @@ def _now_lines(advice: Advice) -> list[str]:
         f"  {{}} J per request ({LEVEL}: {{}}), gross energy of the GPU board".format(*_shown(now.energy_j)),
         f"  {{}} kWh per 1,000 requests ({LEVEL}: {{}})".format(*_shown(kilo)),
     ]
-    if advice.grid_g_per_kwh is not None:
-        grams = _scaled(kilo, advice.grid_g_per_kwh)
+    if advice.wishes.grid_g_per_kwh is not None:
+        grams = _scaled(kilo, advice.wishes.grid_g_per_kwh)
         lines.append(
             f"  {{}} g CO2e per 1,000 requests ({LEVEL}: {{}}), ".format(*_shown(grams))
-            + f"at your {advice.grid_g_per_kwh:g} g/kWh"
+            + f"at your {advice.wishes.grid_g_per_kwh:g} g/kWh"
         )
     if now.latency_s is not None:
-        late = advice.max_latency_s is not None and now.latency_s > advice.max_latency_s
         lines.append(
             f"  {_figures(now.latency_s, 3)} s from start to end of a request"
             + (" (19 in 20 are faster)" if load.is_mix else "")
-            + (f", more than the allowed {advice.max_latency_s:g} s" if late else "")
         )
+    if now.ttft_s is not None:
+        each = f" and {_figures(now.tpot_s, 3)} s for each further one" if now.tpot_s else ""
+        lines.append(f"  {_figures(now.ttft_s, 3)} s to the first token{each} (19 in 20 requests are faster)")
+    lines += [f"  not allowed: {broken}" for limit in advice.wishes.limits if (broken := limit.broken_by(now))]
     if advice.costs.apart and any(option.kind == "summarise" for option in advice.options):
         lines.append(f"  summaries below are by {advice.costs.summariser}, on a GPU of its own")
     return [*lines, *_spot_lines(advice)]
@@ -188,7 +195,7 @@ def _verdict(advice: Advice) -> list[str]:
     """The best option, and the best that leaves prompts and replies unchanged."""
     good = [option for option in advice.ranked if option.saving and option.saving.energy_j.low > 0]
     if not good:
-        return ["Nothing listed clearly saves energy" + (" within the latency limit." if advice.max_latency_s else ".")]
+        return ["Nothing listed clearly saves energy" + (" within the latency limit." if advice.wishes.limits else ".")]
     same = [option for option in good if option.kind == "batches"]
     shown = {"Best": good[0]} | (
         {"With prompts and replies unchanged": same[0]} if same[:1] != good[:1] and same else {}
@@ -227,7 +234,11 @@ def _table(advice: Advice) -> list[str]:
     timed = advice.now.latency_s is not None
     by_rate = advice.costs.rate_per_s is not None
     header = ["what if", "J/request", "saves J", f"({LEVEL})", "saves", f"({LEVEL})"]
-    rows = [header + ["latency"] * timed + ["in flight"] * by_rate]
+    limited = {limit.name for limit in advice.wishes.limits}
+    more = {"ttft_s": "first token", "tpot_s": "further token"}
+    columns = {"latency_s": "latency"} if timed else {}
+    columns |= {name: words for name, words in more.items() if name in limited}
+    rows = [header + list(columns.values()) + ["in flight"] * by_rate]
     for option in advice.ranked:
         cost, saved = option.cost, option.saving
         assert cost is not None
@@ -235,7 +246,8 @@ def _table(advice: Advice) -> list[str]:
         mark = " *" if extrapolations(cost, advice.workload.is_mix) else ""
         percent, percents = _shown(saved.percent, 3)
         row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
-        row += [f"{_figures(cost.latency_s, 3)} s" if cost.latency_s is not None else "-"] * timed
+        times = [getattr(cost, name) for name in columns]
+        row += ["-" if seconds is None else f"{_figures(seconds, 3)} s" for seconds in times]
         rows.append(row + [_figures(cost.in_flight, 3)] * by_rate)
     if len(rows) == 1:
         return ["There are no what-ifs to list."]

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,16 @@ class Cost:
     """What one request of a plan costs on average.
 
     `latency_s` runs from the start of a request to the end of its reply; None if the predictor has no durations.
+    `ttft_s` is the time to the first token and `tpot_s` the time per further one, of the 95th of 100 requests; None if
+    the predictor has no latencies.
     `in_flight` is the given batch, or the number of requests that a request rate keeps running. `idle_s` is how long
     the GPU idles per request at that rate (`energy_j` excludes its idle energy); None without a rate.
     """
 
     energy_j: Interval
     latency_s: float | None
+    ttft_s: float | None
+    tpot_s: float | None
     in_flight: float
     summary_in_flight: float
     running: Running
@@ -161,6 +165,8 @@ class Costs:
         return Cost(
             energy_j=_level(parts),
             latency_s=_slow([(self._latency_s(asks, in_flight), share) for share, asks in plan], waiting_s),
+            ttft_s=_slow([(self._ttft_s(asks, in_flight), share) for share, asks in plan], waiting_s),
+            tpot_s=_slow([(self._tpot_s(asks, in_flight), share) for share, asks in plan], 0.0),
             in_flight=in_flight[False],
             summary_in_flight=in_flight[True],
             running=running[False],
@@ -169,27 +175,34 @@ class Costs:
         )
 
     def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds for all asks in turn, interpolated linearly between whole batches; None if unknown."""
-        total = 0.0
-        for ask in asks:
-            number = max(1.0, in_flight[ask.summary])
-            below = int(number)
-            for batch, weight in ((below, below + 1 - number), (below + 1, number - below)):
-                if weight > 0:
-                    seconds = self._seconds([ask], batch)
-                    if seconds is None:
-                        return None
-                    total += weight * seconds
-        return total
+        """Seconds for all asks in turn; None if unknown."""
+        return _sum(self._between(lambda at: at.duration_s, ask, in_flight) for ask in asks)
+
+    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
+        """Seconds to the first token of the reply, after the whole of any summary; None if unknown."""
+        first = next(index for index, ask in enumerate(asks) if not ask.summary)
+        begins = self._between(lambda at: _late(at, "ttft_p95_s"), asks[first], in_flight)
+        return _sum([self._latency_s(asks[:first], in_flight), begins])
+
+    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
+        """Seconds per further token in the slowest part of the reply, 0 if no part has any; None if unknown."""
+        replies = [ask for ask in asks if not ask.summary and ask.output_tokens > 1]
+        each = [self._between(lambda at: _late(at, "tpot_p95_s"), ask, in_flight) for ask in replies]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(known, default=0.0) if len(known) == len(each) else None
+
+    def _between(
+        self, of: Callable[[Prediction], float | None], ask: Ask, in_flight: Mapping[bool, float]
+    ) -> float | None:
+        """A time of a request, interpolated linearly between whole batches; None if unknown."""
+        number = max(1.0, in_flight[ask.summary])
+        below = int(number)
+        around = ((below, below + 1 - number), (below + 1, number - below))
+        times = [(of(self.at(ask, batch)), weight) for batch, weight in around if weight > 0]
+        return _sum(None if seconds is None else weight * seconds for seconds, weight in times)
 
     def _seconds(self, asks: Sequence[Ask], batch: int) -> float | None:
-        total = 0.0
-        for ask in asks:
-            seconds = self.at(ask, batch).duration_s
-            if seconds is None:
-                return None
-            total += seconds
-        return total
+        return _sum(self.at(ask, batch).duration_s for ask in asks)
 
     def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
@@ -300,6 +313,21 @@ def _gain(parts: _Parts) -> float:
 def _gain_of(part: Prediction) -> float:
     """Half-width in joules that the sensors' gain error contributes to a prediction's interval."""
     return part.interval_parts.get("sensor_gain", 0.0) * part.energy_per_request_j
+
+
+def _late(prediction: Prediction, name: str) -> float | None:
+    interval = prediction.latency_s.get(name)
+    return interval.value if interval else None
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum; None if one is unknown."""
+    total = 0.0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
 
 
 def _slow(latencies: Sequence[tuple[float | None, float]], waiting_s: float) -> float | None:

@@ -129,7 +129,8 @@ class Term:
 class Law:
     """A law: its formula for people and its terms for the fit.
 
-    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why.
+    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why. A law with
+    batch terms is fitted to a single batch only if `one_batch`, since the others have a form for that.
     """
 
     name: str
@@ -137,6 +138,11 @@ class Law:
     source: str
     terms: tuple[Term, ...]
     no_terms: str = ""
+    one_batch: bool = False
+
+    def prompt(self, n: Number, batch: Number) -> Number:
+        """The prompt length that the terms see, at n input tokens and this batch."""
+        return n
 
     @property
     def has_batch_terms(self) -> bool:

@@ -1,7 +1,7 @@
 """The prediction type, the same for every law. Standard library only."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sweetspot.errors import SweetspotError
@@ -31,7 +31,8 @@ class Prediction:
     (scatter of cells about the law, and error of its coefficients), "distance" (from the measured cells), "sensor_gain"
     (common to all rows of a board; it cancels between two predictions) and "waves" (if the cells do not determine their
     number). `extrapolates` lists how the request lies outside the measured cells (empty: it does not). `warnings` lists
-    what was assumed.
+    what was assumed. `latency_s`: the latencies of `vocabulary.LATENCIES` by name, if the table had them; intervals are
+    those of a cell's value, as for the energy.
     """
 
     model: str
@@ -59,6 +60,7 @@ class Prediction:
     interval_parts: dict[str, float]
     extrapolates: list[str]
     warnings: list[str]
+    latency_s: dict[str, Interval] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -119,8 +121,19 @@ class Prediction:
                 f" in {self.duration_s:.4g} s  ({LEVEL}: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
                 f"{self.power_w:.0f} W"
             )
+        lines += _latency_lines(self.latency_s)
         lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
+
+
+def _latency_lines(latency_s: Mapping[str, Interval]) -> Iterator[str]:
+    for what, words in (("ttft", "first token     "), ("tpot", "each further one")):
+        mean, slow = (latency_s.get(f"{what}_{statistic}_s") for statistic in ("mean", "p95"))
+        if mean and slow:
+            yield (
+                f"  {words}  {mean.value:.3g} s on average  ({LEVEL}: {mean.low:.3g} to {mean.high:.3g}), "
+                f"{slow.value:.3g} s for the 95th of 100 requests  ({LEVEL}: {slow.low:.3g} to {slow.high:.3g})"
+            )
 
 
 def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:

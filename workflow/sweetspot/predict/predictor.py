@@ -9,8 +9,10 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
+from sweetspot.predict.intervals import UNDETERMINED, Place, around, gap, of_distance, of_law, undetermined
+from sweetspot.predict.latency import latencies
 from sweetspot.predict.laws import LAWS, Law, per_token
-from sweetspot.predict.prediction import SIMULATED, Interval, Prediction, check_request, listed, span
+from sweetspot.predict.prediction import SIMULATED, Prediction, check_request, listed, span
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
 from sweetspot.vocabulary import SELECTORS
@@ -22,8 +24,6 @@ _GROUP_KEYS = {
     *("idle_w", "power_cap_w"),
     *("law", "law_any_batch", "chosen_because", "laws"),
 }
-_Place = tuple[float, float, float, float]  # input tokens, output tokens, requests in flight, share of the experts
-_UNDETERMINED = 1.0  # relative error assumed if the cells do not determine what the request needs
 
 
 def write(predictor: Mapping[str, Any], path: Path) -> None:
@@ -103,11 +103,11 @@ def predict(
             "ask for a request closer to the measured cells"
         )
     parts = {
-        "law": _of_law(law, fit, per_output_token, *place),
-        "distance": _of_distance(group, fit, input_tokens, output_tokens, batch, place[2]),
+        "law": of_law(law, fit, per_output_token, *place),
+        "distance": of_distance(group, fit, input_tokens, output_tokens, batch, place[2]),
     }
-    if _undetermined(law, fit, *place):
-        parts["distance"] = max(parts["distance"], _UNDETERMINED)
+    if undetermined(law, fit, *place):
+        parts["distance"] = max(parts["distance"], UNDETERMINED)
         if not extrapolates:
             extrapolates = ["the measured cells vary the lengths only together, so they do not determine this request"]
     if group["sensor_gain"] is not None:
@@ -127,8 +127,8 @@ def predict(
     return Prediction.of(
         group,
         (input_tokens, output_tokens, batch),
-        _around(energy_batch_j, half),
-        _around(duration_s, late) if duration_s else None,
+        around(energy_batch_j, half),
+        around(duration_s, late) if duration_s else None,
         (group["idle_w"], group["power_cap_w"]),
         law=law.name,
         cells=group.get("cells", 0),
@@ -136,12 +136,8 @@ def predict(
         interval_parts=parts,
         extrapolates=extrapolates,
         warnings=warnings,
+        latency_s=latencies(group, batch, place),
     )
-
-
-def _around(value: float, half: float) -> Interval:
-    """The interval with relative half-width `half` around a value; neither end is negative."""
-    return Interval(value, max(value * (1 - half), 0.0), value * (1 + half))
 
 
 def sweet_spot(group: Mapping[str, Any], input_tokens: int, batch: float) -> SweetSpot:
@@ -253,44 +249,9 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
         reasons.pop("total_tokens", None)  # redundant
     if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
         reasons.pop("tokens_in_flight", None)
-    if not reasons and (gap := _gap(group, n, m, batch)):
-        reasons["cells"] = f"no cell combines such lengths and batch: the nearest is a factor of {2**gap:.0f} away"
+    if not reasons and (octaves := gap(group, n, m, batch)):
+        reasons["cells"] = f"no cell combines such lengths and batch: the nearest is a factor of {2**octaves:.0f} away"
     return list(reasons.values())
-
-
-def _gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
-    """How far, in octaves, a request lies from the measured cells if they are no full grid; 0 if less than one octave.
-
-    A grid has a cell that is at least as large on every axis, and one that is at least as small. Otherwise the distance
-    is that of the closest outermost cell, on its worst axis. Values outside the ranges are clamped to them.
-    """
-    measured = group["measured_range"]
-    asked = {"batch": batch, "input_tokens": n, "output_tokens": m}
-    place = [min(max(value, measured[name][0]), measured[name][1]) for name, value in asked.items()]
-    gaps = [0.0]
-    for sign, corners in ((1, "largest"), (-1, "smallest")):
-        cells = group.get("measured_corners", {}).get(corners, [])  # older files lack them
-        lacks = [max(sign * math.log2(value / own) for value, own in zip(place, cell, strict=True)) for cell in cells]
-        gaps.append(min(lacks, default=0.0))
-    return max(gaps) if max(gaps) > 1 else 0.0
-
-
-def _of_distance(
-    group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: int, requests: float
-) -> float:
-    """Relative half-width for the distance to the measured cells, from the error per octave of held-out cells."""
-    measured = group["measured_range"]
-    lengths = max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"]))
-    beyond = {
-        "lengths": lengths + _gap(group, n, m, batch),
-        "batch": _octaves(requests, *measured["requests_in_flight"]),
-    }
-    parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
-    return float(fit["t_quantile_95"]) * math.hypot(*parts)
-
-
-def _octaves(value: float, low: float, high: float) -> float:
-    return max(0.0, math.log2(low / value), math.log2(value / high))
 
 
 def chosen(group: Mapping[str, Any]) -> float:
@@ -299,7 +260,7 @@ def chosen(group: Mapping[str, Any]) -> float:
     return float(mixture["per_token"] / mixture["experts"]) if mixture else 1.0
 
 
-def _duration(law: Law, fit: Mapping[str, Any], place: _Place, batch: int) -> float | None:
+def _duration(law: Law, fit: Mapping[str, Any], place: Place, batch: int) -> float | None:
     if fit["duration"] is None:
         return None
     seconds = per_token(law, fit["duration"]["terms"], *place) * place[1] * batch
@@ -314,29 +275,9 @@ def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
     return math.hypot(scatter, distance)
 
 
-def _apart(law: Law, values: Mapping[str, float], place: _Place, ends: Sequence[_Place]) -> float:
+def _apart(law: Law, values: Mapping[str, float], place: Place, ends: Sequence[Place]) -> float:
     """The largest relative difference between the law's values at `ends` and at `place`."""
     return max(abs(per_token(law, values, *end) / per_token(law, values, *place) - 1) for end in ends)
-
-
-def _undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
-    """Whether the request needs coefficients separately that the cells determine only in combination."""
-    features = {term.name: term.value(*place) for term in law.terms}
-    for dropped, weights in fit["merged"].items():
-        parts = [weight * features[name] for name, weight in weights.items()]
-        size = sum(map(abs, parts)) + abs(features[dropped])
-        if abs(features[dropped] - sum(parts)) > 1e-6 * size:
-            return True
-    return False
-
-
-def _of_law(law: Law, fit: Mapping[str, Any], energy: float, *place: float) -> float:
-    """Relative half-width for the scatter of cells about the law and for its coefficients, scaled by held-out cells."""
-    features = [term.value(*place) for term in law.terms if term.name in fit["terms"]]
-    rows = zip(features, fit["covariance"], strict=True)
-    coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))
-    variance = fit["relative_residual_sd"] ** 2 + max(coefficients, 0.0) / energy**2
-    return float(fit["t_quantile_95"] * fit["interval_scale"]) * math.sqrt(variance)
 
 
 def _suggest(name: str, known: set[str]) -> str:

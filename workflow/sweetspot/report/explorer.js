@@ -14,6 +14,11 @@ document.addEventListener("DOMContentLoaded", () => {
     ["duration", "s", "s for the batch"],
     ["power", "w", "W"],
   ];
+  /* Latencies in latency_s of a prediction: name, factor and words. */
+  const LATENCIES = [
+    ["ttft_p95_s", 1, "s to the first token, 95th of 100"],
+    ["tpot_p95_s", 1000, "ms per further token, 95th of 100"],
+  ];
   const SVG = "http://www.w3.org/2000/svg";
   const ACROSS = "across-models";
   const ORDER = DATA.groups.map((_, index) => index);
@@ -92,18 +97,24 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const showCosts = (s, answers) => {
     const shown = QUANTITIES.filter(([key, unit]) => answers.some((p) => (p[`${key}_${unit}`] ?? null) !== null));
+    const late = LATENCIES.filter(([name]) => answers.some((p) => p.latency_s?.[name]));
     const rows = s.groups.map((index, i) => {
       const row = make("tr"), p = answers[i];
       row.append(swatch(index));
       if (p.error) {
-        row.append(make("td", p.error, { colspan: shown.length + 2 }));
+        row.append(make("td", p.error, { colspan: shown.length + late.length + 2 }));
         return row;
       }
       for (const [key, unit, words] of shown) row.append(cell(words, interval(p, key, unit)));
+      for (const [name, factor, words] of late) {
+        const { value, low, high } = p.latency_s[name] ?? {};
+        const [middle, least, most] = [value, low, high].map((x) => x === undefined ? "" : number(factor * x));
+        row.append(cell(words, middle && `${middle} [${least}, ${most}]`));
+      }
       row.append(cell("sweet spot, output tokens", spot(index, s)), cell("law", p.law));
       return row;
     });
-    fill(get("costs"), [["model"], ...[...shown.map((one) => one[2]), "sweet spot, output tokens", "law"].map((t) => [t, "number"])], rows);
+    fill(get("costs"), [["model"], ...[...[...shown, ...late].map((one) => one[2]), "sweet spot, output tokens", "law"].map((t) => [t, "number"])], rows);
     const notes = new Map();
     s.groups.forEach((index, i) => {
       const said = answers[i].error ? [] : [...answers[i].extrapolates.map((t) => `extrapolates: ${t}`), ...answers[i].warnings];

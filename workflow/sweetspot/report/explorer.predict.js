@@ -97,6 +97,21 @@ function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) 
 
 const around = (value, half) => [value, Math.max(value * (1 - half), 0), value * (1 + half)];
 
+/* As in intervals.py: whether a request needs coefficients separately that the cells determine only in combination. */
+const isUndetermined = (fit, features) => Object.entries(fit.merged).some(([dropped, weights]) => {
+  const parts = Object.entries(weights).map(([name, weight]) => weight * features[name]);
+  const size = sum(parts.map(Math.abs)) + Math.abs(features[dropped]);
+  return Math.abs(features[dropped] - sum(parts)) > 1e-6 * size;
+});
+
+/* Relative half-width for the scatter of cells about a law and for its coefficients. */
+function scatterOf(fit, terms, features, value) {
+  const kept = terms.filter((term) => term.name in fit.terms).map((term) => term.name);
+  const coefficients = sum(kept.map((a, i) => sum(kept.map((b, j) => features[a] * features[b] * fit.covariance[i][j]))));
+  return fit.t_quantile_95 * fit.interval_scale *
+    Math.sqrt(fit.relative_residual_sd ** 2 + Math.max(coefficients, 0) / value ** 2);
+}
+
 /* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` its laws, `law` a
    law other than the chosen one (or nothing). Returns the fields of prediction.Prediction; throws an Error with the
    library's message where the library raises SweetspotError. */
@@ -141,27 +156,17 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     outside.cells = `no cell combines such lengths and batch: the nearest is a factor of ${rounded(2 ** gap)} away`;
   }
   const extrapolates = Object.values(outside);
-  let undetermined = false;
-  for (const [dropped, weights] of Object.entries(fit.merged)) {
-    const parts = Object.entries(weights).map(([name, weight]) => weight * features[name]);
-    const size = parts.reduce((sum, part) => sum + Math.abs(part), 0) + Math.abs(features[dropped]);
-    if (Math.abs(features[dropped] - parts.reduce((sum, part) => sum + part, 0)) > 1e-6 * size) undetermined = true;
-  }
+  const undetermined = isUndetermined(fit, features);
 
   const energy = kept.reduce((sum, name) => sum + fit.terms[name].value * features[name], 0);
   if (!(energy > 0)) {
     throw new Error(`${fit.law} gives no positive energy here (${extrapolates.join("; ") || "inside its range"}); ` +
       "ask for a request closer to the measured cells");
   }
-  const coefficients = kept.reduce((sum, a, i) => sum + kept.reduce(
-    (part, b, j) => part + features[a] * features[b] * fit.covariance[i][j], 0), 0);
-  const variance = fit.relative_residual_sd ** 2 + Math.max(coefficients, 0) / energy ** 2;
-  const per = fit.relative_error_per_octave;
   const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens)) + gap;
-  const parts = {
-    law: fit.t_quantile_95 * fit.interval_scale * Math.sqrt(variance),
-    distance: fit.t_quantile_95 * Math.hypot(per.lengths * beyond, per.batch * octaves(together, range.requests_in_flight)),
-  };
+  const distanceOf = (its) => its.t_quantile_95 * Math.hypot(its.relative_error_per_octave.lengths * beyond,
+    its.relative_error_per_octave.batch * octaves(together, range.requests_in_flight));
+  const parts = { law: scatterOf(fit, terms, features, energy), distance: distanceOf(fit) };
   if (undetermined) {
     parts.distance = Math.max(parts.distance, UNDETERMINED);
     if (!extrapolates.length) {
@@ -191,7 +196,26 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   if (duration) late += apart((name) => fit.duration.terms[name] || 0);
   return prediction(group, [n, m, batch], around(energy * m * batch, half), duration && around(duration, late),
     [group.idle_w, group.power_cap_w],
-    { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings });
+    { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings,
+      latency_s: latencies(group, laws, n, m, together, distanceOf) });
+}
+
+/* The latencies of a request, as in latency.py: {name: {value, low, high}} in s. */
+function latencies(group, laws, n, m, requests, distanceOf) {
+  const found = {};
+  for (const [name, fit] of Object.entries(group.latency ?? {})) {
+    const terms = laws[fit.law].terms, whole = requests * n, pass = fit.pass_tokens;
+    const seen = pass === null ? n
+      : (fit.share === null ? (whole + Math.min(whole, pass)) / 2 : Math.min(whole, fit.share * whole + pass / 2)) / requests;
+    const features = Object.fromEntries(terms.map((term) => [term.name, termValue(term, seen, m, requests, 1)]));
+    const value = sum(terms.map(({ name: term }) => (fit.terms[term]?.value ?? 0) * features[term]));
+    if (value <= 0 || (fit.law === "tpot" && m === 1)) continue;
+    const distance = Math.max(distanceOf(fit), isUndetermined(fit, features) ? UNDETERMINED : 0);
+    const half = Math.hypot(scatterOf(fit, terms, features, value), distance);
+    const [middle, low, high] = around(value * requests * (fit.law === "ttft" ? m : 1), half);
+    found[name] = { value: middle, low, high };
+  }
+  return found;
 }
 
 /* The sweet spot after a prompt of n tokens, as predictor.sweet_spot finds it: {status} and, if there is one,
@@ -346,5 +370,5 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   const warnings = across.source === "simulated" ? [SIMULATED] : [];
   if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
   return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w],
-    { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings });
+    { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings, latency_s: {} });
 }

@@ -12,6 +12,7 @@ from typing import Any
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.memory import Memory, element_bytes
+from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.results import Results, is_of, rows_of
@@ -37,7 +38,7 @@ def data(results: Results) -> dict[str, Any]:
     return {
         "schema_version": predictor["schema_version"],
         "asked": asked,
-        "laws": {law.name: law.as_dict() for law in LAWS.values()},
+        "laws": {law.name: law.as_dict() for law in (*LAWS.values(), *latency.LAWS.values())},
         "groups": [group for group, _ in usable],
         "across": [_across(predictor, group) for group, _ in usable],
         "names": [name for _, name in usable],

@@ -75,6 +75,7 @@ def write(results: Results, figures: Path, output: Path) -> None:
         "spot_ranges": tables.sweet_spot_ranges(results),
         "ratios": tables.best_and_worst(results),
         "accuracy": tables.accuracy(results),
+        "latency": tables.latency(results),
         "worst_predicted": tables.worst_predicted(results),
         "skipped": audit.skipped(results.plan),
         "weights": audit.weights_control(rows),

@@ -210,6 +210,25 @@ def accuracy(results: Results) -> Table | None:
     return Table("Accuracy by law and scheme: MAPE over cell means", head, rows, text=3, strong=tuple(strong))
 
 
+def latency(results: Results) -> Table | None:
+    """Errors of the latency laws, for each model."""
+    shown = {
+        "ttft_mean_s": "time to first token, mean",
+        "ttft_p95_s": "time to first token, 95th of 100 requests",
+        "tpot_mean_s": "time per further token, mean",
+        "tpot_p95_s": "time per further token, 95th of 100 requests",
+    }
+    held_out = _SCHEMES[1:4]
+    rows = []
+    for group, name in zip(results.groups, results.names, strict=True):
+        for latency_name, words_ in shown.items():
+            if fit := group.get("latency", {}).get(latency_name):
+                errors = [fit["in_sample_mape_percent"], *(fit["held_out_mape_percent"][scheme] for scheme in held_out)]
+                rows.append([name, words_, *map(percent, errors)])
+    head = ["model", "latency", *(scheme_words(scheme) for scheme in ("in-sample", *held_out))]
+    return Table("Latency laws: MAPE over cell means", head, rows, text=2) if rows else None
+
+
 def accuracy_overview(results: Results) -> Table | None:
     """Mean MAPE over the models by law and scheme: the chosen laws, the paper's form, the baselines."""
     errors = results.validation.filter(pl.col("mape_percent").is_not_null())

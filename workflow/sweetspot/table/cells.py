@@ -3,23 +3,28 @@
 import polars as pl
 
 from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import LATENCIES
 
 
 def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per group and cell from the valid rows: groups in order of appearance, sorted by cell within each.
 
-    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens; energy_j, duration_s, idle_w and
-    waves (means over repetitions); in_flight (minimum); experts and experts_per_token (maxima); energy_sd_j (null for a
-    single repetition); repetitions.
+    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens; energy_j, duration_s, idle_w,
+    waves and the latencies (means over repetitions; null if the table lacks them); in_flight (minimum); experts and
+    experts_per_token (maxima); energy_sd_j (null for a single repetition); repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
+    known = [name for name in LATENCIES if name in frame.columns]
+    latencies = [pl.col(known).cast(pl.Float64, strict=False)] if known else []
+    latencies += [pl.lit(None, pl.Float64).alias(name) for name in LATENCIES if name not in known]
     averaged = (
         frame.filter(pl.col("valid"))
+        .with_columns(latencies)
         .group_by(*GROUP, "source", *CELL)
         .agg(
             pl.col("energy_j").mean(),
             pl.col("duration_s", "idle_w").mean(),
-            pl.col("waves").mean(),
+            pl.col("waves", *LATENCIES).mean(),
             pl.col("in_flight").min(),
             pl.col("experts", "experts_per_token").max(),
             energy_sd_j=pl.col("energy_j").std(),

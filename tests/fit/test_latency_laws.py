@@ -1,0 +1,117 @@
+"""Laws of time to first token and time per output token: found again in tables that obey them."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from sweetspot.fit.fit import fit_table
+from sweetspot.predict import predictor
+from sweetspot.table import read as table
+from sweetspot.vocabulary import LATENCIES
+
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+BATCHES = (1, 8, 32, 128)
+PASS = 8192
+
+
+def seconds(name: str, n: int, m: int, requests: float) -> float:
+    """A latency by known coefficients, with prefill in passes of PASS tokens."""
+    what, statistic, _ = name.split("_")
+    whole = requests * n
+    if what == "tpot":
+        return 0.006 + 2e-5 * requests + 5e-9 * requests * (n + (m - 1) / 2) + 1e-5 * whole / m
+    if statistic == "mean":
+        done = (whole + min(whole, PASS)) / 2
+    else:
+        done = min(whole, int(statistic[1:]) / 100 * whole + PASS / 2)
+    seen = done / requests
+    return 0.005 + 1e-4 * requests + 1.5e-5 * done + 1e-9 * requests * seen * seen
+
+
+def rows(batches: tuple[int, ...] = BATCHES, waves: float = 1.0, names: tuple[str, ...] = LATENCIES) -> pl.DataFrame:
+    made = []
+    for batch, n, m in itertools.product(batches, LENGTHS, LENGTHS):
+        row = {"model": "a", "batch": batch, "input_tokens": n, "output_tokens": m, "waves": waves}
+        energy_j = batch * m * (0.02 + 2 / batch + 1e-5 * n + 0.02 * n / m)
+        row |= {"energy_j": energy_j, "duration_s": energy_j / 400}
+        made.append(row | {name: seconds(name, n, m, batch / waves) for name in names})
+    return pl.DataFrame(made)
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Any:
+    def fit(frame: pl.DataFrame) -> dict[str, Any]:
+        frame.write_parquet(tmp_path / "rows.parquet")
+        return fit_table(table.read([tmp_path / "rows.parquet"]))
+
+    return fit
+
+
+@pytest.mark.parametrize("waves", [1.0, 4.0])
+def test_exact_latencies_are_predicted_between_the_cells(fitted: Any, waves: float) -> None:
+    found = fitted(rows((8, 32, 128), waves))
+    fits = found["groups"][0]["latency"]
+    assert list(fits) == list(LATENCIES)
+    for name, fit in fits.items():
+        assert fit["in_sample_mape_percent"] < 1e-6
+        assert fit["held_out_mape_percent"]["5-fold"] < 1e-6
+        assert fit["held_out_mape_percent"]["leave-one-batch-out"] < 1e-6
+        assert fit["pass_tokens"] == (PASS if name.startswith("ttft") else None)
+    if waves == 1:
+        answer = predictor.predict(found, "a", 700, 300, 64)
+        for name, interval in answer.latency_s.items():
+            assert interval.value == pytest.approx(seconds(name, 700, 300, 64), rel=1e-6)
+            assert interval.low <= interval.value <= interval.high
+
+
+def test_noise_gives_intervals_that_hold_the_truth(fitted: Any) -> None:
+    frame = rows()
+    noise = pl.Series([1.0 + 0.02 * ((7 * i * i + 3 * i) % 11 - 5) / 5 for i in range(frame.height)])
+    found = fitted(frame.with_columns(pl.col(LATENCIES) * noise))
+    inside = [
+        interval.low <= seconds(name, n, m, batch) <= interval.high
+        for batch, n, m in itertools.product((4, 64), (100, 900), (100, 900))
+        for name, interval in predictor.predict(found, "a", n, m, batch).latency_s.items()
+    ]
+    assert sum(inside) >= 0.9 * len(inside)
+
+
+def test_one_batch_is_enough(fitted: Any) -> None:
+    answer = predictor.predict(fitted(rows((8,))), "a", 700, 300)
+    assert answer.latency_s["tpot_mean_s"].value == pytest.approx(seconds("tpot_mean_s", 700, 300, 8), rel=1e-6)
+
+
+def test_a_table_with_some_latencies_or_none(fitted: Any) -> None:
+    assert fitted(rows(names=()))["groups"][0]["latency"] == {}
+    assert list(fitted(rows(names=("ttft_p95_s",)))["groups"][0]["latency"]) == ["ttft_p95_s"]
+    some = rows().with_columns(
+        pl.when(pl.col("output_tokens") > 64).then("tpot_mean_s").alias("tpot_mean_s"), tpot_p50_s=pl.lit("?")
+    )
+    found = fitted(some)["groups"][0]["latency"]
+    assert "tpot_mean_s" in found, "the cells that have it suffice"
+    assert "tpot_p50_s" not in found
+
+
+def test_a_reply_of_one_token_has_no_further_ones(fitted: Any) -> None:
+    answer = predictor.predict(fitted(rows()), "a", 700, 1, 8)
+    assert {name.split("_")[0] for name in answer.latency_s} == {"ttft"}
+
+
+def test_beyond_the_measured_batches_the_interval_widens(fitted: Any) -> None:
+    found = fitted(rows())
+
+    def width(batch: int) -> float:
+        one = predictor.predict(found, "a", 512, 256, batch).latency_s["ttft_p95_s"]
+        return (one.high - one.low) / one.value
+
+    assert width(512) >= width(64)
+
+
+def test_predictions_in_words(fitted: Any) -> None:
+    text = predictor.predict(fitted(rows()), "a", 512, 256, 8).as_text()
+    assert f"first token       {seconds('ttft_mean_s', 512, 256, 8):.3g} s on average" in text
+    assert f"{seconds('tpot_p95_s', 512, 256, 8):.3g} s for the 95th of 100 requests" in text
+    assert "first token" not in predictor.predict(fitted(rows(names=())), "a", 512, 256, 8).as_text()

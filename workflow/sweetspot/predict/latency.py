@@ -1,0 +1,113 @@
+"""Time to first token (TTFT) and time per output token after it (TPOT): laws of their own. Standard library only.
+
+B requests of n input and m output tokens start together. Prefill computes B n tokens, in passes of so many tokens at
+most, and a request has its first token after the pass with the end of its prompt. A decode step reads the weights once
+and the KV cache of each request.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweetspot.predict.intervals import UNDETERMINED, Place, around, of_distance, of_law, undetermined
+from sweetspot.predict.laws import Law, Number, Term, per_token
+from sweetspot.predict.prediction import Interval
+
+PASS_TOKENS = (None, 32768, 16384, 8192, 4096, 2048)
+"""Prompt tokens per prefill pass that the fit tries, as engines have them; None: a whole batch in one pass."""
+
+_TPOT = Law(
+    "tpot",
+    "TPOT = p + q B + r B (n + (m - 1)/2) + s B n/m",
+    "this project: one decode step for the whole batch",
+    (
+        Term("p", "1", 0.0, "a decode step: reading the weights, host and launches", per_batch=True),
+        Term("q", "1", 0.0, "applying the weights and sampling, for each request"),
+        Term("r", "n + m/2", 0.0, "reading the KV cache of all tokens before"),
+        Term("s", "n/m", 0.0, "waiting for the prefill of other requests, spread over the reply"),
+    ),
+    one_batch=True,
+)
+_TTFT_TERMS = (
+    Term("f", "1/m", 0.0, "a prefill pass: reading the weights, host and launches", per_batch=True),
+    Term("g", "1/m", 0.0, "admitting and sampling each request"),
+    Term("h", "n/m", 0.0, "applying the weights to each prompt token"),
+    Term("k", "n^2/m", 0.0, "attention within the prompts"),
+)
+
+
+@dataclass(frozen=True)
+class PrefillLaw(Law):
+    """TTFT of the mean request (`share` None), or of the one after the `share` of the batch that has it sooner.
+
+    N is the part of its prompt that a request would have if only the tokens up to its first token were computed: all
+    n, if one pass of `pass_tokens` takes the whole batch, and half of it on average if there are many passes.
+    """
+
+    share: float | None = None
+    pass_tokens: int | None = None
+
+    def prompt(self, n: Number, batch: Number) -> Number:
+        """N; numbers or arrays of equal shape."""
+        if self.pass_tokens is None:
+            return n
+        whole, one_pass = batch * n, self.pass_tokens
+        if self.share is None:
+            return (whole + _least(whole, one_pass)) / 2 / batch
+        return _least(whole, self.share * whole + one_pass / 2) / batch
+
+
+def law_of(name: str, pass_tokens: int | None = None) -> Law:
+    """The law of one of `vocabulary.LATENCIES`."""
+    what, statistic, _ = name.split("_")
+    if what == "tpot":
+        return _TPOT
+    share = None if statistic == "mean" else int(statistic.removeprefix("p")) / 100
+    return PrefillLaw(
+        "ttft",
+        "TTFT = f + g B + h B N + k B N^2",
+        "this project: prefill in passes",
+        _TTFT_TERMS,
+        one_batch=True,
+        share=share,
+        pass_tokens=pass_tokens,
+    )
+
+
+LAWS = {law.name: law for law in (law_of("ttft_mean_s"), law_of("tpot_mean_s"))}
+"""The laws by name, without what is particular to a mean or percentile."""
+
+
+def per_law(name: str, output_tokens: Any, requests: Any) -> Any:
+    """What a value of the law is multiplied by to give the latency in s; numbers or arrays of equal shape.
+
+    The terms are those of laws.py, which are per output token of a request.
+    """
+    return requests * output_tokens if name.startswith("ttft") else requests
+
+
+def latencies(group: Mapping[str, Any], batch: int, place: Place) -> dict[str, Interval]:
+    """The latencies of a request among `batch` equal ones, by name (see `vocabulary.LATENCIES`), in s.
+
+    Empty for a group without latencies; a reply of one token has no time per further token.
+    """
+    n, m, requests, share = place
+    found = {}
+    for name, fit in group.get("latency", {}).items():
+        law = law_of(name, fit["pass_tokens"])
+        seen = (law.prompt(n, requests), m, requests, share)
+        value = per_token(law, {term: known["value"] for term, known in fit["terms"].items()}, *seen)
+        if value <= 0 or (law is _TPOT and m == 1):
+            continue
+        distance = of_distance(group, fit, int(n), int(m), batch, requests)
+        if undetermined(law, fit, *seen):
+            distance = max(distance, UNDETERMINED)
+        half = math.hypot(of_law(law, fit, value, *seen), distance)
+        found[name] = around(value * per_law(name, m, requests), half)
+    return found
+
+
+def _least(values: Number, most: Number) -> Number:
+    """The lower of two numbers, or of arrays element by element."""
+    return (values + most - abs(values - most)) / 2
