@@ -72,6 +72,21 @@ def rows(place: Path, directory: str = "out") -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+def test_chosen_cells_come_first_whatever_their_lengths(place: Path) -> None:
+    """Of a list of cells, those between the shortest and the longest length wait for no later step."""
+    chosen = [(model, batch, n, 64) for model in MODELS for batch in (8, 1) for n in (64, 128, 512)]
+    lines = [",".join(map(str, cell)) for cell in chosen]
+    (place / "cells.csv").write_text("\n".join(["model,batch,input_tokens,output_tokens", *lines]) + "\n")
+    plan = write_plan(place, cells="cells.csv")
+    first = [
+        (plan["blocks"][step["block"]]["model"], plan["blocks"][step["block"]]["batch"], n, m)
+        for step in plan["steps"][:4]
+        for n, m in step["cells"]
+    ]
+    assert sorted(first) == sorted(chosen), "four blocks, each loaded once"
+    assert [model for model, *_ in first] == sorted((model for model, *_ in chosen), key=MODELS.index)
+
+
 def test_what_tells_most_comes_first(place: Path) -> None:
     plan = write_plan(place, input_tokens=[64, 96, 128, 256, 512])
     blocks = [(block["model"], block["batch"]) for block in plan["blocks"]]

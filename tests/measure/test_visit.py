@@ -7,6 +7,7 @@ import pytest
 
 from blocks import COLUMNS
 from simulation import Bench
+from sweetspot.engines import BatchRun
 from sweetspot.measure.protocol import Protocol
 
 
@@ -113,3 +114,48 @@ def test_time_counts_from_the_start_of_the_session() -> None:
     bench = Bench()
     bench.device.clock.sleep(1000.0)
     assert bench.cell(64, 64)[0]["time_s"] < 100
+
+
+def test_a_row_has_the_latencies_of_its_requests() -> None:
+    for row in Bench(batch=8).cell(512, 128):
+        assert 0 < row["ttft_p50_s"] <= row["ttft_p99_s"] < row["duration_s"]
+        assert row["ttft_mean_s"] + 127 * row["tpot_mean_s"] == pytest.approx(row["duration_s"], rel=0.01)
+        assert row["start_spread_s"] == 0
+        assert "staggered_start" not in row["flags"]
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(0.02, False), (0.2, True)])
+def test_a_batch_whose_requests_start_one_by_one_is_flagged(share: float, flagged: bool) -> None:
+    bench = Bench(batch=8)
+    run = bench.engine.run
+
+    def staggered(n: int, m: int) -> BatchRun:
+        start_s = bench.device.clock.now()
+        ran = run(n, m)
+        took_s = bench.device.clock.now() - start_s
+        late = [one._replace(arrival_s=one.arrival_s + share * took_s * i / 7) for i, one in enumerate(ran.requests)]
+        return replace(ran, requests=tuple(late))
+
+    bench.engine.run = staggered
+    for row in bench.cell(64, 256):
+        assert row["start_spread_s"] == pytest.approx(share * row["duration_s"], rel=0.01)
+        assert ("staggered_start" in row["flags"].split(";")) is flagged
+
+
+def test_what_an_engine_holds_against_its_runs_makes_a_row_invalid() -> None:
+    bench = Bench()
+    said = iter([("preempted",), (), (), ("preempted", "prompt_cached")] + 40 * [()])
+    bench.engine.reasons = lambda: next(said)
+    rows = bench.cell(64, 64)
+    assert [row["reasons"] for row in rows][:2] == ["", "preempted;prompt_cached"], "what went before does not count"
+    assert not rows[1]["valid"]
+    assert rows[1]["energy_j"] > 0
+
+
+def test_an_engine_that_does_not_know_its_capacity_is_flagged() -> None:
+    bench = Bench()
+    run = bench.engine.run
+    bench.engine.run = lambda n, m: replace(run(n, m), in_flight=None)
+    for row in bench.cell(64, 64):
+        assert row["in_flight"] is None
+        assert "kv_capacity_unknown" in row["flags"].split(";")

@@ -14,8 +14,8 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
     """The plan as JSON: resolved architectures by model, blocks, and steps in their order.
 
     The most informative steps come first: the first model's whole grid at the first batch; its other batches on a
-    coarse grid; the other models on the coarse grid, batch by batch; then all remaining cells; then second visits.
-    Models and batches keep the order of the configuration.
+    coarse grid; the other models on the coarse grid, batch by batch; then all remaining cells; then second visits. A
+    list of `cells` counts as coarse. Models and batches keep the order of the configuration.
     """
     blocks, cells = [], []
     for model, batch, block in campaign.jobs:
@@ -25,6 +25,7 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
         cells.append([list(place(cell)) for cell in measure["cells"]])
     inputs, outputs = _coarse(campaign.config.input_tokens), _coarse(campaign.config.output_tokens)
     coarse = [[[n, m] for n, m in block if n in inputs and m in outputs] or block for block in cells]
+    coarse = cells if campaign.config.cells else coarse
     models = campaign.config.select or list(campaign.models)
     order = sorted(
         range(len(blocks)),

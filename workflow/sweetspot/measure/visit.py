@@ -15,6 +15,7 @@ from sweetspot.sensors.window import Sample, Window, mean_of_known, regime, unce
 SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
 
 _RECOMMENDED_WINDOW_S = Protocol.window_s  # the default
+_START_SHARE = 0.05  # of a run: if a batch's requests start further apart, its energy is not that of a whole batch
 
 
 class Repetition(NamedTuple):
@@ -61,8 +62,10 @@ def visit_cell(
     while not _enough([*earlier, *(repetition.row for repetition in done)], len(earlier), visit, protocol):
         engine.reasons()  # of what went before
         window = meter.window(work, also=engine.reasons)
+        late = latency.columns(batches, m)
+        apart = (late["start_spread_s"] or 0.0) * len(batches) > _START_SHARE * window.duration_s
         row = {**common, **numbers, "repetition": len(earlier) + len(done)}
-        row |= _row(window, len(batches), flags, protocol) | latency.columns(batches, m)
+        row |= _row(window, len(batches), [*flags, *["staggered_start"] * apart], protocol) | late
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
         yield done[-1]
         if "power_limit_changed" in window.reasons:

@@ -29,6 +29,7 @@ FLAGS = {
     "random_weights": "random weights: times are right, power may be off by a few percent",
     "no_cuda_graphs": "decode passes ran without CUDA graphs (`engine.cuda_graphs`)",
     "static_batches": "all requests of a batch began and ended together (`engine.in_flight_batching`)",
+    "staggered_start": "the engine received a batch's requests over more than 5 % of the run, so fewer ran together",
     "not_steady": "power or clock was still drifting when the warm-up ended",
     "drifted": "the anchor cell, measured before and after, changed by more than the protocol allows",
     "machine_changed": "driver, VBIOS, ECC or power limit differed from the campaign's first session",
