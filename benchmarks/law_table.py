@@ -3,8 +3,8 @@
 `python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV]`
 
 The simulated sets: a finished campaign as its sensors saw it (SIMULATED), and the same with 3 % of noise a row. The
-published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in this
-file's neighbour; --llm-inference-bench takes all its power results (argonne-lcf/LLM-Inference-Bench, commit 4211f5d4,
+published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in
+published.py; --llm-inference-bench takes all its power results (argonne-lcf/LLM-Inference-Bench, commit 4211f5d4,
 Plots/Fig_16_a_b/power_results.csv; columns here: gpu, n_gpu, engine, model, batch, energy_j, latency_s, nin, nout), and
 --ml-energy the ML.ENERGY Leaderboard v3 (ml-energy/leaderboard, commit 0cd52dab; columns model, task, arch, precision,
 gpu, n_gpu, tp, ep, dp, avg_batch, avg_out, j_per_tok). ML.ENERGY states no input lengths: within a curve they are one
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from simulator_vs_published import PUBLISHED
+from published import TENSORRT_LLM
 
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
@@ -108,7 +108,7 @@ def eight_rows() -> pl.DataFrame:
             "energy_j": energy_j,
             "source": "published",
         }
-        for model, _, batch, duration_s, energy_j in PUBLISHED
+        for model, batch, duration_s, energy_j in TENSORRT_LLM
     )
 
 

@@ -5,3 +5,10 @@ UNSPECIFIED = "unspecified"  # the value of a column that the table lacks
 
 CONFIDENCE = 0.95  # of every interval
 LEVEL = f"{100 * CONFIDENCE:g} %"
+
+ON_ROOFLINE = "simulated"
+ON_MEASURED_KERNELS = "simulated-kernels"
+SIMULATED = {  # sources of simulated rows, each with the label of everything made from them
+    ON_ROOFLINE: "SIMULATED",
+    ON_MEASURED_KERNELS: "SIMULATED (kernel times measured by NVIDIA, power modelled)",
+}

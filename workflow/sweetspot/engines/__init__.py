@@ -7,6 +7,7 @@ To add an engine, add a module to this package with
 
     ENGINES             its names, each with a description for the documentation
     SIMULATED           whether its rows are simulated and need no GPU
+    source              if simulated: what rows of a spec are called, a key of vocabulary.SIMULATED
     FIXED               settings of `engine` that it cannot change, each with the reason
     version, refusal, build, open_device
                         called by the functions of the same name below, with the same arguments and errors
@@ -199,6 +200,11 @@ def names() -> dict[str, str]:
 def is_simulated(name: str) -> bool:
     """Whether an engine needs no GPU, and its rows are simulated."""
     return bool(_module(name).SIMULATED)
+
+
+def source(spec: EngineSpec) -> str:
+    """What rows of an engine are called: "measured", or what kind of simulation they come from."""
+    return str(_module(spec.name).source(spec)) if is_simulated(spec.name) else "measured"
 
 
 def fixed_settings(name: str) -> dict[str, str]:

@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweetspot.errors import SweetspotError
-from sweetspot.vocabulary import LEVEL, SELECTORS, UNSPECIFIED
-
-SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements"
+from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSPECIFIED
 
 _OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may push a power past these limits
 
@@ -121,6 +119,11 @@ class Prediction:
             )
         lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
+
+
+def simulated(source: str) -> list[str]:
+    """The warning that a prediction from rows of this source needs, if they are simulated."""
+    return [f"{SIMULATED[source]}: fitted to a simulated GPU, not to measurements"] if source in SIMULATED else []
 
 
 def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:
