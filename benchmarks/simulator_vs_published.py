@@ -6,7 +6,7 @@ latter (engines/kernels.py) are calibrated on the rows of one model, Llama 3 and
 per output token, of a warm board, without the gain of a sensor. A row of ML.ENERGY is a server kept busy: decode passes
 of its mean batch at the mean context, half the reply after the prompt, and the prefill of each request in full passes.
 The length of its prompts is not published. With 50 to 300 tokens instead of 200, and the constants calibrated anew, the
-mean error of the held-out rows is 6.4 to 6.9 % in energy and 5.2 to 5.5 % in time.
+mean error of the held-out rows is 6.5 to 6.9 % in energy and 5.1 to 5.4 % in time.
 
 The form of the model was chosen with all rows in view, so even the errors of the held-out rows flatter a little.
 

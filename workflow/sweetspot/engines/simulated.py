@@ -76,12 +76,13 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", S
 
 
 def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[float, float, int]:
-    """Energy in J, duration in s and waves of one batch run on a warm board, without a sensor.
+    """Energy in J, duration in s and waves of one batch run on a warm board, without jitter and without a sensor.
 
     Raises SweetspotError as `SimulatedEngine.run` does.
     """
     device = SimulatedGpu(_gpu(spec), spec.seed)
     engine = SimulatedEngine(spec, device)
+    engine._jitter = _Steady()
     engine.run(input_tokens, output_tokens)
     start_s = device.clock.now()
     device.warm_up(device.true_energy_j(0.0, start_s) / start_s)
@@ -173,6 +174,13 @@ class SimulatedEngine:
 
     def _memory_s(self, moved: float) -> float:
         return moved / (self._device.gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
+
+
+class _Steady(random.Random):
+    """Draws the mean, always."""
+
+    def gauss(self, mu: float = 0.0, sigma: float = 1.0) -> float:
+        return mu
 
 
 def _kernels(spec: EngineSpec) -> kernels.Kernels | None:
