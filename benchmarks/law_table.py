@@ -2,7 +2,7 @@
 
 `python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV]`
 
-The simulated sets: a finished campaign as its sensors saw it (SIMULATED), and the same with 3 % of noise a row. The
+The simulated sets: a finished campaign as its sensors saw it, and the same with 3 % of noise a row. The
 published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in
 published.py; --llm-inference-bench takes all its power results (argonne-lcf/LLM-Inference-Bench, commit 4211f5d4,
 Plots/Fig_16_a_b/power_results.csv; columns here: gpu, n_gpu, engine, model, batch, energy_j, latency_s, nin, nout), and
@@ -22,6 +22,7 @@ from published import TENSORRT_LLM
 
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
+from sweetspot.report.words import source_label
 from sweetspot.table import read as table
 from sweetspot.table.schema import GROUP
 
@@ -49,8 +50,9 @@ def main() -> None:
     if (options.study / "measurements.parquet").is_file():
         rows = pl.read_parquet(options.study / "measurements.parquet")
         noise = np.exp(np.random.default_rng(1).normal(0, NOISE, rows.height))
-        sets["SIMULATED"] = rows
-        sets[f"SIMULATED, +{100 * NOISE:.0f} % noise"] = rows.with_columns(pl.col("energy_j") * pl.Series(noise))
+        label = source_label(rows["source"]) or "MEASURED"
+        sets[label] = rows
+        sets[f"{label}, +{100 * NOISE:.0f} % noise"] = rows.with_columns(pl.col("energy_j") * pl.Series(noise))
     if options.llm_inference_bench:
         sets["LLM-Inference-Bench, all"] = llm_inference_bench(options.llm_inference_bench)
     if options.ml_energy:

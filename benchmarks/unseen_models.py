@@ -1,6 +1,6 @@
 """How well the law across models predicts a model that was not measured: `python benchmarks/unseen_models.py [study]`.
 
-SIMULATED: the 13 models of a finished campaign (default results/study), and the same cells of a simulation in which
+SIMULATED: the 13 models of a finished campaign (default results/study), and the same cells of a roofline in which
 models depart from each other. PUBLISHED: ML.ENERGY v3, chat; and, with prices from those rows alone, the H100 rows of
 LLM-Inference-Bench (both in published.py).
 """
@@ -24,6 +24,7 @@ from sweetspot.engines import simulated
 from sweetspot.fit import across_models as across
 from sweetspot.predict import across_models as predict_across
 from sweetspot.predict.laws import LAWS
+from sweetspot.report.words import source_label
 from sweetspot.sensors.simulated import ACTIVE_W, CONTEXT_W
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
@@ -38,7 +39,9 @@ def main() -> None:
     if (study / "measurements.parquet").is_file():
         cells = cell_means(table.read([study / "measurements.parquet"]).frame)
         models, _ = across.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
-        left_out(f"SIMULATED, {study}", cells, models)
+        label = source_label(cells["source"])
+        left_out(f"{label}, {study}", cells, models)
+        left_out(f"{label}, without Falcon 7B", cells.filter(pl.col("model") != "falcon-7b"), models)
         learning_curve(cells, models)
         for spread in (0.1, 0.2):
             worlds = [depart(cells, models, spread, seed) for seed in range(5)]

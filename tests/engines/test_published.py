@@ -22,3 +22,11 @@ def test_the_stated_errors_are_those_of_the_rows_held_out(monkeypatch: pytest.Mo
     assert fmean(errors) == pytest.approx(kernels.HELD_OUT_MEAN, abs=5e-4)
     assert max(errors) == pytest.approx(kernels.HELD_OUT_WORST, abs=5e-4)
     assert fmean(errors) < fmean(before) / 2
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "CHANGELOG.md"])
+def test_pages_state_the_same_errors(page: str) -> None:
+    text = (BENCHMARKS.parent / page).read_text()
+    assert f"{100 * kernels.HELD_OUT_MEAN:.3g} %" in text
+    if page != "CHANGELOG.md":
+        assert f"{100 * kernels.HELD_OUT_WORST:.3g} %" in text
