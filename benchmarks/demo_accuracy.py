@@ -5,11 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
+from sweetspot.report.words import source_label
+
 
 def main() -> None:
     """Print one line a law: the mean over models of each scheme's MAPE, and the worst model."""
     place = Path(sys.argv[1] if len(sys.argv) > 1 else "results/demo")
-    sources = ", ".join(pl.read_parquet(place / "measurements.parquet")["source"].unique()).upper()
+    sources = source_label(pl.read_parquet(place / "measurements.parquet")["source"]) or "MEASURED"
     table = pl.read_csv(place / "validation.csv", schema_overrides={"model": pl.String})
     shown = (
         table.group_by("law", "scheme", maintain_order=True)

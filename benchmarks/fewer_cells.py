@@ -19,6 +19,7 @@ from sweetspot.fit.heldout import hold_out
 from sweetspot.fit.solve import Array, Points, Solution, design, solve
 from sweetspot.measure.protocol import Protocol
 from sweetspot.predict.laws import LAWS, Law
+from sweetspot.report.words import source_label
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
 
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = table.read([options.study / "measurements.parquet"]).frame
     cells = cell_means(rows)
-    print(f"{', '.join(rows['source'].unique()).upper()}, {100 * options.noise:g} % noise added to each cell")
+    print(f"{source_label(rows['source']) or 'MEASURED'}, {100 * options.noise:g} % noise added to each cell")
     batches = sorted(cells["batch"].unique())
     middle = batches[len(batches) // 2]
     show(LAWS["paper-6"], cells.filter(pl.col("batch") == middle), options.noise)

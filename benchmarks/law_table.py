@@ -2,9 +2,9 @@
 
 `python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV]`
 
-The simulated sets: a finished campaign as its sensors saw it (SIMULATED), and the same with 3 % of noise a row. The
-published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in this
-file's neighbour; --llm-inference-bench takes all its power results (argonne-lcf/LLM-Inference-Bench, commit 4211f5d4,
+The simulated sets: a finished campaign as its sensors saw it, and the same with 3 % of noise a row. The
+published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in
+published.py; --llm-inference-bench takes all its power results (argonne-lcf/LLM-Inference-Bench, commit 4211f5d4,
 Plots/Fig_16_a_b/power_results.csv; columns here: gpu, n_gpu, engine, model, batch, energy_j, latency_s, nin, nout), and
 --ml-energy the ML.ENERGY Leaderboard v3 (ml-energy/leaderboard, commit 0cd52dab; columns model, task, arch, precision,
 gpu, n_gpu, tp, ep, dp, avg_batch, avg_out, j_per_tok). ML.ENERGY states no input lengths: within a curve they are one
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from simulator_vs_published import PUBLISHED
+from published import TENSORRT_LLM
 
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
+from sweetspot.report.words import source_label
 from sweetspot.table import read as table
 from sweetspot.table.schema import GROUP
 
@@ -49,8 +50,9 @@ def main() -> None:
     if (options.study / "measurements.parquet").is_file():
         rows = pl.read_parquet(options.study / "measurements.parquet")
         noise = np.exp(np.random.default_rng(1).normal(0, NOISE, rows.height))
-        sets["SIMULATED"] = rows
-        sets[f"SIMULATED, +{100 * NOISE:.0f} % noise"] = rows.with_columns(pl.col("energy_j") * pl.Series(noise))
+        label = source_label(rows["source"]) or "MEASURED"
+        sets[label] = rows
+        sets[f"{label}, +{100 * NOISE:.0f} % noise"] = rows.with_columns(pl.col("energy_j") * pl.Series(noise))
     if options.llm_inference_bench:
         sets["LLM-Inference-Bench, all"] = llm_inference_bench(options.llm_inference_bench)
     if options.ml_energy:
@@ -108,7 +110,7 @@ def eight_rows() -> pl.DataFrame:
             "energy_j": energy_j,
             "source": "published",
         }
-        for model, _, batch, duration_s, energy_j in PUBLISHED
+        for model, batch, duration_s, energy_j in TENSORRT_LLM
     )
 
 

@@ -1,9 +1,8 @@
 """How well the law across models predicts a model that was not measured: `python benchmarks/unseen_models.py [study]`.
 
-SIMULATED: the 13 models of a finished campaign (default results/study), and the same cells of a simulation in which
-models depart from each other. PUBLISHED: ML.ENERGY v3 (Chung et al., NeurIPS D&B 2025; vLLM 0.11.1 on one H100, chat;
-github ml-energy/leaderboard, commit 0cd52dab, Apache-2.0), the length of whose prompts is not published; and, with
-prices from those rows alone, the H100 rows of LLM-Inference-Bench (SC24 workshops; commit 4211f5d4, BSD-3-Clause).
+SIMULATED: the 13 models of a finished campaign (default results/study), and the same cells of a roofline in which
+models depart from each other. PUBLISHED: ML.ENERGY v3, chat; and, with prices from those rows alone, the H100 rows of
+LLM-Inference-Bench (both in published.py).
 """
 
 import dataclasses
@@ -16,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from published import ARCHITECTURES, ML_ENERGY, PROMPT_TOKENS, TENSORRT_LLM, VLLM
 from scipy.optimize import lsq_linear
-from simulator_vs_published import LLAMA_2_7B, LLAMA_3_8B
-from simulator_vs_published import PUBLISHED as TENSORRT_LLM
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture, ElementBytes
@@ -26,6 +24,7 @@ from sweetspot.engines import simulated
 from sweetspot.fit import across_models as across
 from sweetspot.predict import across_models as predict_across
 from sweetspot.predict.laws import LAWS
+from sweetspot.report.words import source_label
 from sweetspot.sensors.simulated import ACTIVE_W, CONTEXT_W
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
@@ -33,101 +32,6 @@ from sweetspot.table.schema import CELL
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS_GIVEN = (0, 3, 6, 12, 24)
-PROMPT_TOKENS = 200  # not published; the errors hardly depend on it, which is printed
-
-# Running batch, output tokens of a request (both means), J of a request with its prompt, output tokens/s.
-ML_ENERGY = {
-    "Qwen/Qwen3-14B": [
-        (7.99, 619.5, 437.45, 627.4),
-        (15.97, 621.6, 247.58, 1168.2),
-        (31.92, 611.4, 149.24, 2023.2),
-        (63.84, 617.2, 103.19, 3140.3),
-        (95.88, 622.8, 89.39, 3774.8),
-        (127.71, 613.5, 78.44, 4474.4),
-        (191.66, 612.6, 70.71, 5309.1),
-        (253.41, 624.6, 69.90, 5760.3),
-    ],
-    "Qwen/Qwen3-32B": [
-        (7.99, 637.7, 1100.48, 312.0),
-        (15.97, 625.5, 601.34, 589.0),
-        (29.26, 629.3, 392.69, 960.5),
-    ],
-    "Qwen/Qwen3-8B": [
-        (7.97, 646.6, 287.09, 961.7),
-        (15.96, 660.1, 170.75, 1744.9),
-        (31.94, 646.8, 105.62, 2927.9),
-        (63.88, 644.5, 76.84, 4314.7),
-        (95.82, 642.0, 66.45, 5254.7),
-        (127.80, 641.4, 61.98, 5930.3),
-        (191.69, 658.6, 57.01, 6932.1),
-        (255.49, 654.0, 53.62, 7718.8),
-        (382.98, 648.3, 48.80, 8257.5),
-        (474.40, 645.1, 46.53, 8534.6),
-    ],
-    "google/gemma-3-12b-it": [
-        (7.98, 728.0, 511.13, 604.3),
-        (15.97, 723.6, 302.40, 1082.3),
-        (31.94, 725.2, 196.38, 1786.6),
-        (63.89, 717.7, 144.14, 2691.4),
-        (95.84, 729.1, 130.13, 3224.4),
-        (127.78, 723.0, 120.11, 3545.6),
-    ],
-    "google/gemma-3-27b-it": [
-        (7.99, 719.1, 1086.46, 337.8),
-        (15.97, 725.5, 626.41, 624.6),
-        (31.73, 714.3, 375.12, 1088.2),
-    ],
-    "meta-llama/Llama-3.1-8B-Instruct": [
-        (7.98, 388.7, 176.77, 1069.6),
-        (15.95, 404.2, 106.21, 1953.6),
-        (31.91, 390.3, 64.43, 3391.1),
-        (63.92, 395.5, 46.90, 5147.2),
-        (95.70, 392.8, 40.41, 6260.1),
-        (127.62, 404.6, 38.48, 7036.5),
-        (191.66, 396.8, 33.21, 8223.3),
-        (255.19, 404.2, 30.98, 9009.6),
-        (383.01, 394.3, 29.27, 9248.0),
-        (510.87, 396.7, 27.84, 9805.6),
-        (690.87, 397.4, 28.35, 9602.8),
-    ],
-}
-# model, batch, latency of the whole batch in s, energy of the whole batch in J; 1024 tokens in, 1024 out
-VLLM = [
-    ("Llama-2-7B", 1, 7.84, 2877.4),
-    ("Llama-2-7B", 16, 13.17, 6515.7),
-    ("Llama-2-7B", 32, 18.99, 10448.7),
-    ("Llama-2-7B", 64, 32.64, 19407.9),
-    ("Llama-3-8B", 1, 8.10, 2941.7),
-    ("Llama-3-8B", 16, 11.02, 4456.2),
-    ("Llama-3-8B", 32, 13.06, 5681.9),
-    ("Llama-3-8B", 64, 18.81, 8566.9),
-]
-
-
-def dimensions(layers: int, hidden: int, heads: int, kv: int, size: int, ffn: int, vocabulary: int) -> dict[str, Any]:
-    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    config = dict(zip(keys, (layers, hidden, heads, kv, size), strict=True))
-    sizes = {"intermediate_size": ffn, "vocab_size": vocabulary, "max_position_embeddings": 40960}
-    return {"model_type": "llama", **config, **sizes}
-
-
-def gemma_3(layers: int, hidden: int, heads: int, kv: int, size: int, ffn: int) -> dict[str, Any]:
-    """The text model: every sixth layer attends to everything, the others to a window of 1024."""
-    kinds = ["sliding_attention" if (layer + 1) % 6 else "full_attention" for layer in range(layers)]
-    config = dimensions(layers, hidden, heads, kv, size, ffn, 262208)
-    return config | {"model_type": "gemma2", "sliding_window": 1024, "layer_types": kinds}
-
-
-# Dimensions as in the publishers' config.json.
-CONFIGS = {
-    "Qwen/Qwen3-8B": dimensions(36, 4096, 32, 8, 128, 12288, 151936),
-    "Qwen/Qwen3-14B": dimensions(40, 5120, 40, 8, 128, 17408, 151936),
-    "Qwen/Qwen3-32B": dimensions(64, 5120, 64, 8, 128, 25600, 151936),
-    "meta-llama/Llama-3.1-8B-Instruct": dimensions(32, 4096, 32, 8, 128, 14336, 128256),
-    "google/gemma-3-12b-it": gemma_3(48, 3840, 16, 8, 256, 15360),
-    "google/gemma-3-27b-it": gemma_3(62, 5376, 32, 16, 128, 21504),
-}
-ARCHITECTURES = {name: Architecture.from_config(config, name) for name, config in CONFIGS.items()}
 
 
 def main() -> None:
@@ -135,7 +39,9 @@ def main() -> None:
     if (study / "measurements.parquet").is_file():
         cells = cell_means(table.read([study / "measurements.parquet"]).frame)
         models, _ = across.read_architectures(study / "architectures", cells["model"].unique(maintain_order=True))
-        left_out(f"SIMULATED, {study}", cells, models)
+        label = source_label(cells["source"])
+        left_out(f"{label}, {study}", cells, models)
+        left_out(f"{label}, without Falcon 7B", cells.filter(pl.col("model") != "falcon-7b"), models)
         learning_curve(cells, models)
         for spread in (0.1, 0.2):
             worlds = [depart(cells, models, spread, seed) for seed in range(5)]
@@ -196,7 +102,9 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
 
 def each(cells: pl.DataFrame, models: dict[str, Architecture]) -> Iterator[tuple[str, Architecture, pl.DataFrame]]:
     for model, arch in models.items():
-        yield model, arch, cells.filter(pl.col("model") == model)
+        mine = cells.filter(pl.col("model") == model)
+        if mine.height:
+            yield model, arch, mine
 
 
 def judge(entry: dict[str, Any], arch: Architecture, rest: pl.DataFrame, own: Any) -> tuple[float, float]:
@@ -324,14 +232,11 @@ def few_rows(cells: pl.DataFrame) -> None:
 def other_tables() -> None:
     """Another group's rows, other lengths, models and stack, by prices of ML.ENERGY's alone."""
     entry = across.fit_across_models(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0]
-    models = {"Llama-2-7B": LLAMA_2_7B, "Llama-3-8B": LLAMA_3_8B}
     print("\nPUBLISHED LLM-Inference-Bench, H100, 1024 in and out, by prices from ML.ENERGY only (no row of it fitted)")
-    tensorrt_llm = [(name, batch, duration_s, energy_j) for name, _, batch, duration_s, energy_j in TENSORRT_LLM]
-    for engine, rows in (("vLLM", VLLM), ("TensorRT-LLM", tensorrt_llm)):
+    for engine, rows in (("vLLM", VLLM), ("TensorRT-LLM", TENSORRT_LLM)):
         energies, times, inside, shown = [], [], [], []
         for name, batch, duration_s, energy_j in rows:
-            arch = Architecture.from_config(models[name], name)
-            answer = predict_across.predict_by(entry, arch, 1024, 1024, batch)
+            answer = predict_across.predict_by(entry, ARCHITECTURES[name], 1024, 1024, batch)
             assert answer.duration_s
             energies.append(abs(answer.energy_batch_j / energy_j - 1))
             times.append(abs(answer.duration_s / duration_s - 1))

@@ -12,6 +12,7 @@ from checkouts import ROOT, Checkout, copy_repository
 from pages import NASTY, Made, page, results
 from sweetspot.fit.fit import fit_table
 from sweetspot.table.read import Table, read
+from sweetspot.vocabulary import ON_MEASURED_KERNELS
 
 # Files that wait for others or start many programs come first, so that no worker ends long after the rest.
 FIRST = ("workflow/test_slurm.py", "measure/test_faults.py", "workflow/test_workflow.py", "report/", "workflow/")
@@ -76,9 +77,9 @@ def checkout(finished: Path, tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The report of four simulated models."""
+    """The report of four models, simulated from measured kernels."""
     directory = tmp_path_factory.mktemp("simulated")
-    found = results(directory)
+    found = results(directory, source=ON_MEASURED_KERNELS)
     return Made(found, page(found, directory), directory)
 
 

@@ -36,7 +36,7 @@ def test_a_dataset_holds_what_was_measured_and_is_analysed_without_measuring(che
     assert {session["session"] for session in sessions} == set(kept["session"])
     assert all(session["idle_after_w"] > session["idle_w"] > 0 and session["machine"]["gpu"] for session in sessions)
     readme = (place / "README.md").read_text()
-    assert "SIMULATED" in readme
+    assert "SIMULATED (kernel times measured by NVIDIA, power modelled)" in readme
     assert "machine.json" in readme
     assert "runs.jsonl" not in readme
 

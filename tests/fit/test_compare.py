@@ -133,6 +133,9 @@ def test_predictors_are_compared_by_their_laws(tmp_path: Path, sweetspot: Callab
     same = sweetspot("compare", a, a).stdout
     assert "no difference shown" in same
     assert "SIMULATED: both sides" in same
+    c = fitted(table(tmp_path / "c.csv", lambda b, n, m: 0.8, source="simulated-kernels", gpu="H200"))
+    kinds = "SIMULATED and SIMULATED (kernel times measured by NVIDIA, power modelled): both sides"
+    assert kinds in sweetspot("compare", a, c).stdout
 
 
 def test_a_predictor_is_compared_with_a_table_at_its_cells(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:

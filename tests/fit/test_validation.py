@@ -136,8 +136,8 @@ def test_rows_in_two_units_are_doubted(as_table: Any) -> None:
 
 
 def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
-    small = measured(inputs=(64,), outputs=(64,), source="simulated").with_columns(model=pl.lit("small"))
-    rows = as_table(pl.concat([small, measured(noise=0.02, source="simulated")]))
+    small = measured(inputs=(64,), outputs=(64,), source="simulated-kernels").with_columns(model=pl.lit("small"))
+    rows = as_table(pl.concat([small, measured(noise=0.02, source="simulated-kernels")]))
     errors, predictions = validate(rows)
     write(errors, predictions, tmp_path / "new" / "validation.csv", tmp_path / "new" / "predictions.parquet")
     again = pl.read_csv(tmp_path / "new" / "validation.csv")
@@ -146,7 +146,7 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     fitted = fit_table(rows)
     predictor.write(fitted, tmp_path / "predictor.json")
     text = summary(fitted, errors)
-    assert "SIMULATED" in text
+    assert text.startswith("SIMULATED (kernel times measured by NVIDIA, power modelled)")
     assert fitted["groups"][1]["law"] == "paper-6"
     assert f"{error(errors.filter(pl.col('model') == 'm'), 'paper-6', '5-fold')['mape_percent']:.2f} %" in text
     assert "small (SIMULATED): no law can be fitted" in text

@@ -14,6 +14,7 @@ from sweetspot.report import figures
 from sweetspot.report import page as report
 from sweetspot.report.results import Results
 from sweetspot.table import read as table
+from sweetspot.vocabulary import SIMULATED
 
 FOUR = ("opt-6.7b", "llama-3.1-8b", "gemma-2-9b", "qwen2-7b")
 LENGTHS = (64, 256, 512, 1024, 2048)
@@ -115,7 +116,7 @@ def row(
         "reasons": "counter_stuck" if lost else "",
         "flags": flags,
         "gpu": "NVIDIA H100 80GB HBM3",
-        "engine": "simulated" if source == "simulated" else "tensorrt-llm",
+        "engine": "simulated" if source in SIMULATED else "tensorrt-llm",
         "engine_version": "0.1",
         "driver_version": "580.1",
         "precision": "bfloat16",

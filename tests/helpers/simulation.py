@@ -25,12 +25,13 @@ class Bench:
     seed: int = 1
     protocol: Protocol = field(default_factory=Protocol)
     weights: str = "none"
+    precision: str = "bfloat16"
     started_s: float = 0.0
 
     def __post_init__(self) -> None:
         arch = architecture.load(ARCHITECTURES / f"{self.model}.json")
         self.spec = engines.EngineSpec(
-            "simulated", arch, "bfloat16", self.weights, H100.name, self.batch, 4096, 4096, 0.9, self.seed
+            "simulated", arch, self.precision, self.weights, H100.name, self.batch, 4096, 4096, 0.9, self.seed
         )
         self.device = SimulatedGpu(H100, self.seed)
         self.engine = SimulatedEngine(self.spec, self.device)

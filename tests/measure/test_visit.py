@@ -72,7 +72,7 @@ def test_a_stuck_counter_gives_no_joules() -> None:
 
 
 def test_flags_of_the_plan_and_of_the_weights_reach_the_row() -> None:
-    assert Bench().cell(64, 64, "extended_positions")[0]["flags"] == "extended_positions"
+    assert Bench(batch=1).cell(64, 64, "extended_positions")[0]["flags"] == "extended_positions"
     assert "random_weights" in Bench(weights="dummy").cell(64, 64)[0]["flags"]
 
 

@@ -19,6 +19,7 @@ from sweetspot.fit.fit import fit_table
 from sweetspot.predict import predictor
 from sweetspot.predict.laws import LAWS, per_token
 from sweetspot.table.read import read
+from sweetspot.vocabulary import SIMULATED
 
 GRID = (64, 256, 1024, 4096)
 SIX = {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0}
@@ -351,10 +352,11 @@ def test_a_group_without_a_law_says_why(make: Any) -> None:
     assert "no law can be fitted" in message
 
 
-def test_simulated_is_said(make: Any) -> None:
-    answer = ask(make(rows("paper-6", SIX, (8,), source="simulated")))
-    assert answer.source == "simulated"
-    assert "SIMULATED" in answer.as_text()
+@pytest.mark.parametrize("source", SIMULATED)
+def test_simulated_is_said(make: Any, source: str) -> None:
+    answer = ask(make(rows("paper-6", SIX, (8,), source=source)))
+    assert answer.source == source
+    assert f"{SIMULATED[source]}: fitted to a simulated GPU" in answer.as_text()
 
 
 def test_text_and_json_say_the_same(make: Any) -> None:

@@ -15,10 +15,12 @@ from sweetspot.fit.fit import fit_table
 from sweetspot.fit.heldout import SCHEMES
 from sweetspot.fit.validation import validate
 from sweetspot.predict.laws import LAWS
+from sweetspot.report import explorer, style
 from sweetspot.report import page as report
-from sweetspot.report import style
 from sweetspot.report.results import Results
+from sweetspot.report.words import source_label
 from sweetspot.table import read as table
+from sweetspot.vocabulary import ON_MEASURED_KERNELS, SIMULATED
 
 
 def test_the_page_needs_nothing_but_itself(simulated: Made) -> None:
@@ -44,12 +46,32 @@ def test_every_link_and_reference_of_the_page_has_one_target(simulated: Made) ->
 def test_simulated_rows_are_called_so_everywhere(simulated: Made) -> None:
     banner = re.search(r'<div class="strip".*?</div>', simulated.html)
     assert banner
-    assert "SIMULATED" in banner[0]
+    label = SIMULATED[ON_MEASURED_KERNELS]
+    assert label in banner[0]
     assert "no GPU was used" in banner[0]
     drawings = sorted((simulated.directory / "figures").glob("*.svg"))
     assert drawings
     for drawing in drawings:
         assert re.search(r"<text[^>]*>SIMULATED</text>", drawing.read_text()), drawing.name
+        assert label in " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawing.read_text())), drawing.name
+
+
+@pytest.mark.parametrize(
+    ("sources", "label"),
+    [
+        (["simulated"], "SIMULATED"),
+        (["simulated-kernels"], "SIMULATED (kernel times measured by NVIDIA, power modelled)"),
+        (["simulated-kernels", "simulated"], "SIMULATED"),
+        (["measured", "simulated-kernels"], "SIMULATED (kernel times measured by NVIDIA, power modelled)"),
+    ],
+)
+def test_the_label_names_what_was_simulated(sources: list[str], label: str) -> None:
+    assert source_label(sources) == label
+
+
+def test_the_script_of_the_page_has_the_same_labels() -> None:
+    for source, label in SIMULATED.items():
+        assert f'"{source}": "{label}"' in explorer.script()
 
 
 def test_measured_rows_are_not_called_simulated(measured: Made) -> None:

@@ -15,7 +15,14 @@ from sweetspot.campaign.config import Config, ModelRow
 from sweetspot.commands.main import parser
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = ("README.md", "CHANGELOG.md", "config/README.md", "envs/tensorrt-llm.md", "resources/architectures/README.md")
+OTHERS = (
+    "README.md",
+    "CHANGELOG.md",
+    "config/README.md",
+    "envs/tensorrt-llm.md",
+    "resources/architectures/README.md",
+    "workflow/sweetspot/engines/kernel_times/README.md",
+)
 PAGES = [*(ROOT / name for name in OTHERS), *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -41,12 +41,12 @@ def visits(checkout: Checkout) -> list[str]:
 def test_a_run_leaves_every_result_and_nothing_to_do(checkout: Checkout) -> None:
     rows = pl.read_parquet(checkout.out / "measurements.parquet")
     assert rows.select("model", "batch", "input_tokens", "output_tokens").unique().height == 2 * 3 * 2 * 3
-    assert set(rows["source"]) == {"simulated"}
+    assert set(rows["source"]) == {"simulated-kernels"}
     assert set(rows["schema_version"]) == {2}
     assert not any("true" in column for column in rows.columns), "the simulator's true joules are not a measurement"
     predictor = json.loads((checkout.out / "predictor.json").read_text())
     assert {group["model"] for group in predictor["groups"]} == {"opt-1.3b", "llama-3.2-1b"}
-    assert "SIMULATED" in (checkout.out / "report.html").read_text()
+    assert "SIMULATED (kernel times measured by NVIDIA, power modelled)" in (checkout.out / "report.html").read_text()
     assert checkout.planned() == {}
 
 

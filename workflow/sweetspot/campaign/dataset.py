@@ -21,6 +21,7 @@ from sweetspot.table import read as table
 from sweetspot.table.files import write_parquet
 from sweetspot.table.machines import flag_changes
 from sweetspot.table.schema import CELL, GROUP
+from sweetspot.vocabulary import SIMULATED
 
 _COPIES = ("machine.json", "runs.jsonl")
 _LIMITS = """Limits: energies are NVML's, not wall power, and a board's gain error is up to 5 %; requests of a batch are
@@ -83,7 +84,7 @@ def _readme(name: str, frame: pl.DataFrame, copies: list[str]) -> str:
 
     cells = frame.filter("valid").select(*GROUP, *CELL).unique().height
     facts = {
-        "Source": values("source").upper() if "simulated" in values("source") else values("source"),
+        "Source": ", ".join(SIMULATED.get(source, source) for source in values("source").split(", ")),
         "GPU": values("gpu"),
         "Board": values("gpu_uuid"),
         "Driver": values("driver_version"),

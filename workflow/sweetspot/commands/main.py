@@ -10,6 +10,7 @@ from sweetspot.commands import (
     dataset,
     design,
     fit,
+    kernels,
     meter,
     plan,
     predict,
@@ -21,7 +22,7 @@ from sweetspot.errors import SweetspotError
 
 # In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
 # answers at once, and `unattended` runs without the packages that fitting needs.
-COMMANDS = (plan, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset)
+COMMANDS = (plan, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset, kernels)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ To add an engine, add a module to this package with
 
     ENGINES             its names, each with a description for the documentation
     SIMULATED           whether its rows are simulated and need no GPU
+    source              if simulated: what rows of a spec are called, a key of vocabulary.SIMULATED
     FIXED               settings of `engine` that it cannot change, each with the reason
     SERVER              True if it has the settings of a server; may be left out
     version, refusal, build, open_device
@@ -229,6 +230,11 @@ def is_simulated(name: str) -> bool:
 def is_server(name: str) -> bool:
     """Whether an engine is a server, which has a URL or a command that starts it."""
     return bool(getattr(_module(name), "SERVER", False))
+
+
+def source(spec: EngineSpec) -> str:
+    """What rows of an engine are called: "measured", or what kind of simulation they come from."""
+    return str(_module(spec.name).source(spec)) if is_simulated(spec.name) else "measured"
 
 
 def fixed_settings(name: str) -> dict[str, str]:

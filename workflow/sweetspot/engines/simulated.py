@@ -1,8 +1,9 @@
-"""An engine that computes nothing: a roofline model of each pass turns a batch into times and dynamic energies.
+"""An engine that computes nothing: a model of each pass turns a batch into times and dynamic energies.
 
-It models the physics, not the fitted law: compute and memory time per pass with a saturating efficiency, launch
-overhead, chunked prefill, KV-cache capacity with waves of requests. benchmarks/simulator_vs_published.py compares it
-with published rows.
+It models the physics, not the fitted law: chunked prefill, KV-cache capacity with waves of requests, and passes whose
+times are composed of measured kernels where there are tables (`engines/kernels.py`); elsewhere a roofline, with compute
+and memory time per pass, a saturating efficiency and launch overhead. `source` tells the two apart.
+benchmarks/simulator_vs_published.py compares both with published rows.
 """
 
 import random
@@ -10,22 +11,23 @@ from functools import lru_cache
 from pathlib import Path
 
 from sweetspot import gpus
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes, split_in_waves
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
+from sweetspot.vocabulary import ON_MEASURED_KERNELS, ON_ROOFLINE
 
 ENGINES = {"simulated": "needs no GPU, and labels everything it makes SIMULATED"}
 SIMULATED = True
-FIXED = {"cuda_graphs": "has no CUDA graphs", "in_flight_batching": "has no static batches"}
+FIXED = {"cuda_graphs": "times its passes in one way", "in_flight_batching": "has no static batches"}
 
-VERSION = "1"
+VERSION = "2"
 
-# Measured shares of the data sheet's rates on H100s: a copy moves 3.0 of 3.35 TB/s, a large bf16 matrix product runs at
-# 798 of 989 TFLOP/s.
+# Constants of the roofline. Measured shares of the data sheet's rates on H100s: a copy moves 3.0 of 3.35 TB/s, a large
+# bf16 matrix product runs at 798 of 989 TFLOP/s.
 MEMORY_EFFICIENCY = 0.90
 COMPUTE_EFFICIENCY = 0.80
 HALF_TOKENS = 128  # tokens per pass at which the matrix units reach half of that rate: one tile of a GEMM
@@ -62,6 +64,11 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     return {"memory": memory.as_dict()}
 
 
+def source(spec: EngineSpec) -> str:
+    """What rows of this engine are called: it depends on whether the kernels of the board were measured."""
+    return ON_MEASURED_KERNELS if _kernels(spec) else ON_ROOFLINE
+
+
 def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sensor, Clock]:
     """A board with the engine on it, its sensor and its virtual clock."""
     device = SimulatedGpu(_gpu(spec), spec.seed)
@@ -69,13 +76,19 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", S
 
 
 def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[float, float, int]:
-    """Energy in J, duration in s and waves of one batch run, without a sensor.
+    """Energy in J, duration in s and waves of one batch run on a warm board, without jitter and without a sensor.
 
     Raises SweetspotError as `SimulatedEngine.run` does.
     """
     device = SimulatedGpu(_gpu(spec), spec.seed)
-    ran = SimulatedEngine(spec, device).run(input_tokens, output_tokens)
-    return device.true_energy_j(0.0, device.clock.now()), device.clock.now(), ran.waves
+    engine = SimulatedEngine(spec, device)
+    engine._jitter = _Steady()
+    engine.run(input_tokens, output_tokens)
+    start_s = device.clock.now()
+    device.warm_up(device.true_energy_j(0.0, start_s) / start_s)
+    ran = engine.run(input_tokens, output_tokens)
+    end_s = device.clock.now()
+    return device.true_energy_j(start_s, end_s), end_s - start_s, ran.waves
 
 
 class SimulatedEngine:
@@ -89,6 +102,7 @@ class SimulatedEngine:
         self._spec, self._device = spec, device
         self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
         self._memory = Memory.of(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
+        self._kernels = _kernels(spec)
         self._wave = lru_cache(maxsize=8)(self._work_of_wave)
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
@@ -122,6 +136,7 @@ class SimulatedEngine:
 
     def _work_of_wave(self, requests: int, n: int, m: int) -> list[Work]:
         arch, sizes = self._spec.architecture, element_bytes(self._spec.precision)
+        measured = self._kernels
         chunks = -(-requests * n // CHUNK_TOKENS)
         weights_bytes = arch.matmul_weights() * sizes.weight
         work = [
@@ -131,6 +146,7 @@ class SimulatedEngine:
                 requests=requests / chunks,
                 flops=requests * arch.prefill_flops(n) / chunks,
                 moved=weights_bytes + (arch.prefill_bytes(n, requests, sizes) - weights_bytes) / chunks,
+                attention_s=measured.prefill_attention_s(arch, requests / chunks, n) if measured else 0.0,
             )
         ]
         for first in range(1, m, self._segment_passes):
@@ -143,18 +159,43 @@ class SimulatedEngine:
                     requests=requests,
                     flops=requests * arch.decode_flops(context),
                     moved=arch.decode_bytes(context, requests, sizes),
+                    attention_s=measured.decode_attention_s(arch, requests, context) if measured else 0.0,
                 )
             )
         return work
 
-    def _passes(self, count: int, *, tokens: float, requests: float, flops: float, moved: float) -> Work:
-        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes."""
-        gpu = self._device.gpu
+    def _passes(
+        self, count: int, *, tokens: float, requests: float, flops: float, moved: float, attention_s: float
+    ) -> Work:
+        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes.
+
+        `attention_s` is the time of a pass's attention, which the roofline does not need.
+        """
+        if self._kernels:
+            sampled = kernels.LOGIT_BYTES * requests * self._spec.architecture.vocabulary
+            pass_s = self._kernels.dense_s(self._spec.architecture, tokens, requests) + attention_s
+            pass_s += self._memory_s(sampled) + kernels.HOST_S
+            return Work(count * pass_s, count * (kernels.J_PER_FLOP * flops + kernels.J_PER_BYTE * (moved + sampled)))
         reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
-        compute_s = flops / (gpu.peak_flops[self._spec.precision] * reached)
-        memory_s = moved / (gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
+        compute_s = flops / (self._device.gpu.peak_flops[self._spec.precision] * reached)
         overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
-        return Work(count * (max(compute_s, memory_s) + overhead_s), count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
+        pass_s = max(compute_s, self._memory_s(moved)) + overhead_s
+        return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
+
+    def _memory_s(self, moved: float) -> float:
+        return moved / (self._device.gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
+
+
+class _Steady(random.Random):
+    """Draws the mean, always."""
+
+    def gauss(self, mu: float = 0.0, sigma: float = 1.0) -> float:
+        return mu
+
+
+def _kernels(spec: EngineSpec) -> kernels.Kernels | None:
+    found = kernels.load(spec.gpu, spec.precision)
+    return found if found and found.covers(spec.architecture) else None
 
 
 def _times(requests: int, input_tokens: int, start_s: float, filled_s: float, end_s: float) -> list[RequestTimes]:

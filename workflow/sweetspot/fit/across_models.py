@@ -25,7 +25,7 @@ from sweetspot.fit.solve import t_quantile
 from sweetspot.memory import element_bytes
 from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, read_architecture, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
-from sweetspot.vocabulary import LEVEL
+from sweetspot.vocabulary import LEVEL, SIMULATED
 
 Array = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ FEWEST_MODELS = 3
 _TARGETS = {"energy": "energy_j", "duration": "duration_s"}
 _SMALLEST_SPREAD = 1e-4  # keeps an exact table from dividing by zero
 _MOST_ODD = 10  # at most one cell in this many is set aside
-_RECORD_WAVES = ("simulated", "measured")  # sources whose rows record the waves of a batch
+_RECORD_WAVES = (*SIMULATED, "measured")  # sources whose rows record the waves of a batch
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sweetspot.predict import predictor
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
 from sweetspot.table.schema import CELL, GROUP
-from sweetspot.vocabulary import SELECTORS, UNSPECIFIED
+from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
 
 _FEWEST_CELLS = 3  # on each side of a split
 _LEAST_STEP = 0.02  # smallest difference of the log ratio between two regions
@@ -296,9 +296,12 @@ def _mean(cells: Sequence[_Ratio]) -> tuple[float, float | None]:
 def _notes(a: Side, b: Side) -> list[str]:
     notes = []
     sources = {side.group["source"] for side in (a, b)}
-    if "simulated" in sources:
-        notes.append("SIMULATED: " + ("both sides" if len(sources) == 1 else "one side only, so it proves nothing"))
-    if sources != {"simulated"}:
+    labels = [SIMULATED[source] for source in sorted(sources & SIMULATED.keys())]
+    if labels:
+        both = sources <= SIMULATED.keys()
+        sides = "both sides" if both else "one side only, so it proves nothing"
+        notes.append(f"{' and '.join(labels)}: {sides}")
+    if len(labels) < len(sources):
         notes.append("the energy sensors of two boards may each be off by up to 5 %; no interval here includes that")
     if isinstance(a, Predicted) or isinstance(b, Predicted):
         notes.append("intervals of laws are those of single cells, so they are wide for a region")

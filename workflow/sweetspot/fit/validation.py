@@ -21,6 +21,7 @@ from sweetspot.predict.laws import LAWS, Law
 from sweetspot.table.files import write_parquet
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL, GROUP, group_name
+from sweetspot.vocabulary import SIMULATED
 
 _DOUBTFUL_PERCENT = 15.0  # 5-fold error above which the rows are as likely to be wrong as the law
 
@@ -97,7 +98,7 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     for group in predictor["groups"]:
         key = tuple(group[name] for name in GROUP)
         name = group_name(key)
-        if group["source"] == "simulated" and "SIMULATED" not in name:
+        if group["source"] in SIMULATED and "SIMULATED" not in name:
             name += " (SIMULATED)"
         wanted = [(LAW if scheme == SCHEME else group["law"], scheme) for scheme in SCHEMES]
         wanted += [(law, "5-fold") for law in baselines]
@@ -123,7 +124,8 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["MAPE of each group's law, and of the baselines", *text, *notes])
+    labels = [label for source, label in SIMULATED.items() if any(g["source"] == source for g in predictor["groups"])]
+    return "\n".join([*labels, "MAPE of each group's law, and of the baselines", *text, *notes])
 
 
 def _cell_words(row: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "precision": spec.precision,
         "weights": spec.weights,
         "architecture": _dimensions(spec),
-        "source": "simulated" if engines.is_simulated(spec.name) else "measured",
+        "source": engines.source(spec),
     }
 
 

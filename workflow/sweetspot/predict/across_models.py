@@ -14,7 +14,7 @@ from sweetspot import gpus
 from sweetspot.architecture import Architecture, ElementBytes, load
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes
-from sweetspot.predict.prediction import SIMULATED, Interval, Prediction, check_request, span
+from sweetspot.predict.prediction import Interval, Prediction, check_request, simulated, span
 from sweetspot.vocabulary import UNSPECIFIED
 
 TERMS = {
@@ -245,8 +245,7 @@ def _warnings(entry: Mapping[str, Any], own: Mapping[str, Any] | None, times: in
             f"error (leave one model out) is {error['mape_percent']:.2g} % on average and "
             f"{error['worst_model_mape_percent']:.2g} % for the worst model"
         )
-    if entry["source"] == "simulated":
-        warnings.append(SIMULATED)
+    warnings += simulated(entry["source"])
     if times > 1:
         warnings.append(f"the KV cache cannot hold the batch at once: assumed to run in {times} waves")
     return warnings

@@ -7,10 +7,9 @@ from sweetspot.predict.advise import Advice, BreakEven, Option, once
 from sweetspot.predict.costs import Cost
 from sweetspot.predict.laws import why_not_identified
 from sweetspot.predict.prediction import Interval
-from sweetspot.vocabulary import LEVEL
+from sweetspot.vocabulary import LEVEL, SIMULATED
 
 _J_PER_KWH = 3.6e6
-_SIMULATED = "SIMULATED: every number below comes from a simulated GPU, none from a measurement"
 _ASSUMED = (
     "gross energy of the GPU board: includes idle power, excludes the host and the cooling",
     "every request is assumed to run in a batch of equal ones that start together; latency is that of the whole run; "
@@ -70,9 +69,10 @@ def as_text(advice: Advice) -> str:
     """For people: the cost now, a table of the what-ifs, a sentence on each, break-even points and caveats."""
     first = advice.first
     where = ", ".join(part for part in (first.gpu, first.engine, first.precision) if part != "unspecified")
-    simulated = first.source == "simulated"
-    others = [warning for warning in advice.warnings if not (simulated and warning.startswith("SIMULATED"))]
-    lines = [_SIMULATED] * simulated + [first.model + (f" ({where})" if where else ""), *_now_lines(advice)]
+    label = SIMULATED.get(first.source)
+    others = [warning for warning in advice.warnings if not (label and warning.startswith(label))]
+    lines = [f"{label}: every number below comes from a simulated GPU, none from a measurement"] if label else []
+    lines += [first.model + (f" ({where})" if where else ""), *_now_lines(advice)]
     lines += ["", *_verdict(advice), "", *_table(advice)]
     lines += ["", *(f"- {_sentence(advice, option)}" for option in advice.ranked)] if advice.ranked else []
     if advice.excluded:

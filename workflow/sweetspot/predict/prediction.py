@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sweetspot.errors import SweetspotError
-from sweetspot.vocabulary import LEVEL, SELECTORS, UNSPECIFIED
-
-SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements"
+from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSPECIFIED
 
 _OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may push a power past these limits
 
@@ -134,6 +132,11 @@ def _latency_lines(latency_s: Mapping[str, Interval]) -> Iterator[str]:
                 f"  {words}  {mean.value:.3g} s on average  ({LEVEL}: {mean.low:.3g} to {mean.high:.3g}), "
                 f"{slow.value:.3g} s for the 95th of 100 requests  ({LEVEL}: {slow.low:.3g} to {slow.high:.3g})"
             )
+
+
+def simulated(source: str) -> list[str]:
+    """The warning that a prediction from rows of this source needs, if they are simulated."""
+    return [f"{SIMULATED[source]}: fitted to a simulated GPU, not to measurements"] if source in SIMULATED else []
 
 
 def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:

@@ -12,7 +12,7 @@ from sweetspot.files import write_atomically
 from sweetspot.predict.intervals import UNDETERMINED, Place, around, gap, of_distance, of_law, undetermined
 from sweetspot.predict.latency import latencies
 from sweetspot.predict.laws import LAWS, Law, per_token
-from sweetspot.predict.prediction import SIMULATED, Prediction, check_request, listed, span
+from sweetspot.predict.prediction import Prediction, check_request, listed, simulated, span
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
 from sweetspot.vocabulary import SELECTORS
@@ -87,8 +87,7 @@ def predict(
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
-    if group["source"] == "simulated":
-        warnings.append(SIMULATED)
+    warnings += simulated(group["source"])
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:

@@ -10,7 +10,12 @@ const ROUTINGS = { // the share of experts that a batch activates, from the shar
 
 const UNDETERMINED = 1.0, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
 const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
-const SIMULATED = "SIMULATED: fitted to a simulated GPU, not to measurements";
+const SIMULATED = { // as in vocabulary.py
+  "simulated": "SIMULATED",
+  "simulated-kernels": "SIMULATED (kernel times measured by NVIDIA, power modelled)",
+};
+const simulated = (source) => // as in prediction.py
+  source in SIMULATED ? [`${SIMULATED[source]}: fitted to a simulated GPU, not to measurements`] : [];
 
 const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
@@ -120,7 +125,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   const warnings = [], chosen = wanted || group.law;
   if (!chosen) throw new Error(`${group.model}: ${group.chosen_because}`);
   const fit = fitFor(group, batch, chosen, warnings);
-  if (group.source === "simulated") warnings.push(SIMULATED);
+  warnings.push(...simulated(group.source));
 
   const [most, waves, fewest] = wavesOf(group, n + m, batch), together = batch / waves;
   if (waves > 1) warnings.push(`the KV cache cannot hold ${batch} such requests at once: they run in ${waves} waves`);
@@ -367,7 +372,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   };
   const [energy, parts] = evaluate(across.energy, across.own.energy);
   const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
-  const warnings = across.source === "simulated" ? [SIMULATED] : [];
+  const warnings = simulated(across.source);
   if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
   return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w],
     { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings, latency_s: {} });

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from sweetspot.files import write_atomically
 from sweetspot.report import audit, explorer, findings, style, tables
 from sweetspot.report.results import Results, rows_of, slugs
-from sweetspot.vocabulary import LEVEL
+from sweetspot.vocabulary import LEVEL, SIMULATED
 
 _HERE = Path(__file__).parent
 _BANNERS = {
@@ -41,7 +41,7 @@ def write(results: Results, figures: Path, output: Path) -> None:
         "title": (campaign or {}).get("campaign") or "table of measurements",
         "label": label,
         "banner": _banner(label, rows),
-        "simulated": label == "SIMULATED",
+        "simulated": label in SIMULATED.values(),
         "random_weights": any("random_weights" in flags.split(";") for flags in rows["flags"].unique()),
         "valid": results.means.height > 0,
         "findings": findings.sentences(results),
@@ -99,11 +99,11 @@ def write(results: Results, figures: Path, output: Path) -> None:
 
 
 def _banner(label: str, rows: pl.DataFrame) -> str:
-    counts = rows["source"].value_counts(sort=True)
+    said, counts = _BANNERS[label.split(" (")[0]], rows["source"].value_counts(sort=True)
     if counts.height < 2:
-        return _BANNERS[label]
+        return said
     parts = [f"{count} {source}" for source, count in counts.iter_rows()]
-    return f"{_BANNERS[label]} (in part: of {rows.height} rows {', '.join(parts)})"
+    return f"{said} (in part: of {rows.height} rows {', '.join(parts)})"
 
 
 def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:

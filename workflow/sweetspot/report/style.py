@@ -113,7 +113,12 @@ def ramp(values: Iterable[int]) -> dict[int, str]:
 
 
 def figure(width: float, height: float, title: str, subtitle: str, label: str) -> Figure:
-    """An empty figure of `width` by `height` inches below a header: title, wrapped subtitle, and the source `label`."""
+    """An empty figure of `width` by `height` inches below a header: title, wrapped subtitle, and the source `label`.
+
+    Of a label with a note in brackets, the word stands in the box, and the whole begins the subtitle.
+    """
+    word, *note = label.split(" ", 1)
+    subtitle = f"{label}. {subtitle}" if note else subtitle
     characters = int(width * 72 / (_HEADER_PT["subtitle"] * 0.54))
     lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     header = (_HEADER_PT["title"] * 1.75 + len(lines) * _HEADER_PT["subtitle"] * 1.35 + 5) / 72
@@ -123,14 +128,14 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / total), w_pad=0.06, h_pad=0.06)
     top, left = 1 - 4 / 72 / total, 1 / 72 / width
-    fitting = 72 * (width - 0.15 * len(label) - 0.1) / (0.62 * len(title))
+    fitting = 72 * (width - 0.15 * len(word) - 0.1) / (0.62 * len(title))
     fig.text(left, top, title, va="top", fontsize=min(_HEADER_PT["title"], fitting), fontweight="bold")
     below = top - _HEADER_PT["title"] * 1.65 / 72 / total
     fig.text(left, below, "\n".join(lines), va="top", fontsize=_HEADER_PT["subtitle"], color=MUTED, linespacing=1.3)
     if label:
         box = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": ALARM, "linewidth": 1.0}
         fig.text(
-            1 - 5 / 72 / width, top, label, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
+            1 - 5 / 72 / width, top, word, va="top", ha="right", fontsize=9, fontweight="bold", color=ALARM, bbox=box
         )
     return fig
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sweetspot.vocabulary import SIMULATED
+
 PAPER_MAPE_PERCENT = 1.79  # arXiv 2602.05695, abstract: mean over 13 models; how it was validated is not known to us
 PAPER_RATIO = 33.41  # arXiv 2602.05695, abstract: worst over best cell
 
@@ -20,10 +22,13 @@ def representative(values: Iterable[int], most: int = 4) -> list[int]:
 
 
 def source_label(sources: Iterable[str]) -> str:
-    """The label required on everything that shows rows of these sources; "" if all rows were measured."""
+    """The label required on everything that shows rows of these sources; "" if all rows were measured.
+
+    Of two kinds of simulation, that of the coarser one.
+    """
     kinds = {kind for source in sources for kind in source.split(",")}
-    if "simulated" in kinds:
-        return "SIMULATED"
+    if simulated := kinds & SIMULATED.keys():
+        return min((SIMULATED[kind] for kind in simulated), key=len)
     if "published" in kinds:
         return "PUBLISHED"
     return "" if kinds == {"measured"} else "SOURCE NOT STATED"

@@ -75,6 +75,10 @@ class SimulatedGpu:
             self._busy_until = self._ends[-1]
             self.clock.sleep(duration_s)
 
+    def warm_up(self, power_w: float) -> None:
+        """Make the board as warm as a long time at `power_w` makes it, at once."""
+        self.temperature_c = AMBIENT_C + KELVIN_PER_W * power_w
+
     def true_energy_j(self, start_s: float, end_s: float) -> float:
         """The energy that the board really drew between two past moments."""
         return self._energy_at(end_s) - self._energy_at(start_s)

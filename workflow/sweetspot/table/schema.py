@@ -5,11 +5,11 @@ from typing import Any
 
 import pandera.polars as pa
 
-from sweetspot.vocabulary import SELECTORS, UNSPECIFIED
+from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
 
 GROUP = ["model", *SELECTORS]
 CELL = ["batch", "input_tokens", "output_tokens"]
-SOURCES = ["simulated", "measured", "published", UNSPECIFIED]
+SOURCES = [*SIMULATED, "measured", "published", UNSPECIFIED]
 
 _COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
 # No run costs as little as a nanojoule, and relative errors of far smaller numbers overflow.
@@ -29,7 +29,7 @@ class Row(pa.DataFrameModel):
     precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
     source: str = pa.Field(
         isin=SOURCES,
-        description="Origin of the row: `simulated`, `measured` or `published`.",
+        description="Origin of the row: `simulated`, `simulated-kernels`, `measured` or `published`.",
         metadata={"default": UNSPECIFIED},
     )
     duration_s: float = pa.Field(
