@@ -9,7 +9,7 @@ import pytest
 from simulation import ARCHITECTURES, H100
 from sweetspot import architecture
 from sweetspot.commands.main import main
-from sweetspot.engines import kernels
+from sweetspot.engines import EngineSpec, kernels, simulated
 
 LLAMA = architecture.load(ARCHITECTURES / "llama-3.1-8b.json")
 # Seconds of a static batch (batch, input and output tokens) of Llama 3.1 8B, as AIConfigurator 0.12.0 (Apache-2.0)
@@ -69,6 +69,14 @@ def test_a_sliding_window_bounds_the_attention(h100: kernels.Kernels) -> None:
 @pytest.mark.parametrize(("board", "precision"), [("NVIDIA L4", "bfloat16"), (H100.name, "fp8"), ("none", "bfloat16")])
 def test_what_was_not_measured_has_no_kernels(board: str, precision: str) -> None:
     assert kernels.load(board, precision) is None
+
+
+def test_a_model_costs_the_same_under_any_name() -> None:
+    specs = [
+        EngineSpec("simulated", replace(LLAMA, name=name), "bfloat16", "none", H100.name, 4, 0, 0, 0.9, 1)
+        for name in ("one", "other")
+    ]
+    assert simulated.expected(specs[0], 256, 64) == simulated.expected(specs[1], 256, 64)
 
 
 def test_a_head_size_outside_the_tables_is_not_covered(h100: kernels.Kernels) -> None:

@@ -67,7 +67,7 @@ class Kernels:
 
     def __init__(self, gpu: Gpu, tables: Mapping[str, Any]) -> None:
         """`tables` as kernel_times/README.md describes them."""
-        self._gpu, self.source = gpu, str(tables["source"])
+        self._gpu = gpu
         self._flops = gpu.peak_flops[str(tables["precision"])]
         product = tables["matmul"]
         self._matmul = _Table(product["n"], product["k"], product["m"], product["us"], self._matmul_roofline_s)
