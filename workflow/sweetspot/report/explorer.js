@@ -16,8 +16,8 @@ document.addEventListener("DOMContentLoaded", () => {
   ];
   /* Latencies in latency_s of a prediction: name, factor and words. */
   const LATENCIES = [
-    ["ttft_p95_s", 1, "s to the first token, 95th of 100"],
-    ["tpot_p95_s", 1000, "ms per further token, 95th of 100"],
+    ["ttft_p95_s", 1, "first token, s (p95)"],
+    ["tpot_p95_s", 1000, "further tokens, ms each (p95)"],
   ];
   const SVG = "http://www.w3.org/2000/svg";
   const ACROSS = "across-models";
@@ -111,10 +111,10 @@ document.addEventListener("DOMContentLoaded", () => {
         const [middle, least, most] = [value, low, high].map((x) => x === undefined ? "" : number(factor * x));
         row.append(cell(words, middle && `${middle} [${least}, ${most}]`));
       }
-      row.append(cell("sweet spot, output tokens", spot(index, s)), cell("law", p.law));
+      row.append(make("td", spot(index, s), { "data-head": "sweet spot, output tokens" }), cell("law", p.law));
       return row;
     });
-    fill(get("costs"), [["model"], ...[...[...shown, ...late].map((one) => one[2]), "sweet spot, output tokens", "law"].map((t) => [t, "number"])], rows);
+    fill(get("costs"), [["model"], ...[...shown, ...late].map((one) => [one[2], "number"]), ["sweet spot, output tokens"], ["law", "number"]], rows);
     const notes = new Map();
     s.groups.forEach((index, i) => {
       const said = answers[i].error ? [] : [...answers[i].extrapolates.map((t) => `extrapolates: ${t}`), ...answers[i].warnings];
@@ -271,7 +271,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const first = answers[0];
     get("answer").textContent = !first ? "Choose a model." : first.error || `${DATA.names[s.groups[0]]}, batch ${whole(s.batch)}: ` +
       `a request of ${whole(s.n)} input and ${whole(s.m)} output tokens costs ${interval(first, "energy_per_request", "j")} J` +
-      ` (${first.source}${first.extrapolates.length ? ", extrapolated" : ""}).${advice}`;
+      ` (${first.source in SIMULATED ? "simulated" : first.source}${first.extrapolates.length ? ", extrapolated" : ""}).${advice}`;
     const drawable = answers.some((p) => !p.error);
     get("charts").replaceChildren(...(drawable ? [chart(s, "output_tokens"), chart(s, "input_tokens")] : []));
   };
