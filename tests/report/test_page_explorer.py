@@ -314,7 +314,7 @@ def test_at_a_measured_prompt_the_page_says_the_sweet_spot_of_the_predictor(chro
         tab.run(f"document.getElementById('ask-{name}').value = {value}")
     tab.run("document.forms.ask.elements['model-0'].checked = true")
     tab.run("document.forms.ask.dispatchEvent(new Event('input'))")
-    shown = tab.run("document.querySelector('#ask-costs tbody tr').children[5].textContent")
+    shown = tab.run("document.querySelector('#ask-costs [data-head^=sweet]').textContent")
     best, low, high = (f"{round(spot[name]):,}" for name in ("output_tokens", "plateau_low", "plateau_high"))
     assert shown == f"{best} (within 1 %: {low} to {high})"
     tab.close()
