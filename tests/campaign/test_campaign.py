@@ -151,3 +151,60 @@ def test_settings_of_a_run_are_in_the_job_only_where_they_are_not_as_usual(tmp_p
     other = campaign(tmp_path, ["opt-1.3b bfloat16"], engine={"name": "vllm", "cuda_graphs": False})
     assert engine(other, "opt-1.3b")["cuda_graphs"] is False
     assert set(usual.jobs).isdisjoint(other.jobs)
+
+
+SERVER = {"name": "vllm-server"}
+MISTAKES = [
+    ({"name": "vllm", "url": "http://localhost:8000"}, "engine vllm is no server; leave engine.url out"),
+    (SERVER, "needs engine.url"),
+    (SERVER | {"url": ""}, "engine.url is ''"),
+    (SERVER | {"command": ""}, "engine.command is empty"),
+    (SERVER | {"command": "  "}, "engine.command is empty"),
+    (SERVER | {"command": "vllm 'x {port}"}, "No closing quotation"),
+    (SERVER | {"command": "vllm serve x"}, "must pass {port} on"),
+    (SERVER | {"command": "vllm serve {modle} --port {port}"}, "{modle} is not known; known: model, name"),
+    (SERVER | {"url": "http://localhost:8000", "pid": 1, "container": "c"}, "leave one out"),
+    (SERVER | {"command": "vllm --port {port}", "pid": 1}, "whose process is known"),
+    (SERVER | {"url": "http://localhost:8000", "cuda_graphs": False}, "set it where you start the server"),
+    *(
+        (SERVER | {"url": url}, f"engine.url is {url!r}: give the server's address")
+        for url in ("localhost:8000", "http://localhost:abc", "http://localhost:99999", "http://[::1", "http://a b:1")
+    ),
+    (SERVER | {"url": "http://a..b:8000"}, "engine.url is"),
+    (SERVER | {"url": "http://localhost:8000 "}, "engine.url is"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), MISTAKES)
+def test_mistakes_in_the_settings_of_a_server(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SweetspotError) as error:
+        campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine=settings)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000/v1/", "https://[::1]:8000", "http://user:key@gpu07", "http://grün:1"]
+)
+def test_addresses_of_servers(url: str, tmp_path: Path) -> None:
+    assert campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine=SERVER | {"url": url}).jobs
+
+
+def test_where_a_server_runs_does_not_matter_and_how_it_is_started_does(tmp_path: Path) -> None:
+    def blocks(**settings: Any) -> list[Any]:
+        return list(campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine=SERVER | settings).jobs)
+
+    here = blocks(url="http://localhost:8000")
+    assert here == blocks(url="http://localhost:9000", pid=7) == blocks(url="http://[::1]:1", container="nim")
+    assert here != blocks(command="vllm serve x --port {port}")
+    assert blocks(command="vllm serve x --port {port}") != blocks(command="vllm serve x --port {port} --enforce-eager")
+
+
+def test_what_a_server_holds_is_for_the_server_to_know(tmp_path: Path) -> None:
+    """8192 requests exceed the memory in bfloat16, but the server may have 4-bit weights or several boards."""
+    lines = ["llama-3.1-8b bfloat16"]
+    plan = campaign(tmp_path, lines, batches=[8192], engine=SERVER | {"url": "http://localhost:8000"})
+    assert {cell.flags for cell in plan.cells} == {""}
+    assert json.loads(plan.engine_job("llama-3.1-8b", 8192))["engine"]["weights"] == "served"
+    own = campaign(tmp_path, lines, batches=[8192], engine=SERVER | {"command": "vllm serve {model} --port {port}"})
+    assert "kv_limited" in {cell.flags for cell in own.cells}
+    assert json.loads(own.engine_job("llama-3.1-8b", 8192))["engine"]["weights"] == "dummy"

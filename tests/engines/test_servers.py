@@ -1,12 +1,14 @@
 """Engines that are servers: exact lengths, times, capacity, what makes rows invalid, and whose processes are whose."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,6 +182,131 @@ def test_preemptions_and_requests_of_others_make_a_row_invalid(name: str, servin
     assert doubts(engine) == ()
 
 
+@pytest.mark.parametrize("name", ["vllm-server", "sglang-server"])
+def test_a_long_request_of_another_is_seen_in_every_window(name: str, serving: Any, opened: Any) -> None:
+    """Its prompt counts in the first window, its reply bit by bit in those that follow."""
+    server = serving(KINDS[name])
+    engine = opened(name, server)
+    server.counters["prompt"] += 5000
+    assert doubts(engine) == ("other_requests",)
+    for _ in range(3):
+        server.counters["reply"] += 100
+        assert doubts(engine) == ("other_requests",)
+
+
+def test_a_server_that_counts_anew_was_restarted(serving: Any, opened: Any) -> None:
+    server = serving("vllm")
+    engine = opened("vllm-server", server)
+    assert doubts(engine) == ()
+    server.counters.update(dict.fromkeys(server.counters, 0))
+    assert doubts(engine) == ("server_restarted",)
+    assert doubts(engine) == ()
+    server.counters["reply"] += 1
+    assert doubts(engine) == ("other_requests",)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_server_that_does_not_count_is_flagged(name: str, serving: Any, opened: Any) -> None:
+    ran = opened(name, serving(KINDS[name])).run(16, 4)
+    assert ("requests_unchecked" in ran.flags) is (name not in ("vllm-server", "sglang-server"))
+    assert ("kv_capacity_unknown" in ran.flags) is (name == "server")
+
+
+@pytest.mark.parametrize("name", ["server", "vllm-server", "trtllm-server", "sglang-server"])
+def test_a_stream_of_several_tokens_at_a_time_has_no_times(name: str, serving: Any, opened: Any) -> None:
+    server = serving(KINDS[name])
+    engine = opened(name, server)
+    for tokens_per_event in (4, 20):
+        server.tokens_per_event = tokens_per_event
+        assert engine.run(16, 20).requests == ()
+    server.tokens_per_event = 1
+    assert len(engine.run(16, 20).requests) == 8
+    assert len(engine.run(16, 1).requests) == 8
+
+
+def test_an_error_counts_whatever_follows_it(serving: Any, opened: Any) -> None:
+    server = serving("vllm")
+    engine = opened("vllm-server", server)
+    server.fails, server.goes_on_after_failing = "the engine is dead", True
+    with pytest.raises(SweetspotError, match="the engine is dead"):
+        engine.run(32, 8)
+    server.fails, server.pings_at_the_end = "", 20
+    assert engine.run(32, 8).waves == 1
+
+
+ODD_USAGE = [None, [], 7, {}, {"prompt_tokens": 32}, {"prompt_tokens": None, "completion_tokens": None}]
+ODD_USAGE += [{"prompt_tokens": 32, "completion_tokens": 8, "prompt_tokens_details": [1]}]
+
+
+@pytest.mark.parametrize("usage", ODD_USAGE)
+def test_a_usage_that_says_nothing_is_one_clear_error(usage: Any, serving: Any, opened: Any) -> None:
+    server = serving("vllm")
+    engine = opened("vllm-server", server)
+    server.usage = {"usage": usage}
+    with pytest.raises(SweetspotError, match="no usage that can be read"):
+        engine.run(32, 8)
+
+
+ODD_PAGES = [
+    ("vllm", "/v1/models", "[]"),
+    ("vllm", "/v1/models", '{"data": ["a"]}'),
+    ("vllm", "/v1/models", '{"data": [null]}'),
+    ("vllm", "/v1/models", '{"data": {}}'),
+    ("vllm", "/version", "[1]"),
+    ("vllm", "/metrics", 'vllm:cache_config_info{block_size="0",kv_cache_size_tokens="6400"} 1.0'),
+    ("sglang", "/server_info", '{"max_total_num_tokens": "many"}'),
+    ("sglang", "/server_info", "[1]"),
+    ("llamacpp", "/props", '{"total_slots": "4", "default_generation_settings": []}'),
+    ("trtllm", "/metrics", '{"a": 1}'),
+    ("trtllm", "/metrics", "[null, 5]"),
+    ("trtllm", "/metrics", '[{"kvCacheStats": [1]}]'),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "content"), ODD_PAGES)
+def test_a_server_that_answers_oddly_is_one_clear_error_or_unknown(
+    kind: str, path: str, content: str, serving: Any, opened: Any
+) -> None:
+    server = serving(kind)
+    server.instead[path] = (200, content)
+    with suppress(SweetspotError):
+        assert opened(f"{kind}-server", server).run(16, 4).in_flight in (None, 8)
+
+
+def test_odd_values_of_metrics_are_passed_over(serving: Any, opened: Any) -> None:
+    server = serving("vllm")
+    lines = [f"vllm:generation_tokens_total {odd}" for odd in ("e", "-", "1.2.3", "", "NaN", "+Inf")]
+    server.instead["/metrics"] = (200, "\n".join(lines))
+    assert "requests_unchecked" in opened("vllm-server", server).run(16, 4).flags
+
+
+def test_a_key_is_sent_and_its_lack_is_said(
+    serving: Any, opened: Any, board: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving("vllm")
+    server.key = "secret"
+    for key, said in (("", "HTTP 401: Unauthorized"), ("grün\n", "OPENAI_API_KEY has characters")):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(SweetspotError, match=said):
+            opened("vllm-server", server)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
+    opened("vllm-server", server)
+
+
+def test_a_started_server_that_wants_a_key_is_not_waited_for(opened: Any) -> None:
+    with pytest.raises(SweetspotError, match="HTTP 401: Unauthorized"):
+        opened("vllm-server", command=f"{PROGRAM} vllm {{port}} {{name}} locked")
+    assert children() == []
+
+
+def test_a_server_that_redirects_or_is_not_ready_says_so(serving: Any, opened: Any) -> None:
+    server = serving("llamacpp")
+    for status, said in ((307, "it redirects to another address"), (503, "is not ready .*Loading model")):
+        server.instead["/v1/models"] = (status, '{"error": {"message": "Loading model"}}')
+        with pytest.raises(SweetspotError, match=said):
+            opened("llamacpp-server", server)
+
+
 def test_replies_or_prompts_of_another_length_end_the_measurement(serving: Any, opened: Any) -> None:
     server = serving("vllm")
     engine = opened("vllm-server", server)
@@ -268,6 +395,12 @@ def test_listening_sees_only_the_process_that_listens() -> None:
         assert processes.listening(one.getsockname()[1]) == set(), "bound, but not listening"
         one.listen()
         assert processes.listening(one.getsockname()[1]) == {os.getpid()}
+        assert processes.listening(one.getsockname()[1], "127.0.0.2") == set(), "another address of this machine"
+    for host in ("0.0.0.0", "::", "::1"):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+            one.bind((host, 0))
+            one.listen()
+            assert processes.listening(one.getsockname()[1], "::1" if ":" in host else "127.0.0.1") == {os.getpid()}
 
 
 def test_a_campaign_starts_and_stops_its_server(opened: Any, tmp_path: Path) -> None:
@@ -286,6 +419,60 @@ def test_a_server_of_this_campaigns_own_model_needs_no_name(opened: Any, tmp_pat
     engine = opened("vllm-server", weights="dummy", command=f"{PROGRAM} vllm {{port}} {{model}}")
     engine.run(8, 2)
     assert (tmp_path / "engine" / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("script", ["{}; true", "setsid {} & wait", "(setsid {} &); sleep 60"])
+@pytest.mark.parametrize("how", ["closed", "killed", "terminated"])
+def test_nothing_that_a_command_started_is_left(script: str, how: str, opened: Any, tmp_path: Path) -> None:
+    command = f"bash -c {shlex.quote(script.format(PROGRAM + ' vllm {port} {name}'))}"
+    if how == "closed":
+        engine = opened("vllm-server", command=command)
+        (server,) = children()
+        engine.close()
+        assert not processes.is_alive(server)
+        return
+    with measuring(tmp_path, command) as process:
+        (server,) = children(process.pid)
+        process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGTERM)
+    assert ended(server), "the server outlived the measurement by 10 s"
+
+
+def test_ctrl_c_ends_a_measurement_whose_server_hangs(tmp_path: Path) -> None:
+    with measuring(tmp_path, f"{PROGRAM} vllm {{port}} {{name}} hanging", wait=False) as process:
+        while not (found := children(process.pid)):
+            time.sleep(0.05)
+        time.sleep(1.0)  # the trial batch is on its way
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+    assert ended(found[0])
+
+
+@contextmanager
+def measuring(place: Path, command: str, wait: bool = True) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that opens a server's engine by this command; it ends with the context."""
+    code = f"""
+import sys, time, types
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+sensor = types.SimpleNamespace(environment=dict)
+sys.modules["sweetspot.sensors.nvml"] = types.SimpleNamespace(open_sensor=lambda *given: sensor)
+import test_servers, pathlib
+wanted = test_servers.spec("vllm-server", command={command!r})
+place = pathlib.Path({str(place)!r})
+test_servers.engines.build(wanted, place)
+test_servers.engines.open_device(wanted, place)
+print("open", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        if wait:
+            assert process.stdout.readline() == "open\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_server_that_does_not_start(opened: Any) -> None:
@@ -310,40 +497,28 @@ def test_another_server_at_the_port_is_not_measured_by_mistake(serving: Any, ope
         opened("vllm-server", serving("vllm"), command=f"{PROGRAM} vllm {{port}} {{name}}")
 
 
-def test_a_killed_measurement_leaves_no_server_behind(tmp_path: Path) -> None:
-    code = f"""
-import sys, time, types
-sys.path[:0] = {sys.path!r}
-sensor = types.SimpleNamespace(environment=dict)
-sys.modules["sweetspot.sensors.nvml"] = types.SimpleNamespace(open_sensor=lambda *given: sensor)
-import test_servers, pathlib
-wanted = test_servers.spec("vllm-server", command={PROGRAM + " vllm {port} {name}"!r})
-place = pathlib.Path({str(tmp_path)!r})
-test_servers.engines.build(wanted, place)
-test_servers.engines.open_device(wanted, place)
-print("open", flush=True)
-time.sleep(60)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    ) as measuring:
-        assert measuring.stdout is not None
-        assert measuring.stdout.readline() == "open\n"
-        (server,) = children(measuring.pid)
-        measuring.kill()
+def ended(pid: int) -> bool:
+    """Whether a process ends within 10 s."""
     for _ in range(100):
-        if not processes.ancestors(server):
-            return
+        if not processes.is_alive(pid):
+            return True
         time.sleep(0.1)
-    raise AssertionError("the server outlived the measurement by 10 s")
+    return False
 
 
 def children(parent: int | None = None) -> list[int]:
-    """The stand-ins that a process started and that have not ended."""
+    """The stand-ins that a process started, itself or through others, and that have not ended."""
     found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        chain = processes.ancestors(int(place.name))
-        if chain[1:2] == [parent or os.getpid()] and b"servers.py" in (place / "cmdline").read_bytes():
-            found.append(int(place.name))
+    for pid in processes.descendants(parent or os.getpid()):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if (
+            b"servers.py" in command
+            and not command.startswith(b"bash")
+            and b"supervise" not in command
+            and processes.is_alive(pid)
+        ):
+            found.append(pid)
     return found

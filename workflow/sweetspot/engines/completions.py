@@ -4,10 +4,12 @@ import http.client
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,16 +18,20 @@ from sweetspot.errors import SweetspotError
 
 _SILENCE_S = 600.0  # without a byte from the server, it is taken to hang
 _PIECE = 1 << 16  # bytes read at once
+_SINGLE = 0.8  # events per token, at least; fewer means that they hold several tokens each
 _LAST_EVENTS = 5  # the end of a stream: last token, usage, "[DONE]"; earlier events are not parsed, to save time
 
 
 class Streamed(NamedTuple):
-    """One finished request: tokens as the server counted them (`cached_tokens`: None if it does not say), and times."""
+    """One finished request: tokens as the server counted them, and times.
+
+    `cached_tokens` is None if the server does not say; `times` is None if it sends several tokens at a time.
+    """
 
     prompt_tokens: int
     tokens: int
     cached_tokens: int | None
-    times: RequestTimes
+    times: RequestTimes | None
 
 
 class Client:
@@ -35,16 +41,15 @@ class Client:
         """For up to so many `requests` at once. `url`: http://HOST:PORT. The key in OPENAI_API_KEY, if any, is sent."""
         self._pool = ThreadPoolExecutor(requests)
         self.url = url.rstrip("/").removesuffix("/v1")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SweetspotError(f"engine.url is {url!r}: give the server's address, as http://localhost:8000")
-        self._https, self.host, self._base = parts.scheme == "https", parts.hostname, parts.path
-        self.port = parts.port or (443 if self._https else 80)
-        key = os.environ.get("OPENAI_API_KEY")
+        self._https, self.host, self.port, self._base = parse(self.url)
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise SweetspotError("the key in OPENAI_API_KEY has characters that no key has; set it again, or unset it")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._open: set[http.client.HTTPConnection] = set()
 
     def get(self, path: str) -> bytes | None:
-        """The content at `path`; None if the server has no such page."""
+        """The content at `path`; None if there is no such page. Raises NoAnswer if the server is not there or ready."""
         connection = self._connect()
         try:
             connection.request("GET", self._base + path, headers=self._headers)
@@ -56,6 +61,8 @@ class Client:
             connection.close()
         if answer.status in (404, 405, 501):
             return None
+        if answer.status in (502, 503, 504):
+            raise NoAnswer(f"the server at {self.url} is not ready ({_message(answer.status, content)})")
         if answer.status != 200:
             raise SweetspotError(f"{self.url}{path}: {_message(answer.status, content)}")
         return content
@@ -71,7 +78,9 @@ class Client:
         """The Prometheus metrics: by name, the labels and the value of each sample; empty if there are none."""
         found: dict[str, list[tuple[str, float]]] = {}
         for line in (self.get("/metrics") or b"").decode(errors="replace").splitlines():
-            if match := re.fullmatch(r"([a-zA-Z_:][\w:]*)(\{.*\})?\s+([-+\d.eE]+)(\s+\d+)?", line):
+            if match := re.fullmatch(
+                r"([a-zA-Z_:][\w:]*)(\{.*\})?\s+([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(\s+\d+)?", line
+            ):
                 found.setdefault(match[1], []).append((match[2] or "", float(match[3])))
         return found
 
@@ -79,7 +88,15 @@ class Client:
         """Send all requests at once, each on a connection of its own, and read their replies as they stream."""
         together = threading.Barrier(len(bodies), timeout=_SILENCE_S)
         waiting = [self._pool.submit(self._stream_one, body.encode(), together) for body in bodies]
-        failures = [error for one in waiting if (error := one.exception())]
+        try:
+            failures = [error for one in waiting if (error := one.exception())]
+        except BaseException:  # such as Ctrl-C: the threads must not wait for the server
+            together.abort()
+            for connection in set(self._open):
+                if connection.sock:
+                    with suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+            raise
         causes = [error for error in failures if not isinstance(error, threading.BrokenBarrierError)]
         if failures:
             raise (causes or failures)[0]
@@ -88,6 +105,7 @@ class Client:
     def _stream_one(self, body: bytes, together: threading.Barrier) -> Streamed:
         pieces: list[tuple[float, bytes]] = []
         connection = self._connect()
+        self._open.add(connection)
         try:
             try:
                 connection.connect()
@@ -101,11 +119,17 @@ class Client:
             answer = connection.getresponse()
             if answer.status != 200:
                 raise SweetspotError(f"{self.url}: {_message(answer.status, answer.read())}")
+            heard_s = time.monotonic()
             while piece := answer.read1(_PIECE):
-                pieces.append((time.monotonic(), piece))
+                now_s = time.monotonic()
+                pieces.append((now_s, piece))
+                heard_s = now_s if b"data:" in piece else heard_s
+                if now_s - heard_s > _SILENCE_S:  # comments only, which keep the connection alive
+                    raise TimeoutError
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from None
         finally:
+            self._open.discard(connection)
             connection.close()
         return _read(pieces, sent_s, self.url)
 
@@ -120,6 +144,20 @@ class Client:
 
 class NoAnswer(SweetspotError):
     """The server is not there, or no longer."""
+
+
+def parse(url: str) -> tuple[bool, str, int, str]:
+    """Whether a URL is https, its host, port and path. Raises SweetspotError if it is none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna" if not host.isascii() else "ascii")
+        fits = parts.scheme in ("http", "https") and host and ".." not in host and url == "".join(url.split())
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SweetspotError(f"engine.url is {url!r}: give the server's address, as http://localhost:8000")
+    return parts.scheme == "https", host, port or (443 if parts.scheme == "https" else 80), parts.path
 
 
 def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]) -> str:
@@ -145,34 +183,42 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
     """The reply in a stream of server-sent events that arrived in `pieces`, each with its time."""
     text = b"".join(piece for _, piece in pieces)
     separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
-    ends: list[tuple[int, bytes]] = []  # where each event ends in the text
+    events: list[tuple[int, bytes]] = []  # where each ends in the text; without comments
     at = 0
     for event in text.split(separator):
         at += len(event) + len(separator)
-        ends.append((at - len(separator), event))
-    usage: Mapping[str, Any] | None = None
-    last: int | None = None
+        if not event.startswith(b":"):
+            events.append((at - len(separator), event))
+    if b'"error"' in text:
+        for _, event in events:
+            _event(event, url)
+    usage: Mapping[str, Any] = {}
     timings: Mapping[str, Any] = {}
-    for end, event in reversed(ends[-_LAST_EVENTS:]):
+    last: int | None = None
+    for end, event in reversed(events[-_LAST_EVENTS:]):
         content = _event(event, url)
-        usage, timings = usage or content.get("usage"), timings or content.get("timings") or {}
+        usage, timings = usage or content.get("usage") or {}, timings or content.get("timings") or {}
         last = end if last is None and content.get("choices") else last
-    first = next((end for end, event in ends if _event(event, url).get("choices")), None)
-    if usage is None or first is None or last is None:
+    begins = next((index for index, (_, event) in enumerate(events) if _event(event, url).get("choices")), None)
+    try:
+        prompt_tokens, tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        cached = None if cached is None else int(cached)
+        predicted_s = float(timings["predicted_ms"]) / 1000 if "predicted_ms" in timings else None
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise SweetspotError(
-            f"{url}: the end of the stream has no usage, so the lengths cannot be checked: the server must know "
-            "stream_options.include_usage"
-        )
-    details = usage.get("prompt_tokens_details") or {}
-    last_s = _arrived(pieces, last)
-    # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells the time since.
-    first_s = last_s - timings["predicted_ms"] / 1000 if "predicted_ms" in timings else _arrived(pieces, first)
-    return Streamed(
-        int(usage["prompt_tokens"]),
-        int(usage["completion_tokens"]),
-        details.get("cached_tokens"),
-        RequestTimes(sent_s, max(sent_s, first_s), last_s),
-    )
+            f"{url}: the end of the stream has no usage that can be read, so the lengths cannot be checked: the server "
+            "must know stream_options.include_usage"
+        ) from None
+    if begins is None or last is None:
+        return Streamed(prompt_tokens, tokens, cached, None)
+    last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
+    if predicted_s is not None:
+        # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells since when.
+        first_s = max(sent_s, last_s - predicted_s)
+    elif sum(1 for end, _ in events[begins:] if end <= last) < _SINGLE * tokens:
+        return Streamed(prompt_tokens, tokens, cached, None)  # the first event may hold several tokens
+    return Streamed(prompt_tokens, tokens, cached, RequestTimes(sent_s, first_s, last_s))
 
 
 def _event(event: bytes, url: str) -> Mapping[str, Any]:
@@ -202,6 +248,8 @@ def _arrived(pieces: Sequence[tuple[float, bytes]], place: int) -> float:
 def _message(status: int, content: bytes) -> str:
     """An answer that refuses, in one line."""
     text = content.decode(errors="replace").strip()
+    if 300 <= status < 400:
+        return f"HTTP {status}: it redirects to another address; give that one"
     try:
         error = json.loads(text)
         error = error.get("error", error.get("detail", error.get("message", error)))

@@ -43,16 +43,22 @@ def _version(client: Client) -> str:
     return str(found.get("version") or found.get("release") or "unknown")
 
 
+def _count(value: Any) -> int | None:
+    """A number of things, if the value is one above 0."""
+    try:
+        return int(value) if int(value) > 0 else None
+    except (TypeError, ValueError):
+        return None
+
+
 def _about_vllm(client: Client) -> About:
     (labels, _), *_ = client.metrics().get("vllm:cache_config_info", [("", 0.0)])
     found = dict(part.split("=", 1) for part in labels.strip("{}").replace('"', "").split(",") if "=" in part)
-    block = int(found["block_size"]) if found.get("block_size", "").isdigit() else 1
-    tokens = found.get("kv_cache_size_tokens", "")
-    if not tokens.isdigit() and found.get("num_gpu_blocks", "").isdigit():
-        tokens = str(int(found["num_gpu_blocks"]) * block)
+    block = _count(found.get("block_size")) or 1
+    blocks = _count(found.get("num_gpu_blocks"))
     return About(
         _version(client),
-        int(tokens) if tokens.isdigit() else None,
+        _count(found.get("kv_cache_size_tokens")) or (blocks * block if blocks else None),
         block,
         caches_prompts={"True": True, "False": False}.get(found.get("enable_prefix_caching", "")),
     )
@@ -63,20 +69,21 @@ def _about_sglang(client: Client) -> About:
     off = found.get("disable_radix_cache")
     return About(
         str(found.get("version", "unknown")),
-        found.get("max_total_num_tokens"),
-        int(found.get("page_size") or 1),
-        found.get("max_running_requests"),
+        _count(found.get("max_total_num_tokens")),
+        _count(found.get("page_size")) or 1,
+        _count(found.get("max_running_requests")),
         None if off is None else not off,
     )
 
 
 def _about_llamacpp(client: Client) -> About:
     found = client.get_json("/props") or {}
-    seats, per_seat = found.get("total_slots"), (found.get("default_generation_settings") or {}).get("n_ctx")
+    seats, per_seat = _count(found.get("total_slots")), found.get("default_generation_settings") or {}
+    tokens = _count(per_seat.get("n_ctx")) if per_seat else None
     return About(
         str(found.get("build_info", "unknown")),
         # If the slots share one context instead, a batch that exceeds it fails, so it is no silent error.
-        seats * per_seat if seats and per_seat else None,
+        seats * tokens if seats and tokens else None,
         seats=seats,
         caches_prompts=False,  # by cache_prompt of every request
     )
@@ -86,9 +93,9 @@ def _about_trtllm(client: Client) -> About:
     iterations = client.get_json("/metrics") or []  # statistics of past iterations, with enable_iter_perf_stats
     latest: dict[str, Any] = next((one for one in reversed(iterations) if one.get("kvCacheStats")), {})
     cache = latest.get("kvCacheStats", {})
-    block = int(cache.get("tokensPerBlock") or 1)
-    tokens = block * cache["maxNumBlocks"] if cache.get("maxNumBlocks") else None
-    return About(_version(client), tokens, block, latest.get("maxNumActiveRequests") or None)
+    block, blocks = _count(cache.get("tokensPerBlock")) or 1, _count(cache.get("maxNumBlocks"))
+    seats = _count(latest.get("maxNumActiveRequests"))
+    return About(_version(client), blocks * block if blocks else None, block, seats)
 
 
 ANY = "server"

@@ -4,32 +4,27 @@ Replies are streamed, so every request's times are known. What the server did is
 request, as servers accept fields that they do not know: lengths and cached tokens are those that it counted itself.
 """
 
-import ctypes
-import os
+import re
 import shlex
-import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.engines.adapter import (
-    MODEL_DIRECTORY,
     Prompts,
     Reply,
     memory_plan,
     prepare_model,
     run_in_waves,
-    shortage_in,
 )
-from sweetspot.engines.completions import Client, NoAnswer, request
+from sweetspot.engines.completions import Client, NoAnswer, parse, request
 from sweetspot.engines.kinds import ANY, KINDS, recognised
-from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
+from sweetspot.engines.started import PLACEHOLDERS, Started, free_port
+from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.sensors import open_sensor, processes
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
@@ -48,7 +43,7 @@ _STOP_S = 60.0
 _POLL_S = 0.5
 _LOG_LINES = 15  # of the server's log are shown if it fails
 _TRIAL_INPUT, _TRIAL_OUTPUT = 8, 64  # tokens of the trial batches that show how many requests run at once
-_TRIALS = 3
+_TRIALS = 6
 
 
 def version() -> str:
@@ -61,12 +56,32 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     return ""
 
 
+def mistake(url: str | None, command: str | None) -> str:
+    """What is wrong with these settings, if anything; for the check of a configuration."""
+    if url is None and command is None:
+        return "it needs engine.url (a server that runs) or engine.command (starts one)"
+    try:
+        parse(url if url is not None else "http://localhost")
+        words = shlex.split(command if command is not None else "-")
+    except SweetspotError as error:
+        return str(error)
+    except ValueError as error:
+        return f"engine.command: {error}: {command}"
+    if not words:
+        return "engine.command is empty; leave it out, or give a command"
+    if unknown := {name for name in re.findall(r"\{(\w+)\}", command or "")} - set(PLACEHOLDERS):
+        return f"engine.command: {{{sorted(unknown)[0]}}} is not known; known: {', '.join(PLACEHOLDERS)}"
+    if url is None and "{port}" not in (command or ""):
+        return "engine.command must pass {port} on to the server, or engine.url must name its port"
+    return ""
+
+
 def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
-    """Write the model's directory if `engine.command` names it as {model}. Returns the memory plan in bytes."""
-    plan = memory_plan(spec)
-    if "{model}" in spec.command:
-        prepare_model(spec, directory)
-    return {"memory": plan.as_dict()}
+    """Write the model's directory if `engine.command` names it as {model}. Returns its memory plan in bytes."""
+    if "{model}" not in spec.command:
+        return {}  # only the server knows what it serves, and how much memory that takes
+    prepare_model(spec, directory)
+    return {"memory": memory_plan(spec).as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sensor, Clock]:
@@ -81,9 +96,9 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sens
         sensor = open_sensor(spec.gpu, servers=_processes(spec, client))
         return ServerEngine(spec, client), sensor, WallClock()
     sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    client = Client(spec.url or f"http://localhost:{_free_port()}", spec.batch)
+    client = Client(spec.url or f"http://localhost:{free_port()}", spec.batch)
     _check_here(client)
-    started = _Started(spec, directory, client, sensor.environment())
+    started = Started(spec, directory, client, sensor.environment())
     try:
         return ServerEngine(spec, client, started), sensor, WallClock()
     except BaseException:
@@ -94,32 +109,44 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sens
 class ServerEngine:
     """A server that runs. A batch that exceeds its KV cache or its limit of requests runs in waves."""
 
-    def __init__(self, spec: EngineSpec, client: Client, started: "_Started | None" = None) -> None:
+    def __init__(self, spec: EngineSpec, client: Client, started: Started | None = None) -> None:
         """Find out kind, version and capacity, and check with a trial batch that it does what it is asked."""
         self._spec, self._client, self._started, self._prompts = spec, client, started, Prompts(spec)
-        models = (client.get_json("/v1/models") or {}).get("data") or []
+        try:
+            models = [dict(model) for model in client.get_json("/v1/models")["data"]]
+        except (TypeError, KeyError, ValueError):
+            models = []
         if not models:
             raise SweetspotError(f"{client.url}/v1/models lists no model; give the address of an OpenAI-compatible API")
         self._kind = KINDS[_recognised(spec, client, models)]
         self._model = _served(spec, models, client)
         self._cached: int | None = 0  # prompt tokens from a cache since the last verdict; None if a reply did not say
-        self._excess_before = 0.0
+        self._foreign = {"prompt": 0.0, "reply": 0.0}  # tokens of others, as far as known
         self._sent = {"prompt": 0, "reply": 0}
-        self._before = self._counters()
+        self._before = self._latest = self._counters()
         counted = self._count_seats()
-        self._about = self._kind.about(client)
+        try:
+            self._about = self._kind.about(client)
+        except (TypeError, KeyError, ValueError, AttributeError, ZeroDivisionError) as error:
+            raise SweetspotError(
+                f"what the server at {client.url} says of itself is not understood ({type(error).__name__}: {error}); "
+                f"its version is not one of those that {spec.name} knows"
+            ) from None
         self._seats = self._about.seats or counted
         self.version = f"{self._kind.program} {self._about.version}" if self._kind.owner else self._about.version
         self.reasons()
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
-        fit = self._seats
+        fit = self._seats or self._spec.batch
         if self._about.kv_tokens is not None:
             block = self._about.kv_block
             fit = min(fit, self._about.kv_tokens // block // -(-(input_tokens + output_tokens) // block))
         ran = self._run(fit, input_tokens, output_tokens)
-        return ran if self._about.kv_tokens is not None else replace(ran, in_flight=None)
+        unknown = self._about.kv_tokens is None or not self._seats
+        counted = self._foreign.keys() <= self._before.keys()
+        flags = ("kv_capacity_unknown",) * unknown + ("requests_unchecked",) * (not counted)
+        return replace(ran, in_flight=None if unknown else ran.in_flight, flags=flags)
 
     def reasons(self) -> tuple[str, ...]:
         """Why the runs since the last call cannot be trusted: cached prompts, preemptions, requests of others."""
@@ -136,11 +163,17 @@ class ServerEngine:
             found.append("prompt_cached")
         if changed.get("preempted"):
             found.append("preempted")
+        if any(now[name] < latest for name, latest in self._latest.items() if name in now):
+            found.append("server_restarted")
+            self._sent, self._foreign = dict.fromkeys(self._sent, 0), dict.fromkeys(self._foreign, 0.0)
+            self._before = dict(now)
         # The server may count a reply's last tokens late, so only more than was ever asked for is another's.
-        excess = max((changed[name] - sent for name, sent in self._sent.items() if name in changed), default=0)
-        if excess > self._excess_before:
-            self._excess_before = excess
-            found.append("other_requests")
+        for name in self._foreign.keys() & now.keys() & self._before.keys():
+            foreign = now[name] - self._before[name] - self._sent[name]
+            if foreign > self._foreign[name]:
+                self._foreign[name] = foreign
+                found += ["other_requests"] * ("other_requests" not in found)
+        self._latest = now
         for name in ("cached", "preempted"):
             if name in now:
                 self._before[name] = now[name]
@@ -177,16 +210,21 @@ class ServerEngine:
     def _count_seats(self) -> int:
         """How many requests the server runs at once, from batches of short ones; the whole batch if none waits.
 
-        A busy host may delay requests and readings, which looks the same, so only what several batches show counts.
+        0 if that cannot be told: a busy host may delay requests and readings, which looks as if they waited, so a
+        smaller number than the batch must be the largest of several trials, and be seen twice.
         """
         spec = self._spec
-        lengths = min(_TRIAL_INPUT, spec.max_input_tokens), min(_TRIAL_OUTPUT, spec.max_output_tokens)
-        seats = 0
+        input_tokens = min(_TRIAL_INPUT, spec.max_input_tokens)
+        lengths = input_tokens, min(_TRIAL_OUTPUT, spec.total_tokens - input_tokens)
+        seen: list[int] = []
         for _ in range(_TRIALS):
-            seats = max(seats, _seats(self._run(spec.batch, *lengths).requests))
-            if seats == spec.batch or lengths[1] < _TRIAL_OUTPUT:
-                return spec.batch
-        return seats
+            times = self._run(spec.batch, *lengths).requests
+            if not times or lengths[1] < _TRIAL_OUTPUT:
+                return 0 if spec.batch > 1 else 1
+            seen.append(_seats(times))
+            if max(seen) == spec.batch or seen.count(max(seen)) > 1:
+                return max(seen)
+        return 0
 
     def _counters(self) -> dict[str, float]:
         names = self._kind.counters
@@ -204,103 +242,6 @@ def _seats(times: Sequence[RequestTimes]) -> int:
     quarter_s, half_s = (first.first_token_s + share * reply_s for share in (1 / 4, 1 / 2))
     waits = any(one.arrival_s < quarter_s and one.first_token_s > half_s for one in times)
     return sum(one.first_token_s <= half_s for one in times) if waits else len(times)
-
-
-class _Started:
-    """A server that this process started, in a session of its own, with its output in `server.log`."""
-
-    def __init__(self, spec: EngineSpec, directory: Path, client: Client, environment: Mapping[str, str]) -> None:
-        """Start it and wait until it answers. Raises as `open_device` does."""
-        model = spec.checkpoint if spec.weights == "checkpoint" else directory / MODEL_DIRECTORY
-        known = {
-            "{model}": str(model),
-            "{name}": spec.architecture.name,
-            "{batch}": str(spec.batch),
-            "{tokens}": str(spec.total_tokens),
-            "{precision}": spec.precision,
-            "{port}": str(client.port),
-        }
-        command = shlex.split(spec.command)
-        for name, value in known.items():
-            command = [part.replace(name, value) for part in command]
-        if _answers(client):
-            raise UnfitMachine(
-                f"another server answers at {client.url} already; stop it, or write {{port}} for the port in "
-                "engine.command and leave engine.url out, so that a free one is taken"
-            )
-        self._client, self._log = client, directory / "server.log"
-        directory.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
-            self._process = _launch(command, {**os.environ, **environment}, log)
-        deadline = time.monotonic() + _START_S
-        try:
-            while not _answers(client):
-                self._check_running(spec, time.monotonic() > deadline)
-                time.sleep(_POLL_S)
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the server and everything that it started."""
-        for sign, patience_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
-            try:
-                os.killpg(self._process.pid, sign)
-            except ProcessLookupError:
-                return
-            try:
-                self._process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                continue
-
-    def last_words(self) -> str:
-        """The end of the server's log, for an error message."""
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        return f"\nthe end of {self._log}:\n  " + "\n  ".join(lines)
-
-    def _check_running(self, spec: EngineSpec, late: bool) -> None:
-        status = self._process.poll()
-        if status is None and not late:
-            return
-        what = (
-            f"does not answer at {self._client.url} after {_START_S:.0f} s" if late else f"ended with status {status}"
-        )
-        if shortage := shortage_in(self._log.read_text(errors="replace")):
-            raise OutOfMemory(
-                f"{spec.architecture.name}, batch {spec.batch}: the server found no memory ({shortage}); lower the "
-                "memory that it asks for in engine.command, or the batch size"
-            )
-        raise SweetspotError(f"the server started by engine.command {what}{self.last_words()}")
-
-
-def _launch(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    library = ctypes.CDLL(None)
-    try:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            # Linux then ends the server if this process is killed (PR_SET_PDEATHSIG in Linux' prctl.h).
-            preexec_fn=lambda: library.prctl(1, int(signal.SIGTERM)),
-        )
-    except OSError as error:
-        raise UnfitMachine(f"engine.command: {command[0]} cannot be started ({error.strerror})") from None
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return client.get_json("/v1/models") is not None
-    except SweetspotError:
-        return False
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
 
 
 def _check_here(client: Client) -> None:
@@ -336,10 +277,9 @@ def _processes(spec: EngineSpec, client: Client) -> set[int]:
                 "user may inspect; check it with `docker ps`, or give engine.pid"
             )
         return {first}
-    if not _answers(client):
-        client.get("/v1/models")  # for its error
+    if client.get("/v1/models") is None:
         raise UnfitMachine(f"{client.url}/v1/models: no such page; give the address of an OpenAI-compatible API")
-    if found := processes.listening(client.port):
+    if found := processes.listening(client.port, client.host):
         return found
     raise UnfitMachine(
         f"the process that listens on port {client.port} is another user's or a container's, so its use of the GPU "

@@ -45,11 +45,15 @@ def _points(frame: pl.DataFrame, name: str) -> Points:
 
 
 def _pass_tokens(frame: pl.DataFrame) -> int | None:
-    """The prompt tokens per prefill pass that explain the mean time to first token best; None for a single pass."""
-    points = _points(frame, "ttft_mean_s")
+    """The prompt tokens per prefill pass that explain the mean time to first token best; None for a single pass.
+
+    Without that mean, the first other time to first token that the cells have.
+    """
+    having = {name: points for name in LATENCIES if name.startswith("ttft") and len(points := _points(frame, name))}
+    name, points = next(iter(having.items()), ("", None))
     best, least = None, np.inf
-    for tokens in PASS_TOKENS if len(points) else ():
-        solution = solve(law_of("ttft_mean_s", tokens), points)
+    for tokens in PASS_TOKENS if points else ():
+        solution = solve(law_of(name, tokens), points)
         if isinstance(solution, Solution) and solution.relative_sd < _CLEARLY * least:
             best, least = tokens, solution.relative_sd
     return best

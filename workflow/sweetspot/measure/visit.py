@@ -44,8 +44,7 @@ def visit_cell(
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
     flags = _flags(spec, cell)
-    if ran.in_flight is None:
-        flags.append("kv_capacity_unknown")
+    flags += ran.flags
     flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags)
     flags += ["not_steady"] * (not steady)
     common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}

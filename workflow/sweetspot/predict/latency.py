@@ -6,7 +6,7 @@ and the KV cache of each request.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,25 +87,37 @@ def per_law(name: str, output_tokens: Any, requests: Any) -> Any:
     return requests * output_tokens if name.startswith("ttft") else requests
 
 
-def latencies(group: Mapping[str, Any], batch: int, place: Place) -> dict[str, Interval]:
+def latencies(group: Mapping[str, Any], batch: int, place: Place, ends: Sequence[Place]) -> dict[str, Interval]:
     """The latencies of a request among `batch` equal ones, by name (see `vocabulary.LATENCIES`), in s.
 
-    Empty for a group without latencies; a reply of one token has no time per further token.
+    `ends`: the same place with the fewest and the most waves that the cells allow; intervals cover them. Empty for a
+    group without latencies; a reply of one token has no time per further token.
     """
-    n, m, requests, share = place
+    n, m, requests, _ = place
     found = {}
     for name, fit in group.get("latency", {}).items():
         law = law_of(name, fit["pass_tokens"])
-        seen = (law.prompt(n, requests), m, requests, share)
-        value = per_token(law, {term: known["value"] for term, known in fit["terms"].items()}, *seen)
+        seen = _seen(law, place)
+        value, *others = (_seconds(name, law, fit, one) for one in (place, *ends))
         if value <= 0 or (law is _TPOT and m == 1):
             continue
         distance = of_distance(group, fit, int(n), int(m), batch, requests)
         if undetermined(law, fit, *seen):
             distance = max(distance, UNDETERMINED)
-        half = math.hypot(of_law(law, fit, value, *seen), distance)
-        found[name] = around(value * per_law(name, m, requests), half)
+        half = math.hypot(of_law(law, fit, value / per_law(name, m, requests), *seen), distance)
+        found[name] = around(value, half + max(abs(other / value - 1) for other in others))
     return found
+
+
+def _seen(law: Law, place: Place) -> Place:
+    """A place with the prompt length that the law's terms see."""
+    n, m, requests, share = place
+    return law.prompt(n, requests), m, requests, share
+
+
+def _seconds(name: str, law: Law, fit: Mapping[str, Any], place: Place) -> float:
+    values = {term: known["value"] for term, known in fit["terms"].items()}
+    return float(per_token(law, values, *_seen(law, place)) * per_law(name, place[1], place[2]))
 
 
 def _least(values: Number, most: Number) -> Number:

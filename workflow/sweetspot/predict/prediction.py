@@ -126,12 +126,13 @@ class Prediction:
 
 def _latency_lines(latency_s: Mapping[str, Interval]) -> Iterator[str]:
     for what, words in (("ttft", "first token     "), ("tpot", "each further one")):
-        mean, slow = (latency_s.get(f"{what}_{statistic}_s") for statistic in ("mean", "p95"))
-        if mean and slow:
-            yield (
-                f"  {words}  {mean.value:.3g} s on average  ({LEVEL}: {mean.low:.3g} to {mean.high:.3g}), "
-                f"{slow.value:.3g} s for the 95th of 100 requests  ({LEVEL}: {slow.low:.3g} to {slow.high:.3g})"
-            )
+        shown = [
+            f"{found.value:.3g} s {meaning}  ({LEVEL}: {found.low:.3g} to {found.high:.3g})"
+            for statistic, meaning in (("mean", "on average"), ("p95", "for the 95th of 100 requests"))
+            if (found := latency_s.get(f"{what}_{statistic}_s"))
+        ]
+        if shown:
+            yield f"  {words}  {', '.join(shown)}"
 
 
 def simulated(source: str) -> list[str]:

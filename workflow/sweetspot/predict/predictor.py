@@ -135,7 +135,7 @@ def predict(
         interval_parts=parts,
         extrapolates=extrapolates,
         warnings=warnings,
-        latency_s=latencies(group, batch, place),
+        latency_s=latencies(group, batch, place, ends),
     )
 
 

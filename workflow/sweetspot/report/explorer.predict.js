@@ -202,22 +202,28 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   return prediction(group, [n, m, batch], around(energy * m * batch, half), duration && around(duration, late),
     [group.idle_w, group.power_cap_w],
     { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings,
-      latency_s: latencies(group, laws, n, m, together, distanceOf) });
+      latency_s: latencies(group, laws, n, m, together, [fewest, most].map((number) => batch / number), distanceOf) });
 }
 
 /* The latencies of a request, as in latency.py: {name: {value, low, high}} in s. */
-function latencies(group, laws, n, m, requests, distanceOf) {
+function latencies(group, laws, n, m, requests, ends, distanceOf) {
   const found = {};
   for (const [name, fit] of Object.entries(group.latency ?? {})) {
-    const terms = laws[fit.law].terms, whole = requests * n, pass = fit.pass_tokens;
-    const seen = pass === null ? n
-      : (fit.share === null ? (whole + Math.min(whole, pass)) / 2 : Math.min(whole, fit.share * whole + pass / 2)) / requests;
-    const features = Object.fromEntries(terms.map((term) => [term.name, termValue(term, seen, m, requests, 1)]));
-    const value = sum(terms.map(({ name: term }) => (fit.terms[term]?.value ?? 0) * features[term]));
+    const terms = laws[fit.law].terms, pass = fit.pass_tokens;
+    const featuresOf = (together) => {
+      const whole = together * n;
+      const seen = pass === null ? n
+        : (fit.share === null ? (whole + Math.min(whole, pass)) / 2 : Math.min(whole, fit.share * whole + pass / 2)) / together;
+      return Object.fromEntries(terms.map((term) => [term.name, termValue(term, seen, m, together, 1)]));
+    };
+    const lawOf = (features) => sum(terms.map(({ name: term }) => (fit.terms[term]?.value ?? 0) * features[term]));
+    const seconds = (together) => lawOf(featuresOf(together)) * together * (fit.law === "ttft" ? m : 1);
+    const features = featuresOf(requests), value = lawOf(features);
     if (value <= 0 || (fit.law === "tpot" && m === 1)) continue;
     const distance = Math.max(distanceOf(fit), isUndetermined(fit, features) ? UNDETERMINED : 0);
     const half = Math.hypot(scatterOf(fit, terms, features, value), distance);
-    const [middle, low, high] = around(value * requests * (fit.law === "ttft" ? m : 1), half);
+    const apart = Math.max(...ends.map((other) => Math.abs(seconds(other) / seconds(requests) - 1)));
+    const [middle, low, high] = around(seconds(requests), half + apart);
     found[name] = { value: middle, low, high };
   }
   return found;

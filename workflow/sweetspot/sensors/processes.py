@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 # The host's PID namespace, where NVML's process ids are always valid (PROC_PID_INIT_INO in Linux' proc_ns.h)
@@ -41,9 +43,29 @@ def sees_host_processes() -> bool:
         return False
 
 
-def listening(port: int) -> set[int]:
-    """The processes that listen on a TCP port of this machine, of those that this user may look into."""
-    sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port)}
+def descendants(pid: int) -> set[int]:
+    """The processes that a process started, and those that they started; without itself."""
+    every = [int(place.name) for place in Path("/proc").glob("[0-9]*")]
+    return {one for one in every if one != pid and pid in ancestors(one)}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def send(pid: int, sign: int) -> None:
+    """Send a signal, if the process is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, sign)
+
+
+def listening(port: int, host: str = "localhost") -> set[int]:
+    """The processes that listen on a TCP port at an address of this machine, of those that this user may look into."""
+    sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port, host)}
     found: set[int] = set()
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         try:
@@ -54,8 +76,8 @@ def listening(port: int) -> set[int]:
     return {pid for pid in found if name(pid) not in _PROXIES}
 
 
-def _listening_sockets(port: int) -> set[str]:
-    found = set()
+def _listening_sockets(port: int, host: str) -> set[str]:
+    found, addresses = set(), _as_in_proc(host)
     for table in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
@@ -63,8 +85,21 @@ def _listening_sockets(port: int) -> set[str]:
             continue
         for line in lines:
             columns = line.split()
-            if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
+            address, _, own = columns[1].rpartition(":")
+            if columns[3] == _LISTENING and int(own, 16) == port and address in addresses:
                 found.add(columns[9])
+    return found
+
+
+def _as_in_proc(host: str) -> set[str]:
+    """A host's addresses as /proc/net/tcp and tcp6 write them, with the addresses that stand for all."""
+    found = {"0" * 8, "0" * 32}
+    for family, *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+        packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
+        words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
+        found.add("".join(words))
+        if family == socket.AF_INET:  # the same address where IPv6 listens for both
+            found.add("0" * 16 + "FFFF0000" + words[0])
     return found
 
 

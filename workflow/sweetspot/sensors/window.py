@@ -27,6 +27,7 @@ REASONS = {
     "prompt_cache_unknown": "the server does not say whether it took prompts from a cache: turn prefix caching off, or "
     "have cached tokens reported (vLLM: --enable-prompt-tokens-details; SGLang: --enable-cache-report)",
     "preempted": "the server interrupted requests for lack of KV cache, and computed parts of them again",
+    "server_restarted": "the server began to count anew, so it was restarted",
     "other_requests": "the server worked for other clients as well",
 }
 

@@ -15,11 +15,9 @@ def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
     known = [name for name in LATENCIES if name in frame.columns]
-    latencies = [pl.col(known).cast(pl.Float64, strict=False)] if known else []
-    latencies += [pl.lit(None, pl.Float64).alias(name) for name in LATENCIES if name not in known]
     averaged = (
         frame.filter(pl.col("valid"))
-        .with_columns(latencies)
+        .with_columns(pl.lit(None, pl.Float64).alias(name) for name in LATENCIES if name not in known)
         .group_by(*GROUP, "source", *CELL)
         .agg(
             pl.col("energy_j").mean(),

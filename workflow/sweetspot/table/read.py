@@ -8,6 +8,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
+from sweetspot.table import latencies
 from sweetspot.table.columns import apart, named
 from sweetspot.table.files import load, numbers, shortened
 from sweetspot.table.plausible import check_units, notes, of_one_source
@@ -62,10 +63,11 @@ def read(
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
     frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
     said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
+    frame, unlike = latencies.clean(frame)
     frame, setups = apart(frame)
     check_units(frame)
     frame, sources = of_one_source(frame)
-    said += setups + sources + notes(frame)
+    said += unlike + setups + sources + notes(frame)
     return Table(frame.drop("_file", "_row", "valid_as_given"), said)
 
 
