@@ -207,3 +207,15 @@ def beside_a_server(stub: Stub, servers: set[int], later: list[int], host: bool)
         return str(error)
     finally:
         processes._HOST_PROCESSES = own
+
+
+def board_of_a_server(stub: Stub, servers: set[int]) -> str:
+    """The board that a sensor opened beside servers reads; or the error of opening it. Ids here are the host's."""
+    own = processes._HOST_PROCESSES
+    processes._HOST_PROCESSES = os.readlink("/proc/self/ns/pid")
+    try:
+        return nvml.open_sensor(servers=servers).uuid
+    except SweetspotError as error:
+        return str(error)
+    finally:
+        processes._HOST_PROCESSES = own

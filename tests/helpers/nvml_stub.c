@@ -244,13 +244,15 @@ int nvmlDeviceGetCurrentClocksEventReasons(uintptr_t handle, unsigned long long 
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } Process;
 int nvmlDeviceGetComputeRunningProcesses_v3(uintptr_t handle, unsigned *count, Process *processes) {
     BEGIN;
-    (void)handle;
     unsigned room = processes ? *count : 0;
     *count = 0;
     for (int i = 0; i < state.lines; i++) {
         const Line *line = &state.line[i];
         if (strcmp(line->key, "process") || state.now < line->from || state.now >= line->to) continue;
-        if (*count < room) processes[*count] = (Process){text_number(line->value), 1 << 30, -1, -1};
+        char *board; /* "process ID" is on every board, "process ID 2" on the second */
+        double pid = strtod(line->value, &board);
+        if (*board && strtoul(board, NULL, 10) != handle) continue;
+        if (*count < room) processes[*count] = (Process){pid, 1 << 30, -1, -1};
         ++*count;
     }
     return *count > room ? TOO_SMALL : OK;

@@ -79,9 +79,12 @@ class Stub:
         return StubClock(self.time)
 
     def set(self, *lines: str, trace: Trace | None = None, boards: Sequence[str] = (H100,), real: bool = False) -> None:
-        """Be this from now on. Lines are "key value": gain, factor (of the counter), step, instant, average (s),
-        stuck and reset (s), lost, process (id), reasons (bits), limit_mw, driver, vbios, ecc, mig, fail:FUNCTION or
-        fail:FIELD (NVML's code). "@FROM-TO key value" holds between two moments. `real`: time is the machine's.
+        """Be this from now on.
+
+        Lines are "key value": gain, factor (of the counter), step, instant, average (s), stuck and reset (s), lost,
+        process (id; and the number of a board, from 1), reasons (bits), limit_mw, driver, vbios, ecc, mig,
+        fail:FUNCTION or fail:FIELD (NVML's code). "@FROM-TO key value" holds between two moments. `real`: time is the
+        machine's.
         """
         clock = f"epoch {time.monotonic() - START_S!r}" if real else f"time {self.time}"
         text = [clock, *(f"gpu {board}" for board in boards), *([f"trace {trace}"] if trace else []), *lines]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nvml_inside import beside_a_server
-from nvml_stub import Stub
+from nvml_inside import beside_a_server, board_of_a_server
+from nvml_stub import H100, OTHER, Stub
 
 ELSEWHERE = 4194304  # an id that no process here has
 
@@ -49,6 +49,19 @@ def test_somebody_else_beside_the_server_is_refused(
 def test_a_server_on_another_board_is_refused(stub: Stub, inside: Callable[..., Any], server: tuple[int, int]) -> None:
     stub.set()
     assert "the server is not on GPU" in inside(beside_a_server, {server[0]}, [], True)
+
+
+def test_the_servers_board_is_found_among_several(
+    stub: Stub, inside: Callable[..., Any], server: tuple[int, int]
+) -> None:
+    stub.set(f"process {server[1]} 2", boards=[H100, OTHER])
+    assert inside(board_of_a_server, {server[0]}) == OTHER.split()[0]
+
+
+def test_a_server_on_several_boards_is_refused(stub: Stub, inside: Callable[..., Any], server: tuple[int, int]) -> None:
+    """One board's energy would be a part of its own."""
+    stub.set(f"process {server[1]} 1", f"process {server[1]} 2", boards=[H100, OTHER])
+    assert "the server runs on 2 GPUs" in inside(board_of_a_server, {server[0]})
 
 
 def test_in_a_container_ids_that_mean_nothing_may_be_the_servers_and_are_not_checked(

@@ -50,10 +50,10 @@ def _pass_tokens(frame: pl.DataFrame) -> int | None:
     Without that mean, the first other time to first token that the cells have.
     """
     having = {name: points for name in LATENCIES if name.startswith("ttft") and len(points := _points(frame, name))}
-    name, points = next(iter(having.items()), ("", None))
+    name = next(iter(having), "")
     best, least = None, np.inf
-    for tokens in PASS_TOKENS if points else ():
-        solution = solve(law_of(name, tokens), points)
+    for tokens in PASS_TOKENS if name else ():
+        solution = solve(law_of(name, tokens), having[name])
         if isinstance(solution, Solution) and solution.relative_sd < _CLEARLY * least:
             best, least = tokens, solution.relative_sd
     return best

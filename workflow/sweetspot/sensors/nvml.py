@@ -40,7 +40,12 @@ def open_sensor(
     """
     try:
         nvml = _Nvml()
-        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid), servers=servers)
+        if len(used := _boards_of(nvml, servers)) > 1:
+            raise UnfitMachine(
+                f"the server runs on {len(used)} GPUs ({', '.join(used)}): only one that runs on a single GPU can be "
+                "measured, since the energy of one board would be a part of its own"
+            )
+        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid or next(iter(used), None)), servers=servers)
         name = sensor.identity()["gpu"]
         if expected_gpu is not None and name != expected_gpu:
             raise UnfitMachine(
@@ -257,6 +262,19 @@ class _Nvml:
             if code in self.codes(name):
                 return SensorError(f"{self.place}: {what}: {remedy}")
         return SensorError(f"{self.place}: {what}: {self._module.NVMLError(code)} (NVML error {code}); run again")
+
+
+def _boards_of(nvml: "_Nvml", servers: Collection[int]) -> list[str]:
+    """The UUIDs of the boards with processes of these servers, of those that can be read."""
+    found = []
+    for index in range(nvml("nvmlDeviceGetCount")) if servers else ():
+        try:
+            sensor = NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByIndex", index), servers=servers)
+            if sensor.strangers() is not None and sensor.has_ours():
+                found.append(sensor.uuid)
+        except SensorError:
+            continue
+    return found
 
 
 def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> tuple[Any, str | None]:
