@@ -13,7 +13,7 @@ from sweetspot.predict import predictor
 from sweetspot.table import read as table
 from sweetspot.vocabulary import LATENCIES
 
-LENGTHS = (64, 128, 256, 512, 1024, 2048)
+LENGTHS = (64, 256, 1024, 2048)
 BATCHES = (1, 8, 32, 128)
 PASS = 8192
 

@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.engines.adapter import (
-    Prompts,
-    Reply,
-    memory_plan,
-    prepare_model,
-    run_in_waves,
-)
+from sweetspot.engines.adapter import Prompts, Reply, memory_plan, prepare_model, run_in_waves
 from sweetspot.engines.completions import Client, NoAnswer, parse, request
 from sweetspot.engines.kinds import ANY, KINDS, recognised
 from sweetspot.engines.started import PLACEHOLDERS, Started, free_port
@@ -38,10 +32,6 @@ FIXED = {
     "in_flight_batching": "has no static batches",
 }
 
-_START_S = 1800.0  # a large checkpoint on a slow file system takes long to load
-_STOP_S = 60.0
-_POLL_S = 0.5
-_LOG_LINES = 15  # of the server's log are shown if it fails
 _TRIAL_INPUT, _TRIAL_OUTPUT = 8, 64  # tokens of the trial batches that show how many requests run at once
 _TRIALS = 6
 
