@@ -99,7 +99,7 @@ def test_batches_of_exact_lengths_with_the_times_of_each_request(name: str, serv
         for times in ran.requests:
             assert times.arrival_s <= times.first_token_s < times.last_token_s
             assert times.first_token_s - times.arrival_s >= 0.01
-            assert (times.last_token_s - times.first_token_s) / 4 >= 0.01
+            assert times.last_token_s - times.arrival_s >= 0.05
     assert engine.reasons() == ()
     prompts = [request["prompt"] for request in server.asked]
     assert [len(prompt) for prompt in prompts] == [48] * 16
@@ -213,12 +213,14 @@ def test_a_server_that_does_not_count_is_flagged(name: str, serving: Any, opened
 
 
 @pytest.mark.parametrize("name", ["server", "vllm-server", "trtllm-server", "sglang-server"])
-def test_a_stream_of_several_tokens_at_a_time_has_no_times(name: str, serving: Any, opened: Any) -> None:
+def test_a_stream_that_begins_with_several_tokens_has_no_times(name: str, serving: Any, opened: Any) -> None:
     server = serving(KINDS[name])
     engine = opened(name, server)
     for tokens_per_event in (4, 20):
         server.tokens_per_event = tokens_per_event
         assert engine.run(16, 20).requests == ()
+    server.first_alone, server.tokens_per_event = True, 4  # a stream interval
+    assert len(engine.run(16, 20).requests) == (0 if name == "server" else 8), "known where tokens are counted"
     server.tokens_per_event = 1
     assert len(engine.run(16, 20).requests) == 8
     assert len(engine.run(16, 1).requests) == 8
@@ -240,8 +242,8 @@ ODD_USAGE += [{"prompt_tokens": 32, "completion_tokens": 8, "prompt_tokens_detai
 
 @pytest.mark.parametrize("usage", ODD_USAGE)
 def test_a_usage_that_says_nothing_is_one_clear_error(usage: Any, serving: Any, opened: Any) -> None:
-    server = serving("vllm")
-    engine = opened("vllm-server", server)
+    server = serving("other")
+    engine = opened("server", server)
     server.usage = {"usage": usage}
     with pytest.raises(SweetspotError, match="no usage that can be read"):
         engine.run(32, 8)

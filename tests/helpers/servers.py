@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
         self.more_prompt = 0  # tokens that it adds to prompts
         self.fails = ""  # an error in the middle of each stream
         self.goes_on_after_failing = False
-        self.tokens_per_event = 1
+        self.tokens_per_event, self.first_alone = 1, False  # and whether the first token comes by itself all the same
         self.pings_at_the_end = 0
         self.hangs = False  # sends nothing but comments
         self.instead: dict[str, tuple[int, str]] = {}  # status and content by path, instead of what the kind answers
@@ -177,9 +177,16 @@ class _Handler(BaseHTTPRequestHandler):
                 if not server.goes_on_after_failing:
                     break
             start_s = time.monotonic() if number == 1 else start_s
-            if number < wanted and (ends or number % server.tokens_per_event):
+            bundled = number % server.tokens_per_event and not (server.first_alone and number == 1)
+            if number < wanted and (ends or bundled):
                 continue  # as llama.cpp while tokens end inside a character
             last = ends | {"timings": {"predicted_ms": 1000 * (time.monotonic() - start_s)}} if ends else {}
+            if request.get("stream_options", {}).get("continuous_usage_stats") and server.kind in (
+                "vllm",
+                "trtllm",
+                "sglang",
+            ):
+                last = {"usage": {"prompt_tokens": prompt, "completion_tokens": number}}
             self._event({"choices": [{"index": 0, "text": "", "finish_reason": None}], **last})
         with server.lock:
             server.counters["prompt"] += prompt

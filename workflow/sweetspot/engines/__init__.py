@@ -87,7 +87,8 @@ class RequestTimes(NamedTuple):
 class BatchRun:
     """How a batch ran: the largest number of requests in flight at once (None: not known), and the number of waves.
 
-    `requests` has the times of every request, or nothing if the engine does not tell. `flags`: what a row must say.
+    `requests` has the times of its requests, or nothing if the engine does not tell those of most. `flags`: what a row
+    must say.
     """
 
     in_flight: int | None

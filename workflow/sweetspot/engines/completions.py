@@ -25,7 +25,7 @@ _LAST_EVENTS = 5  # the end of a stream: last token, usage, "[DONE]"; earlier ev
 class Streamed(NamedTuple):
     """One finished request: tokens as the server counted them, and times.
 
-    `cached_tokens` is None if the server does not say; `times` is None if it sends several tokens at a time.
+    `cached_tokens` is None if the server does not say; `times` is None if it sent several tokens at first.
     """
 
     prompt_tokens: int
@@ -172,7 +172,7 @@ def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]
         "ignore_eos": True,
         "temperature": 0.0,
         "stream": True,
-        "stream_options": {"include_usage": True, "continuous_usage_stats": False},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         **more,
     }
     known = json.dumps({name: value for name, value in fields.items() if value is not None})
@@ -200,6 +200,7 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
         usage, timings = usage or content.get("usage") or {}, timings or content.get("timings") or {}
         last = end if last is None and content.get("choices") else last
     begins = next((index for index, (_, event) in enumerate(events) if _event(event, url).get("choices")), None)
+    first = _event(events[begins][1], url) if begins is not None else {}
     try:
         prompt_tokens, tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
@@ -216,9 +217,20 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
     if predicted_s is not None:
         # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells since when.
         first_s = max(sent_s, last_s - predicted_s)
-    elif sum(1 for end, _ in events[begins:] if end <= last) < _SINGLE * tokens:
-        return Streamed(prompt_tokens, tokens, cached, None)  # the first event may hold several tokens
+    elif not _begins_with_one(first, sum(1 for end, _ in events[begins:] if end <= last), tokens):
+        return Streamed(prompt_tokens, tokens, cached, None)
     return Streamed(prompt_tokens, tokens, cached, RequestTimes(sent_s, first_s, last_s))
+
+
+def _begins_with_one(first: Mapping[str, Any], events: int, tokens: int) -> bool:
+    """Whether the first event has a single token, and so came when the first token was there.
+
+    Servers that know continuous_usage_stats say so. Of others, it is assumed if there is about an event for each token.
+    """
+    try:
+        return int(first["usage"]["completion_tokens"]) == 1
+    except (KeyError, TypeError, ValueError):
+        return events >= _SINGLE * tokens
 
 
 def _event(event: bytes, url: str) -> Mapping[str, Any]:
