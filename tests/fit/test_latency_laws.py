@@ -114,7 +114,7 @@ def test_beyond_the_measured_batches_the_interval_widens(fitted: Any) -> None:
 def test_predictions_in_words(fitted: Any) -> None:
     text = predictor.predict(fitted(rows()), "a", 512, 256, 8).as_text()
     assert f"first token       {seconds('ttft_mean_s', 512, 256, 8):.3g} s on average" in text
-    assert f"{seconds('tpot_p95_s', 512, 256, 8):.3g} s for the 95th of 100 requests" in text
+    assert f"{seconds('tpot_p95_s', 512, 256, 8):.3g} s each at the 95th percentile of requests" in text
     assert "first token" not in predictor.predict(fitted(rows(names=())), "a", 512, 256, 8).as_text()
 
 
@@ -149,8 +149,8 @@ def test_an_open_number_of_waves_widens_the_interval(tmp_path: Path) -> None:
         (pl.lit(-0.1), "-0.1"),
         (pl.lit(0.0), "0.0"),
         (pl.lit(float("inf")), "inf"),
-        (1000 * pl.col("duration_s"), "are left out"),
-        (pl.concat_list("duration_s"), "are left out"),
+        (1000 * pl.col("duration_s"), "values left out"),
+        (pl.concat_list("duration_s"), "values left out"),
     ],
 )
 def test_what_cannot_be_a_latency_is_left_out_with_a_note(values: pl.Expr, said: str, tmp_path: Path) -> None:
@@ -162,7 +162,13 @@ def test_what_cannot_be_a_latency_is_left_out_with_a_note(values: pl.Expr, said:
     assert fit_table(read)["groups"][0]["latency"] == {}
 
 
+def test_latencies_of_a_part_of_the_cells_are_not_taken_for_all(fitted: Any) -> None:
+    """With a latency at batch 1 only, nothing would warn that another batch was never measured."""
+    only = pl.when(pl.col("batch") == 1).then("ttft_p95_s").alias("ttft_p95_s")
+    assert "ttft_p95_s" not in fitted(rows().with_columns(only))["groups"][0]["latency"]
+
+
 def test_predictions_in_words_of_what_the_table_has(fitted: Any) -> None:
     text = predictor.predict(fitted(rows(names=("ttft_p95_s",))), "a", 512, 256, 8).as_text()
-    assert f"first token       {seconds('ttft_p95_s', 512, 256, 8):.3g} s for the 95th of 100 requests" in text
+    assert f"first token       {seconds('ttft_p95_s', 512, 256, 8):.3g} s at the 95th percentile of requests" in text
     assert "on average" not in text

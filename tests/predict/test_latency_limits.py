@@ -94,7 +94,7 @@ def test_without_latencies_a_limit_is_refused_with_the_columns_to_add(
 ) -> None:
     assert main(["advise", "--predictor", str(timed_file), "--model", "big", *NOW, "--max-ttft", "1"]) == 1
     error = capsys.readouterr().err
-    assert "no latencies, so --max-ttft cannot be checked; fit a table with ttft_p95_s" in error
+    assert "no time to first token in it, so --max-ttft cannot be checked; fit a table with ttft_p95_s" in error
 
 
 def test_the_command_takes_the_limits(prompt_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

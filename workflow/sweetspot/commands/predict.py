@@ -89,8 +89,8 @@ def _simulate(options: argparse.Namespace) -> None:
 
     if not (options.architecture and options.gpu and options.precision) or options.engine or options.strict:
         raise SweetspotError(
-            "without --predictor, a model is simulated: give --architecture, --gpu and --precision, and neither "
-            "--engine nor --strict"
+            "--model needs --predictor; without a predictor a model is simulated: give --architecture, --gpu and "
+            "--precision, and neither --engine nor --strict"
         )
     n, m, batch = options.input_tokens, options.output_tokens, 1 if options.batch is None else options.batch
     check_request(n, m, batch)

@@ -21,7 +21,7 @@ def latency_fits(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
     pass_tokens = _pass_tokens(frame)
     for name in LATENCIES:
         points, law = _points(frame, name), law_of(name, pass_tokens)
-        solution = solve(law, points) if len(points) else None
+        solution = solve(law, points) if len(points) and _spans(points, Points.of(frame)) else None
         if not isinstance(solution, Solution):
             continue
         held_out = hold_out_all(law, points)
@@ -42,6 +42,14 @@ def _points(frame: pl.DataFrame, name: str) -> Points:
     points = Points.of(frame)
     target = frame[name].to_numpy() / per_law(name, points.m, points.in_wave)
     return replace(points, target=target).take(np.isfinite(target) & (target > 0))
+
+
+def _spans(points: Points, everything: Points) -> bool:
+    """Whether the cells that have a latency reach as far in batch and prompt as all cells, whose range is stated."""
+    return all(
+        min(own) == min(whole) and max(own) == max(whole)
+        for own, whole in ((points.batch, everything.batch), (points.n, everything.n))
+    )
 
 
 def _pass_tokens(frame: pl.DataFrame) -> int | None:

@@ -38,11 +38,23 @@ class Wishes:
     def limits(self) -> list["Limit"]:
         """The limits on time that were given."""
         durations = "durations; fit a table with duration_s"
-        latencies = "latencies; fit a table with ttft_p95_s and tpot_p95_s, as campaigns measure them"
+        latencies = "{} in it; fit a table with {}, as campaigns measure it"
         every = (
             ("--max-latency", "latency_s", "a request", self.max_latency_s, durations),
-            ("--max-ttft", "ttft_s", "the first token", self.max_ttft_s, latencies),
-            ("--max-tpot", "tpot_s", "each further token", self.max_tpot_s, latencies),
+            (
+                "--max-ttft",
+                "ttft_s",
+                "the first token",
+                self.max_ttft_s,
+                latencies.format("time to first token", "ttft_p95_s"),
+            ),
+            (
+                "--max-tpot",
+                "tpot_s",
+                "each further token",
+                self.max_tpot_s,
+                latencies.format("time per token", "tpot_p95_s"),
+            ),
         )
         return [
             Limit(option, name, what, most_s, data) for option, name, what, most_s, data in every if most_s is not None

@@ -13,7 +13,7 @@ _J_PER_KWH = 3.6e6
 _ASSUMED = (
     "gross energy of the GPU board: includes idle power, excludes the host and the cooling",
     "every request is assumed to run in a batch of equal ones that start together; latency is that of the whole run; "
-    "times have no intervals",
+    "limits on time are judged by best estimates",
     "intervals: errors add within a sum and are independent between the two sides of a saving; the sensors' common "
     "gain error cancels in percentages",
     "only joules are counted: check yourself that a truncated prompt, a summary or a shorter reply is good enough",

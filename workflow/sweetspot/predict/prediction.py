@@ -125,10 +125,10 @@ class Prediction:
 
 
 def _latency_lines(latency_s: Mapping[str, Interval]) -> Iterator[str]:
-    for what, words in (("ttft", "first token     "), ("tpot", "each further one")):
+    for what, words in (("ttft", "first token     "), ("tpot", "further tokens  ")):
         shown = [
-            f"{found.value:.3g} s {meaning}  ({LEVEL}: {found.low:.3g} to {found.high:.3g})"
-            for statistic, meaning in (("mean", "on average"), ("p95", "for the 95th of 100 requests"))
+            f"{found.value:.3g} s{' each' * (what == 'tpot')} {meaning}  ({LEVEL}: {found.low:.3g} to {found.high:.3g})"
+            for statistic, meaning in (("mean", "on average"), ("p95", "at the 95th percentile of requests"))
             if (found := latency_s.get(f"{what}_{statistic}_s"))
         ]
         if shown:

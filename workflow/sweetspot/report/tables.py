@@ -214,9 +214,9 @@ def latency(results: Results) -> Table | None:
     """Errors of the latency laws, for each model."""
     shown = {
         "ttft_mean_s": "time to first token, mean",
-        "ttft_p95_s": "time to first token, 95th of 100 requests",
+        "ttft_p95_s": "time to first token, 95th percentile",
         "tpot_mean_s": "time per further token, mean",
-        "tpot_p95_s": "time per further token, 95th of 100 requests",
+        "tpot_p95_s": "time per further token, 95th percentile",
     }
     held_out = _SCHEMES[1:4]
     rows = []

@@ -23,7 +23,7 @@ def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         if lost.any():
             where = frame.filter(lost).row(0, named=True)
             notes.append(
-                f"{name}: {lost.sum()} values are left out: they are no times in s between 0 and the run's duration; "
+                f"{name}: values left out, as they are not times in s between 0 and the run's duration: {lost.sum()}, "
                 f"first {where['_file']}, row {where['_row']}: {where[name]}"
             )
         frame = frame.with_columns(seconds)
