@@ -51,6 +51,7 @@ def test_what_cells_took_corrects_the_estimate(checkout: Checkout) -> None:
     assert re.search(r"longest job: \S+ batch 64 grid-\w{8}, about [\d.]+ h", text)
     headline = next(line for line in checkout.run("--dry-run").splitlines() if line.startswith("To measure: "))
     assert headline.startswith("To measure: 12 cells in 2 jobs, about ")
+    assert "SIMULATED" in headline
     assert costs(headline)
 
 

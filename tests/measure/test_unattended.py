@@ -87,6 +87,14 @@ def test_chosen_cells_come_first_whatever_their_lengths(place: Path) -> None:
     assert [model for model, *_ in first] == sorted((model for model, *_ in chosen), key=MODELS.index)
 
 
+def test_the_progress_of_a_simulated_run_says_so(place: Path) -> None:
+    command = [sys.executable, "-m", "sweetspot", "unattended", "--plan", "plan.json", "--directory", "out"]
+    done = subprocess.run([*command, "--seconds", "1e6"], cwd=place, capture_output=True, text=True, check=True)
+    shown = [line for line in done.stderr.splitlines() if "J/output token" in line]
+    assert shown
+    assert all("SIMULATED" in line for line in shown)
+
+
 def test_what_tells_most_comes_first(place: Path) -> None:
     plan = write_plan(place, input_tokens=[64, 96, 128, 256, 512])
     blocks = [(block["model"], block["batch"]) for block in plan["blocks"]]

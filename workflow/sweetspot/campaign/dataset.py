@@ -103,7 +103,7 @@ def _readme(name: str, frame: pl.DataFrame, copies: list[str]) -> str:
         "runs.jsonl": "the commands that measured, with versions",
     }
     listed = {file: what for file, what in files.items() if file not in _COPIES or file in copies}
-    lines = [f"# {name}", "", "Measured energy of LLM inference. Made by `sweetspot dataset`.", ""]
+    lines = [f"# {name}", "", "Energy of LLM inference. Made by `sweetspot dataset`.", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "| file | content |", "| --- | --- |", *(f"| `{k}` | {what} |" for k, what in listed.items())]
     lines += ["", _LIMITS]

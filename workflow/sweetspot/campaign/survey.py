@@ -115,7 +115,13 @@ def headline(found: Survey) -> str:
     """One line for the workflow's log; empty if nothing is left to measure."""
     if not found.left:
         return ""
-    return f"To measure: {_left(found)}."
+    return f"To measure: {_left(found)}{_simulated(found.campaign)}."
+
+
+def _simulated(campaign: Campaign) -> str:
+    if not engines.is_simulated(campaign.config.engine.name):
+        return ""
+    return " (SIMULATED: not the hours and joules of a real GPU)"
 
 
 def left_out(campaign: Campaign) -> str:
@@ -144,13 +150,9 @@ def as_text(found: Survey) -> str:
     if campaign.config.rows is not None:
         return f"campaign {campaign.config.campaign}: rows come from {campaign.config.rows}; nothing is measured"
     skipped = Counter(f"{cell.model}: {cell.reason}" for cell in cells if cell.status == "skipped")
-    simulated = (
-        " (SIMULATED: not the hours and joules of a real GPU)"
-        if engines.is_simulated(campaign.config.engine.name)
-        else ""
-    )
     lines = [
-        f"campaign {campaign.config.campaign} on {campaign.gpu.name}, engine {campaign.config.engine.name}{simulated}",
+        f"campaign {campaign.config.campaign} on {campaign.gpu.name}, engine {campaign.config.engine.name}"
+        f"{_simulated(campaign)}",
         f"cells: {len(cells)} of {_counted(len(campaign.models), 'model')} in "
         f"{_counted(len(campaign.config.batches), 'batch', 'es')}; {len(cells) - skipped.total()} to run in "
         f"{_counted(len(campaign.jobs), 'job')}, {skipped.total()} skipped",

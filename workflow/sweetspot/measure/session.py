@@ -282,6 +282,7 @@ class Block:
         valid = [row["energy_j"] for row in made if row["valid"]]
         tokens = self.job["batch"] * cell["output_tokens"]
         energy = f"{sum(valid) / len(valid) / tokens:.4g} J/output token" if valid else "no valid repetition"
+        energy += " (SIMULATED)" * bool(valid and engines.is_simulated(self.spec.name))
         left = f", {self.watch.left_s():.0f} s left" if self.watch else ""
         return (
             f"[{label}] {self.job['model']} batch {self.job['batch']}: {cell['input_tokens']} -> "
