@@ -62,6 +62,23 @@ def test_a_started_server_that_wants_a_key_is_not_waited_for(opened: Any) -> Non
     assert children() == []
 
 
+def test_a_busy_server_is_found_although_it_closes_descriptors_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each descriptor but the listening one is gone when it is looked at."""
+    readlink = os.readlink
+
+    def read(path: Any) -> str:
+        target = readlink(path)
+        if "/fd/" in str(path) and not target.startswith("socket:"):
+            raise FileNotFoundError(path)
+        return target
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        monkeypatch.setattr(os, "readlink", read)
+        assert processes.listening(one.getsockname()[1]) == {os.getpid()}
+
+
 def test_a_campaign_starts_and_stops_its_server(opened: Any, tmp_path: Path) -> None:
     engine = opened("vllm-server", command=f"{PROGRAM} vllm {{port}} {{name}} {{batch}} {{tokens}} {{precision}}")
     assert engine.run(32, 4).waves == 1

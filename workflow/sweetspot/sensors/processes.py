@@ -68,12 +68,18 @@ def listening(port: int, host: str = "localhost") -> set[int]:
     sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port, host)}
     found: set[int] = set()
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
-        try:
-            if any(os.readlink(descriptor) in sockets for descriptor in (process / "fd").iterdir()):
+        with suppress(OSError):  # another user's, or it has ended
+            if any(_target(descriptor) in sockets for descriptor in (process / "fd").iterdir()):
                 found.add(int(process.name))
-        except OSError:
-            continue  # another user's, or it has ended
     return {pid for pid in found if name(pid) not in _PROXIES}
+
+
+def _target(descriptor: Path) -> str:
+    """What a descriptor of a process is; "" if it was closed meanwhile, as a busy server's are all the time."""
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return ""
 
 
 def _listening_sockets(port: int, host: str) -> set[str]:
