@@ -248,7 +248,7 @@ def test_a_campaign_runs_from_the_engine_to_rows(engine: str, command: str | Non
 def test_a_server_tells_what_it_took_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real server, with its prefix cache on: new prompts find nothing there, the same prompt again is seen.
 
-    It runs two requests at once, which it says nowhere.
+    It runs two requests at once, which it says nowhere. On a busy host that may stay unknown, but is never wrong.
     """
     command = SERVER.replace("--no-enable", "--enable").replace("{batch}", "2")
     wanted = replace(spec(tmp_path, "llama"), name="vllm-server", command=command)
@@ -257,7 +257,8 @@ def test_a_server_tells_what_it_took_from_its_cache(tmp_path: Path, monkeypatch:
     engine, _, _ = engines.open_device(wanted, tmp_path / "engine")
     try:
         ran = engine.run(256, 16)
-        assert (ran.in_flight, ran.waves) == (2, BATCH // 2)
+        assert (ran.in_flight, ran.waves) in ((2, BATCH // 2), (None, 1))
+        assert ("kv_capacity_unknown" in ran.flags) == (ran.in_flight is None)
         engine.run(256, 16)
         assert engine.reasons() == ()
         same = engine._prompts.as_text(BATCH, 256)
