@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweetspot import architecture
+from sweetspot import models
 from sweetspot.engines import simulated
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol
@@ -46,7 +46,7 @@ def duty(cells: list[tuple[int, int]], batch: int, load_s: float) -> tuple[float
     job = {"campaign": "duty", "model": MODEL, "batch": batch, "engine": engine, "seed": 1}
     job |= {"protocol": asdict(Protocol())}
     job |= {"cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells]}
-    resolved = {"architecture": asdict(architecture.load(ROOT / f"resources/architectures/{MODEL}.json"))}
+    resolved = {"architecture": models.load(ROOT / f"resources/architectures/{MODEL}.json").as_dict()}
     limits = {"max_input_tokens": max(LENGTHS), "max_output_tokens": max(LENGTHS)}
     simulated.open_device = slow  # type: ignore[assignment]
     try:

@@ -9,7 +9,7 @@ video are left out.
 
 from typing import Any
 
-from sweetspot.architecture import Architecture
+from sweetspot import models
 
 PROMPT_TOKENS = 200  # of ML.ENERGY: not published
 
@@ -133,4 +133,4 @@ CONFIGS = {
     "google/gemma-3-12b-it": gemma_3(48, 3840, 16, 8, 256, 15360),
     "google/gemma-3-27b-it": gemma_3(62, 5376, 32, 16, 128, 21504),
 }
-ARCHITECTURES = {name: Architecture.from_config(config, name) for name, config in CONFIGS.items()}
+ARCHITECTURES = {name: models.from_config(config, name) for name, config in CONFIGS.items()}

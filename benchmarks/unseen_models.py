@@ -19,9 +19,10 @@ from published import ARCHITECTURES, ML_ENERGY, PROMPT_TOKENS, TENSORRT_LLM, VLL
 from scipy.optimize import lsq_linear
 
 from sweetspot import gpus
-from sweetspot.architecture import Architecture, ElementBytes
+from sweetspot.architecture import Architecture
 from sweetspot.engines import simulated
 from sweetspot.fit import across_models as across
+from sweetspot.precision import ElementBytes
 from sweetspot.predict import across_models as predict_across
 from sweetspot.predict.laws import LAWS
 from sweetspot.report.words import source_label
@@ -172,7 +173,7 @@ def depart(cells: pl.DataFrame, models: dict[str, Architecture], spread: float, 
             batch, n, m = (row[name] for name in CELL)
             times = row.get("waves") or predict_across.waves(arch, row["gpu"], row["precision"], n, m, batch)
             energy, duration, two = 0.0, 0.0, ElementBytes(2, 2)
-            requests, weights = batch / times, 2 * arch.matmul_weights()
+            requests, weights = batch / times, arch.pass_bytes(1, two)
             chunks = -(-requests * n // simulated.CHUNK_TOKENS)
             cache = requests * arch.kv_bytes(n, 2)
             passes = [(chunks, requests, requests * n, requests * arch.prefill_flops(n), chunks * weights + cache)]

@@ -14,7 +14,7 @@ import pytest
 
 import standins
 from simulation import ARCHITECTURES, H100
-from sweetspot import architecture, engines
+from sweetspot import engines, models
 from sweetspot.engines import vllm as adapter
 
 pytestmark = pytest.mark.contract
@@ -88,8 +88,8 @@ def test_vllm_accepts_every_model_and_its_arguments(model: str, tmp_path: Path) 
     """As far as vLLM goes without a GPU: the registry, its own arguments, and reading the config.json."""
     package = installed("vllm")
     path = ARCHITECTURES / f"{model}.json"
-    arch = architecture.load(path)
-    config = architecture.resolved(path)["config"]
+    arch = models.load(path)
+    config = models.resolved(path)["config"]
     spec = engines.EngineSpec("vllm", arch, "bfloat16", "dummy", H100.name, 8, 512, 256, 0.9, 1, model_config=config)
     engines.build(spec, tmp_path)
     arguments = adapter._arguments(spec, tmp_path)

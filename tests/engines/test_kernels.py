@@ -2,16 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from simulation import ARCHITECTURES, H100
-from sweetspot import architecture
+from sweetspot import models
+from sweetspot.architecture import Architecture
 from sweetspot.commands.main import main
 from sweetspot.engines import EngineSpec, kernels, simulated
 
-LLAMA = architecture.load(ARCHITECTURES / "llama-3.1-8b.json")
+LLAMA = models.load(ARCHITECTURES / "llama-3.1-8b.json")
+
+
+def changed(**sizes: Any) -> Architecture:
+    """LLaMA with other sizes of its layers."""
+    return replace(LLAMA, blocks=(replace(LLAMA.blocks[0], **sizes),))
+
+
 # Seconds of a static batch (batch, input and output tokens) of Llama 3.1 8B, as AIConfigurator 0.12.0 (Apache-2.0)
 # composes them from the same tables.
 COMPOSED = {
@@ -60,7 +69,7 @@ def test_beyond_the_tables_times_grow_with_the_roofline(h100: kernels.Kernels) -
 
 
 def test_a_sliding_window_bounds_the_attention(h100: kernels.Kernels) -> None:
-    windowed = replace(LLAMA, sliding_window=1024, sliding_layers=LLAMA.layers)
+    windowed = changed(window=1024)
     for attention in (h100.prefill_attention_s, h100.decode_attention_s):
         assert attention(windowed, 8, 1000) == attention(LLAMA, 8, 1000)
         assert attention(windowed, 8, 8192) < attention(LLAMA, 8, 8192) / 3
@@ -81,7 +90,7 @@ def test_a_model_costs_the_same_under_any_name() -> None:
 
 def test_a_head_size_outside_the_tables_is_not_covered(h100: kernels.Kernels) -> None:
     assert h100.covers(LLAMA)
-    assert not h100.covers(replace(LLAMA, head_size=512))
+    assert not h100.covers(changed(head_size=512))
 
 
 def wheel(path: Path, device: str = "NVIDIA L4") -> Path:
@@ -124,7 +133,7 @@ def test_another_board_is_compiled_from_an_unpacked_wheel(
     kernels.load.cache_clear()
     assert found
     assert found.matmul_s(64, 128, 64) == pytest.approx(0.001 * 64 * 128 * 1e-3)
-    small = replace(LLAMA, layers=1, heads=4, kv_heads=2, head_size=64)
+    small = changed(count=1, heads=4, kv_heads=2, head_size=64, value_size=64)
     assert found.prefill_attention_s(small, 1, 15) == pytest.approx(0.03e-3)
     assert found.decode_attention_s(small, 1, 16) == pytest.approx(0.03e-3)
 

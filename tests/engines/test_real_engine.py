@@ -19,7 +19,7 @@ import pytest
 
 import nvml_stub
 from simulation import ARCHITECTURES, H100
-from sweetspot import architecture, engines
+from sweetspot import engines, models
 from sweetspot.engines import server
 from sweetspot.engines import vllm as adapter
 from sweetspot.errors import SweetspotError
@@ -69,7 +69,7 @@ def spec(place: Path, family: str, **changes: Any) -> engines.EngineSpec:
     path = small(place, family)
     whole = engines.EngineSpec(
         "vllm",
-        architecture.load(path),
+        models.load(path),
         "bfloat16",
         "dummy",
         H100.name,
@@ -78,7 +78,7 @@ def spec(place: Path, family: str, **changes: Any) -> engines.EngineSpec:
         64,
         0.9,
         1,
-        model_config=architecture.resolved(path)["config"],
+        model_config=models.resolved(path)["config"],
     )
     return replace(whole, **changes)
 
@@ -216,7 +216,7 @@ def test_a_campaign_runs_from_the_engine_to_rows(engine: str, command: str | Non
         "limits": engines.limits(cells),
     }
     where = Place(tmp_path / "results", "small", BATCH, "grid")
-    write_atomically(where.architecture, json.dumps(architecture.resolved(tmp_path / "small.json")))
+    write_atomically(where.architecture, json.dumps(models.resolved(tmp_path / "small.json")))
     path = os.pathsep.join([str(tmp_path), *sys.path])
     environment = {**os.environ, **stub.environment, "PYTHONPATH": path}
     environment.pop("CUDA_VISIBLE_DEVICES", None)

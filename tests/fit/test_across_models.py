@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,23 @@ import pytest
 from test_architecture import LENGTHS, SMALL, small
 
 from simulation import ARCHITECTURES
-from sweetspot import architecture
-from sweetspot.architecture import ElementBytes
+from sweetspot import models
+from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.across_models import fit_across_models, fit_and_hold_out, pool, read_architectures, summary
-from sweetspot.memory import element_bytes
+from sweetspot.precision import ElementBytes, element_bytes
 from sweetspot.predict.across_models import TERMS, choose, features, predict, predict_by, waves
 
 MODELS = ["opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "falcon-7b", "qwen2-7b", "granite-3.1-2b"]
-ARCHS = {model: architecture.load(ARCHITECTURES / f"{model}.json") for model in MODELS}
-NEW = architecture.load(ARCHITECTURES / "llama-3.1-8b.json")
+ARCHS = {model: models.load(ARCHITECTURES / f"{model}.json") for model in MODELS}
+NEW = models.load(ARCHITECTURES / "llama-3.1-8b.json")
 ENERGY = dict(zip(TERMS, [9e-13, 6e-13, 1.8e-10, 1.7e-10, 0.06, 0.014, 0.004], strict=True))
 TIME = dict(zip(TERMS, [1.3e-15, 2e-16, 3.3e-13, 3.3e-13, 3e-4, 7e-5, 2e-5], strict=True))
 CELLS = [(b, n, m) for b in (1, 8, 32) for n in (64, 512, 1024) for m in (64, 256, 1024)]
 
 
 def table(
-    models: dict[str, architecture.Architecture] | None = None,
+    models: dict[str, Architecture] | None = None,
     cells: list[tuple[int, int, int]] | None = None,
     noise: float = 0.0,
     departure: float = 0.0,
@@ -52,7 +52,7 @@ def table(
     return frame.with_columns(pl.lit(value).alias(name) for name, value in columns.items())
 
 
-def known(law: dict[str, float], n: int, m: int, batch: int, arch: architecture.Architecture = NEW) -> float:
+def known(law: dict[str, float], n: int, m: int, batch: int, arch: Architecture = NEW) -> float:
     return sum(x * p for x, p in zip(features(arch, ElementBytes(2, 2), n, m, batch), law.values(), strict=True))
 
 
@@ -178,27 +178,32 @@ def test_what_is_shared_and_what_is_not() -> None:
         ("float32", 4, 4),
         ("bfloat16", 2, 2),
         ("fp16", 2, 2),
-        ("fp8", 1, 1),
-        ("int8", 1, 1),
-        ("int4", 0.5, 2),
-        ("mxfp4", 0.5, 2),
-        ("w4a16", 0.5, 2),
+        ("fp8", 1, 2),
+        ("fp8+kv_fp8", 1, 1),
+        ("int8", 1, 2),
+        ("int4", 0.5 + 2.5 / 128, 2),
+        ("mxfp4", 0.5 + 1 / 32, 2),
+        ("w4a16", 0.5 + 2.5 / 128, 2),
+        ("q4_k_m", 0.5, 2),
+        ("8 bits", 1, 2),
         ("unspecified", 2, 2),
     ],
 )
 def test_bytes_of_a_precision_of_other_tables(precision: str, weight: float, cached: int) -> None:
-    assert element_bytes(precision) == (weight, cached)
+    assert element_bytes(precision)[:2] == (weight, cached)
 
 
 def test_a_model_that_only_four_bits_fit_the_board_with() -> None:
-    large = replace(NEW, name="large", layers=200)
+    config = json.loads((ARCHITECTURES / "llama-3.1-8b.json").read_text())
+    large = models.from_config(config | {"num_hidden_layers": 200}, "large")
     with pytest.raises(SweetspotError, match="GB of weights"):
         waves(large, "NVIDIA H100 80GB HBM3", "bfloat16", 64, 64, 1)
     assert waves(large, "NVIDIA H100 80GB HBM3", "int4", 64, 64, 1) == 1
     half, quarter = (features(large, element_bytes(name), 64, 64, 1) for name in ("fp8", "int4"))
     weight, cache = (list(TERMS).index(name) for name in ("weight_byte", "kv_byte"))
-    assert quarter[weight] == half[weight] / 2
-    assert quarter[cache] == 2 * half[cache]
+    eighth = features(large, element_bytes("fp8+kv_fp8"), 64, 64, 1)
+    assert 0.5 < quarter[weight] / half[weight] < 0.55, "scales, and a head in 16 bits"
+    assert quarter[cache] == half[cache] == 2 * eighth[cache]
 
 
 def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:
@@ -323,7 +328,7 @@ def test_a_model_of_few_cells_is_told_of_the_law_across_models(tmp_path: Path) -
 
 
 def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:
-    resolved = {"schema_version": 1, "architecture": asdict(NEW)}
+    resolved = models.resolved(ARCHITECTURES / "llama-3.1-8b.json")
     (tmp_path / "Llama.json").write_text(json.dumps(resolved))
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/config.json").write_text((ARCHITECTURES / "opt-1.3b.json").read_text())

@@ -10,9 +10,9 @@ import pytest
 
 from energies import BATCHES, GRID, measured
 from sweetspot import gpus
-from sweetspot.architecture import load
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import SCHEMES, summary, validate, write
+from sweetspot.models import load
 from sweetspot.predict import predictor
 from sweetspot.predict.laws import LAWS
 from sweetspot.table.schema import CELL, GROUP
@@ -213,7 +213,7 @@ def test_models_that_were_never_measured(as_table: Any) -> None:
     found = {path.stem: load(path) for path in ARCHITECTURES.glob("llama*.json")}
     frame = pl.concat(
         measured("batch-7", batches=(1, 8), noise=0.02).with_columns(
-            pl.col("energy_j") * architecture.parameters() / 1e9, model=pl.lit(name)
+            pl.col("energy_j") * architecture.parameters / 1e9, model=pl.lit(name)
         )
         for name, architecture in found.items()
     )

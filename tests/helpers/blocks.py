@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation import ARCHITECTURES
-from sweetspot import architecture, files
+from sweetspot import files, models
 from sweetspot.measure import journal, session
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol
@@ -55,7 +55,7 @@ COLUMNS = {
 
 def prepare(tmp_path: Path) -> Path:
     """A campaign's directory with the architectures of the jobs below."""
-    record = {"architecture": asdict(architecture.load(ARCHITECTURES / "opt-1.3b.json"))}
+    record = {"architecture": models.load(ARCHITECTURES / "opt-1.3b.json").as_dict()}
     files.write_atomically(Place(tmp_path, "opt", 4).architecture, json.dumps(record))
     files.write_atomically(Place(tmp_path, "opt", 5).architecture, json.dumps(record))
     return tmp_path

@@ -12,7 +12,7 @@ from typing import Any
 
 from nvml_stub import Stub, Trace
 from simulation import ARCHITECTURES
-from sweetspot import architecture, engines
+from sweetspot import engines, models
 from sweetspot.errors import SweetspotError
 from sweetspot.measure import command, probe, session
 from sweetspot.measure.journal import Place
@@ -174,7 +174,7 @@ def session_of(stub: Stub, directory: Path, cells: list[tuple[int, int]]) -> str
         "cells": [{"input_tokens": n, "output_tokens": m, "flags": ""} for n, m in cells],
     }
     engines.open_device = lambda spec, place: (_Sleeper(clock), nvml.open_sensor(spec.gpu), clock)
-    resolved = {"architecture": asdict(architecture.load(ARCHITECTURES / "opt-1.3b.json"))}
+    resolved = {"architecture": models.load(ARCHITECTURES / "opt-1.3b.json").as_dict()}
     said = io.StringIO()
     with redirect_stderr(said):
         block = session.Block(job, resolved, Place(directory, "m", 1, "grid"))

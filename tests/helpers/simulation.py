@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweetspot import architecture, engines, gpus
+from sweetspot import engines, gpus, models
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.measure.protocol import Protocol, measure_idle, open_meter
 from sweetspot.measure.visit import Repetition, visit_cell
@@ -29,7 +29,7 @@ class Bench:
     started_s: float = 0.0
 
     def __post_init__(self) -> None:
-        arch = architecture.load(ARCHITECTURES / f"{self.model}.json")
+        arch = models.load(ARCHITECTURES / f"{self.model}.json")
         self.spec = engines.EngineSpec(
             "simulated", arch, self.precision, self.weights, H100.name, self.batch, 4096, 4096, 0.9, self.seed
         )

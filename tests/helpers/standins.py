@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from simulation import ARCHITECTURES, H100
-from sweetspot import architecture, engines
+from sweetspot import engines, models
 
 REAL = ("vllm", "trt-engine", "trt-pytorch")
 API = Path(__file__).resolve().parent / "api"
@@ -28,7 +28,7 @@ _TYPES: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, f
 def spec(name: str, model: str = "llama-3.2-1b", **changes: Any) -> engines.EngineSpec:
     """An engine for 8 requests of 512 + 256 tokens on an H100."""
     path = ARCHITECTURES / f"{model}.json"
-    arch, config = architecture.load(path), architecture.resolved(path)["config"]
+    arch, config = models.load(path), models.resolved(path)["config"]
     whole = engines.EngineSpec(name, arch, "bfloat16", "dummy", H100.name, 8, 512, 256, 0.9, 1, model_config=config)
     return replace(whole, **changes)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from simulation import ARCHITECTURES, H100
-from sweetspot import architecture, engines
+from sweetspot import engines, models
 from sweetspot.engines import BatchRun, RequestTimes, simulated
 from sweetspot.measure import latency
 from sweetspot.sensors.simulated import SimulatedGpu
@@ -43,7 +43,7 @@ def test_a_batch_in_waves_says_nothing_of_how_it_starts() -> None:
 
 @pytest.mark.parametrize("batch", [1, 64])
 def test_simulated_requests_take_as_long_as_their_batch(batch: int) -> None:
-    arch = architecture.load(ARCHITECTURES / "llama-3.1-8b.json")
+    arch = models.load(ARCHITECTURES / "llama-3.1-8b.json")
     spec = engines.EngineSpec("simulated", arch, "bfloat16", "none", H100.name, batch, 1024, 256, 0.9, 1)
     device = SimulatedGpu(H100, 1)
     ran = simulated.SimulatedEngine(spec, device).run(1024, 256)

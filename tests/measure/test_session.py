@@ -9,7 +9,7 @@ import pytest
 
 from blocks import job, measure, prepare, records, visits
 from simulation import ARCHITECTURES
-from sweetspot import architecture, engines, files
+from sweetspot import engines, files, models
 from sweetspot.engines import simulated
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.errors import OutOfMemory
@@ -174,7 +174,7 @@ def test_a_defect_closes_the_engine_and_makes_no_row(place: Path, monkeypatch: p
 
 
 def test_the_engine_gets_the_published_config(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = architecture.resolved(ARCHITECTURES / "opt-1.3b.json")["config"]
+    config = models.resolved(ARCHITECTURES / "opt-1.3b.json")["config"]
     assert config["architectures"] == ["OPTForCausalLM"]
     assert not [key for key in config if key.startswith("_")]
     path = Place(place, "opt", 4).architecture

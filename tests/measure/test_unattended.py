@@ -12,7 +12,7 @@ import pytest
 
 import simulation
 from checkouts import Checkout
-from sweetspot import architecture
+from sweetspot import models
 from sweetspot.campaign import offline
 from sweetspot.campaign.campaign import Campaign
 from sweetspot.commands.main import main
@@ -46,7 +46,7 @@ def write_plan(place: Path, **changes: Any) -> dict[str, Any]:
     lines = [f"{name}\t{simulation.ARCHITECTURES / name}.json\tfloat16" for name in MODELS]
     (place / "models.tsv").write_text("\n".join(["model\tarchitecture\tprecision", *lines]) + "\n")
     campaign = Campaign({**CONFIG, **changes})
-    resolved = {name: architecture.resolved(model.path) for name, model in campaign.models.items()}
+    resolved = {name: models.resolved(model.path) for name, model in campaign.models.items()}
     content = offline.plan(campaign, resolved)
     (place / "plan.json").write_text(json.dumps(content))
     return json.loads((place / "plan.json").read_text())

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-from sweetspot.architecture import resolved
 from sweetspot.errors import logged
 from sweetspot.files import write_atomically
+from sweetspot.models import resolved
 
 with logged(snakemake.log[0]):
     record = resolved(Path(snakemake.input[0]))

@@ -2,16 +2,17 @@
 
 The library lies in wings, and imports point one way:
 
-    base (errors, files, gpus, architecture, memory) <- sensors <- engines <- measure
-    base <- predict
+    base (errors, files, gpus, precision, architecture, memory) <- sensors <- engines <- measure
+    base <- models, predict
+    models <- measure
     base, sensors <- table
-    predict, table <- fit
+    predict, table, models <- fit
     fit, table, measure, sensors <- report
     everything but report <- campaign
     everything <- commands
 
-sensors, engines, measure and predict run beside an engine: they import the standard library only, and nvidia-ml-py or
-the engine's own package inside functions. tests/test_wings.py holds both rules.
+sensors, engines, measure, models and predict run beside an engine: they import the standard library only, and
+nvidia-ml-py, transformers or the engine's own package inside functions. tests/test_wings.py holds both rules.
 """
 
 __version__ = "0.1.0"

@@ -3,56 +3,60 @@
 The plan, the engines, the simulator and the law across models all use it. Standard library only.
 """
 
-import re
 from dataclasses import dataclass
 
-from sweetspot.architecture import Architecture, ElementBytes
+from sweetspot.architecture import Architecture
 from sweetspot.gpus import Gpu
-
-PRECISIONS = ("float32", "bfloat16", "float16", "fp8")
-"""Data types for weights and KV cache that a campaign can use."""
+from sweetspot.precision import element_bytes
 
 KV_CACHE_FRACTION = 0.9
 """Share of the memory left by the weights that the KV cache may take: the default of campaigns, close to that of vLLM
 and TensorRT-LLM, and assumed for tables that do not record it."""
 
 
-def element_bytes(precision: str) -> ElementBytes:
-    """Bytes of a weight and of a cached key or value, by the first number in the name: "fp8", "int4", "w4a16".
-
-    Weights below 8 bits imply a 16-bit cache. A name without such a number counts as 16 bits; if that is wrong, the
-    fitted cost per byte is off by that factor, and so is the memory that a model needs.
-    """
-    found = re.search(r"\d+", precision)
-    bits = int(found[0]) if found and int(found[0]) in (4, 8, 16, 32) else 16
-    return ElementBytes(bits / 8, 2 if bits < 8 else bits // 8)
+_MANY = 1 << 20  # requests of a model that keeps nothing
 
 
 @dataclass(frozen=True)
 class Memory:
-    """How a model fills the memory of one board, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
+    """How a model fills the memory of its boards, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
 
     architecture: Architecture
-    board_bytes: int
+    board_bytes: int  # of all boards
     weights_bytes: int
     kv_cache_bytes: int
-    cached_bytes: int  # of one cached key or value
+    cached_bytes: float  # of one cached key or value
+    copies: float = 1.0  # of the cache on boards that have no key/value head of their own
 
     @classmethod
     def of(
-        cls, architecture: Architecture, gpu: Gpu, precision: str, kv_cache_fraction: float = KV_CACHE_FRACTION
+        cls,
+        architecture: Architecture,
+        gpu: Gpu,
+        precision: str,
+        kv_cache_fraction: float = KV_CACHE_FRACTION,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
     ) -> "Memory":
-        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave."""
-        weight, cached = element_bytes(precision)
-        weights = architecture.parameters() * weight
-        cache = int(kv_cache_fraction * (gpu.memory_bytes - weights))
-        return cls(architecture, gpu.memory_bytes, int(weights), cache, cached)
+        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave.
+
+        Boards share the weights evenly. Those of a tensor-parallel group share the key/value heads as far as there are
+        heads; beyond that, and of a latent cache (MLA), each has a copy.
+        """
+        sizes = element_bytes(precision)
+        boards = gpu.memory_bytes * tensor_parallel * pipeline_parallel
+        weights = architecture.weight_bytes(sizes)
+        attends = architecture.attention_layers
+        shared_by = 1 if attends is None or attends.latent else attends.kv_heads
+        copies = max(1.0, tensor_parallel / shared_by) if attends else 1.0
+        return cls(
+            architecture, boards, int(weights), int(kv_cache_fraction * (boards - weights)), sizes.cached, copies
+        )
 
     def requests(self, input_tokens: int, output_tokens: int) -> int:
         """How many requests of these lengths fit in the KV cache at once; 0 if not even one does."""
-        return max(0, self.kv_cache_bytes) // self.architecture.kv_bytes(
-            input_tokens + output_tokens, self.cached_bytes
-        )
+        kept = self.architecture.kv_bytes(input_tokens + output_tokens, self.cached_bytes) * self.copies
+        return int(max(0, self.kv_cache_bytes) // kept) if kept else _MANY
 
     def as_dict(self) -> dict[str, int]:
         """The fields recorded in engine.json."""

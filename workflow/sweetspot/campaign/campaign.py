@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sweetspot import __version__, architecture, engines, gpus
+from sweetspot import __version__, engines, gpus, models
 from sweetspot.architecture import Architecture
 from sweetspot.campaign.config import Config, ModelRow, parse, read_cells, selected
 from sweetspot.errors import SweetspotError
@@ -21,6 +21,7 @@ from sweetspot.files import key, write_atomically
 from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
 from sweetspot.memory import Memory
+from sweetspot.precision import Precision
 
 _SERVER = ("url", "command", "pid", "container")  # settings of servers
 
@@ -43,9 +44,27 @@ class Model:
     """A selected model: its row of the table, its architecture's file and content, and the resolved form for jobs."""
 
     row: ModelRow
+    precision: str
     path: Path
     architecture: Architecture
     resolved: dict[str, Any]
+
+
+def _model(row: ModelRow, path: Path) -> Model:
+    """Read a model. Raises SweetspotError if the table contradicts its quantization_config."""
+    resolved = models.resolved(path)
+    architecture = Architecture.of(resolved["architecture"])
+    published = Precision.of(architecture.precision)
+    if architecture.quantised:
+        asked = Precision.of(row.precision) if row.precision else published
+        if asked[:2] != published[:2]:
+            raise SweetspotError(
+                f"{row.model}: precision {asked.name} in the table of models, but {published.name} by the "
+                f"quantization_config of {path}; leave the column empty, or give the config.json of other weights"
+            )
+    return Model(
+        row, row.precision or (published.name if architecture.quantised else "bfloat16"), path, architecture, resolved
+    )
 
 
 class Campaign:
@@ -59,9 +78,7 @@ class Campaign:
             self.config = parse({**raw, "protocol": {**numbers, **raw.get("protocol", {})}}, source)
         self.directory = Path(self.config.results) / self.config.campaign
         chosen, self.left_out = selected(self.config)
-        self.models: dict[str, Model] = {
-            row.model: Model(row, path, architecture.load(path), architecture.resolved(path)) for row, path in chosen
-        }
+        self.models = {row.model: _model(row, path) for row, path in chosen}
         self.python = self.config.engine.python or sys.executable
         self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
         gpu = gpus.find(self.config.gpu)
@@ -107,7 +124,10 @@ class Campaign:
         jobs = {}
         for (model, batch), cells in self._grids.items():
             shared = self._shared(model, batch)
-            known_by = [{**shared, "engine": engines.identity(shared["engine"])}, self.models[model].resolved]
+            known_by = [
+                {**shared, "engine": engines.identity(shared["engine"])},
+                self.models[model].resolved["known_by"],
+            ]
             digest_of_all = sha256(json.dumps(known_by, sort_keys=True).encode())
             for block, part in self._blocks(cells):
                 digest = digest_of_all.copy()
@@ -169,10 +189,10 @@ class Campaign:
                 {
                     "name": name,
                     "source": model.architecture.source or model.row.architecture,
-                    "precision": model.row.precision,
+                    "precision": model.precision,
                     "weights": self._weights(model.row),
                     "checkpoint": engines.identity(self._engine(name)).get("checkpoint"),
-                    "parameters": model.architecture.parameters(),
+                    "parameters": model.architecture.parameters,
                     "family": model.architecture.model_type,
                     "layers": model.architecture.layers,
                     "hidden": model.architecture.hidden,
@@ -210,11 +230,11 @@ class Campaign:
             ) from None
 
     def _engine(self, model: str) -> dict[str, Any]:
-        config, row = self.config.engine, self.models[model].row
+        config, row, precision = self.config.engine, self.models[model].row, self.models[model].precision
         engine = {
             "name": config.name,
             "gpu": self.gpu.name,
-            "precision": row.precision,
+            "precision": precision,
             "weights": self._weights(row),
             "kv_cache_fraction": config.kv_cache_fraction,
             "seed": self.config.seed,
@@ -248,7 +268,7 @@ class Campaign:
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch = model.architecture
         weights, flags = self._weights(model.row), []
-        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.row.precision, weights)
+        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.precision, weights)
         if n + m > arch.max_positions:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
@@ -256,7 +276,7 @@ class Campaign:
                 skipped = skipped or (
                     f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
                 )
-        memory = Memory.of(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
+        memory = Memory.of(arch, self.gpu, model.precision, self.config.engine.kv_cache_fraction)
         fit = batch if weights == "served" else memory.requests(n, m)  # only a server knows what it holds
         if fit < 1:
             skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sweetspot import engines
 from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
-from sweetspot.memory import PRECISIONS
+from sweetspot.models import find
+from sweetspot.precision import NAMES, Precision
 from sweetspot.table.files import load, whole_numbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Length = Annotated[int, Field(gt=0, strict=True)]
 if TYPE_CHECKING:
     from builtins import str as EngineName
-    from builtins import str as Precision
 else:
     EngineName = Literal[tuple(engines.names())]
-    Precision = Literal[PRECISIONS]
 
 
 class _Strict(BaseModel):
@@ -153,8 +152,16 @@ class ModelRow(_Strict):
     """One row of the table of models."""
 
     model: Name = Field(description="Name of the model in all results.")
-    architecture: str = Field(description="The publisher's config.json, or its directory, relative to this table.")
-    precision: Precision = Field("bfloat16", description="Data type of weights and KV cache.")
+    architecture: str = Field(
+        description="The publisher's config.json, or its directory, relative to this table; or the model's name on the "
+        "hub (`Qwen/Qwen3-8B`), whose config.json then comes from the local cache or the network."
+    )
+    precision: str | None = Field(
+        None,
+        description=f"Format of the weights: {', '.join(NAMES)}; by default what `quantization_config` of the "
+        "config.json says, else `bfloat16`. It implies that of the activations: 16 bits for `int4` and `mxfp4`, else "
+        "the same; `+a_FORMAT` names another one, `+kv_FORMAT` that of a KV cache of less than 16 bits: `fp8+kv_fp8`.",
+    )
     weights: Literal["dummy", "gaussian", "checkpoint"] = Field(
         "dummy",
         description="`dummy`: the engine's own random weights. `gaussian`: random weights as before training, "
@@ -165,6 +172,14 @@ class ModelRow(_Strict):
         description="Directory of a downloaded model with its weights, relative to this table. Its name identifies "
         "the weights: the directory may move, but other weights need another name.",
     )
+
+    @field_validator("precision")
+    @classmethod
+    def _one_name(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else Precision.of(value).name
+        except SweetspotError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _checkpoint_for_its_weights(self) -> "ModelRow":
@@ -182,7 +197,7 @@ def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
 
 
 def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
-    """The models of a table, in its order, each with the path of its architecture.
+    """The models of a table, in its order, each with the path of its config.json.
 
     Raises SweetspotError naming the file, the row (the first model is row 1) and the remedy.
     """
@@ -205,7 +220,7 @@ def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
             raise SweetspotError(_readable(error, place, ModelRow)) from None
         if row.model in rows:
             raise SweetspotError(f"{place}: {row.model} is already in the table; give each model its own name")
-        rows[row.model] = row, path.parent / row.architecture
+        rows[row.model] = row, find(row.architecture, path.parent)
     return rows
 
 

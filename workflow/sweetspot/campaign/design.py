@@ -153,13 +153,13 @@ def _of_model(
 def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
     """The cells of the grid that can run, with simulated energy, duration and waves."""
     cells = [cell for cell in campaign.grid if cell.model == model and cell.status == "run"]
-    found, row = campaign.models[model], campaign.models[model].row
+    found = campaign.models[model]
     config = campaign.config
     longest = max((cell.input_tokens + cell.output_tokens for cell in cells), default=0)
     rows = []
     for cell in cells:
         spec = EngineSpec(
-            *("simulated", found.architecture, row.precision, "none", config.gpu, cell.batch, longest, longest),
+            *("simulated", found.architecture, found.precision, "none", config.gpu, cell.batch, longest, longest),
             config.engine.kv_cache_fraction,
             config.seed,
         )

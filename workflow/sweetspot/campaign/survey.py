@@ -266,7 +266,7 @@ class _Simulator:
         spec = engines.EngineSpec(
             name="simulated",
             architecture=campaign.models[model].architecture,
-            precision=campaign.models[model].row.precision,
+            precision=campaign.models[model].precision,
             weights="none",
             gpu=campaign.gpu.name,
             batch=batch,

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from sweetspot import models
 from sweetspot.commands.arguments import add_group
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> None:
     request = {"input_tokens": options.input_tokens, "output_tokens": options.output_tokens, "batch": options.batch}
     choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
     if options.architecture:
-        architecture = across_models.read_architecture(options.architecture)
+        architecture = models.load(options.architecture)
         answer = across_models.predict(fitted, architecture, **request, **choice)
     else:
         answer = predictor.predict(fitted, options.model, **request, **choice)
@@ -84,7 +85,6 @@ def _simulate(options: argparse.Namespace) -> None:
     """Answer without a predictor, from the simulated device, where the kernels of the board were measured."""
     from sweetspot import engines, gpus
     from sweetspot.engines import kernels, simulated
-    from sweetspot.predict.across_models import read_architecture
     from sweetspot.predict.prediction import check_request
 
     if not (options.architecture and options.gpu and options.precision) or options.engine or options.strict:
@@ -94,7 +94,7 @@ def _simulate(options: argparse.Namespace) -> None:
         )
     n, m, batch = options.input_tokens, options.output_tokens, 1 if options.batch is None else options.batch
     check_request(n, m, batch)
-    architecture, board = read_architecture(options.architecture), gpus.find(options.gpu)
+    architecture, board = models.load(options.architecture), gpus.find(options.gpu)
     spec = engines.EngineSpec(
         *("simulated", architecture, options.precision, "none", board.name if board else options.gpu, batch, n, m),
         kv_cache_fraction=KV_CACHE_FRACTION,

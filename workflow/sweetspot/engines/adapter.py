@@ -4,14 +4,14 @@ import gc
 import importlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sweetspot import architecture, gpus
+from sweetspot import gpus
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
@@ -104,11 +104,13 @@ def _checkpoint(spec: EngineSpec) -> Path:
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
     _check_weights(place)
-    found = architecture.load(place)
-    if replace(found, name=spec.architecture.name, source=spec.architecture.source) != spec.architecture:
+    own, published = (_sizes(config) for config in (json.loads((place / "config.json").read_text()), spec.model_config))
+    if differing := sorted(name for name in own.keys() & published.keys() if own[name] != published[name]):
+        first = differing[0]
         raise SweetspotError(
-            f"checkpoint {place}: a different model from {spec.architecture.name}; give the directory that the "
-            "architecture was read from, or set the architecture to this directory too"
+            f"checkpoint {place}: a different model from {spec.architecture.name} ({first} {own[first]} instead of "
+            f"{published[first]}); give the directory that the architecture was read from, or set the architecture to "
+            "this directory too"
         )
     if spec.total_tokens > spec.architecture.max_positions:
         raise SweetspotError(
@@ -116,6 +118,17 @@ def _checkpoint(spec: EngineSpec) -> Path:
             "set positions to skip, or measure with random weights"
         )
     return place
+
+
+def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The numbers, lists and quantization of a config.json that tell one model from another, by their keys."""
+    found: dict[str, Any] = {"quantization_config": bool(config.get("quantization_config"))}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name.endswith("_config") and name != "quantization_config":
+            found |= _sizes(value, f"{above}{name}.")
+        elif isinstance(value, (int, list)) and not re.search("token|architectures", name):
+            found[above + name] = value
+    return found
 
 
 class Reply(NamedTuple):

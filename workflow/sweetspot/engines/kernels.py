@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot import gpus
-from sweetspot.architecture import Architecture
+from sweetspot.architecture import Architecture, Layers
 from sweetspot.gpus import Gpu
 
 DIRECTORY = Path(__file__).with_name("kernel_times")
@@ -76,39 +76,43 @@ class Kernels:
         self.matmul_s = lru_cache(maxsize=4096)(self._matmul_s)
 
     def covers(self, architecture: Architecture) -> bool:
-        """Whether the model's head size lies within those measured."""
+        """Whether every layer has kernels that were measured: attention of such head sizes, no experts, no state."""
         sizes = [size for table in (self._prefill, self._decode) for _, size in table]
-        return min(sizes) <= architecture.head_size <= max(sizes)
+        return all(
+            min(sizes) <= one.head_size <= max(sizes) and not (one.experts or one.latent or one.state_flops)
+            for one in architecture.blocks
+        )
 
     def dense_s(self, arch: Architecture, tokens: float, sampled: float) -> float:
         """Seconds of a pass apart from its attention: `tokens` through all layers, logits for `sampled` of them."""
-        query, cached = arch.heads * arch.head_size, arch.kv_heads * arch.head_size
-        layer = self.matmul_s(tokens, query + 2 * cached, arch.hidden) + self.matmul_s(tokens, arch.hidden, query)
-        layer += self.matmul_s(tokens, arch.ffn * (1 + arch.gated), arch.hidden)
-        layer += self.matmul_s(tokens, arch.hidden, arch.ffn)
-        # A norm reads and writes the hidden state and its residual; an activation reads what up (and gate) wrote.
-        layer += arch.norms * self._move_s(tokens * 4 * arch.hidden)
-        layer += self._move_s(tokens * (2 + arch.gated) * arch.ffn)
-        ends = self.matmul_s(sampled, arch.vocabulary, arch.embedding_size)
-        if arch.embedding_size != arch.hidden:
-            ends += self.matmul_s(tokens, arch.hidden, arch.embedding_size)
-            ends += self.matmul_s(sampled, arch.embedding_size, arch.hidden)
-        return arch.layers * layer + ends
+        time_s = 0.0
+        for block in arch.blocks:
+            layer = sum(self.matmul_s(tokens, outputs, inputs) for inputs, outputs in block.matrices)
+            # A norm reads and writes the hidden state and its residual; an activation reads what up (and gate) wrote.
+            layer += block.norms * self._move_s(tokens * 4 * arch.hidden)
+            layer += self._move_s(tokens * (2 + block.gated) * block.ffn)
+            time_s += block.count * layer
+        time_s += sum(self.matmul_s(tokens, outputs, inputs) for inputs, outputs in arch.ends)
+        return time_s + sum(self.matmul_s(sampled, outputs, inputs) for inputs, outputs in arch.head)
 
     def prefill_attention_s(self, arch: Architecture, requests: float, tokens: float) -> float:
-        """Seconds of the attention of all layers for prompts of `tokens` tokens; a sliding window saves its share."""
-        full = self._attend(self._prefill, self._prefill_roofline_s, arch, requests, tokens)
-        kept = min(tokens, arch.sliding_window or tokens)
-        share = (kept * (kept + 1) / 2 + (tokens - kept) * kept) / (tokens * (tokens + 1) / 2)
-        return (arch.layers - arch.sliding_layers) * full + arch.sliding_layers * full * share
+        """Seconds of the attention of all layers for prompts of `tokens` tokens; a window saves its share."""
+        time_s = 0.0
+        for block in arch.blocks:
+            share = block.attended(int(tokens)) / (int(tokens) * (int(tokens) + 1) / 2)
+            full = self._attend(self._prefill, self._prefill_roofline_s, block, requests, tokens)
+            time_s += block.count * full * share
+        return time_s
 
     def decode_attention_s(self, arch: Architecture, requests: float, context: float) -> float:
         """Seconds of the attention of all layers for one token each of `requests`, at `context` positions."""
-        kept = min(context, arch.sliding_window or context)
-        full, sliding = (
-            self._attend(self._decode, self._decode_roofline_s, arch, requests, length) for length in (context, kept)
+        return sum(
+            block.count
+            * self._attend(
+                self._decode, self._decode_roofline_s, block, requests, min(context, block.window or context)
+            )
+            for block in arch.blocks
         )
-        return (arch.layers - arch.sliding_layers) * full + arch.sliding_layers * sliding
 
     def _matmul_s(self, m: float, n: int, k: int) -> float:
         """Seconds of a product of m x k and k x n."""
@@ -118,21 +122,21 @@ class Kernels:
         return MOVE_S + elements * ELEMENT_BYTES / (self._gpu.bandwidth_bytes_per_s * MOVE_SHARE)
 
     def _attend(
-        self, tables: Mapping[tuple[int, int], "_Table"], roofline: Callable[..., float], arch: Architecture, *at: float
+        self, tables: Mapping[tuple[int, int], "_Table"], roofline: Callable[..., float], block: Layers, *at: float
     ) -> float:
         """Seconds for one layer, from the table of the nearest head size and number of key/value heads.
 
         As many key/value heads as heads are a case of their own, named 0, since they share nothing.
         """
-        shared = arch.kv_heads if arch.kv_heads < arch.heads else 0
+        shared = block.kv_heads if block.kv_heads < block.heads else 0
 
         def distance(key: tuple[int, int]) -> tuple[bool, float, float]:
             kv_heads, size = key
-            return bool(kv_heads) != bool(shared), abs(math.log(size / arch.head_size)), _apart(kv_heads, shared)
+            return bool(kv_heads) != bool(shared), abs(math.log(size / block.head_size)), _apart(kv_heads, shared)
 
         nearest = min(tables, key=distance)
-        ratio = tables[nearest].ratio(arch.heads, *at)
-        return ratio * roofline(arch.heads, *at, kv_heads=arch.kv_heads, size=arch.head_size)
+        ratio = tables[nearest].ratio(block.heads, *at)
+        return ratio * roofline(block.heads, *at, kv_heads=block.kv_heads, size=block.head_size)
 
     def _attention(
         self, tables: Sequence[Mapping[str, Any]], roofline: Callable[..., float]

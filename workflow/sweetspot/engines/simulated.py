@@ -14,7 +14,8 @@ from sweetspot import gpus
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
-from sweetspot.memory import Memory, element_bytes, split_in_waves
+from sweetspot.memory import Memory, split_in_waves
+from sweetspot.precision import Precision, element_bytes
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
@@ -138,14 +139,14 @@ class SimulatedEngine:
         arch, sizes = self._spec.architecture, element_bytes(self._spec.precision)
         measured = self._kernels
         chunks = -(-requests * n // CHUNK_TOKENS)
-        weights_bytes = arch.matmul_weights() * sizes.weight
+        weights_bytes = arch.pass_bytes(requests * n / chunks, sizes)
         work = [
             self._passes(
                 chunks,
                 tokens=requests * n / chunks,
                 requests=requests / chunks,
                 flops=requests * arch.prefill_flops(n) / chunks,
-                moved=weights_bytes + (arch.prefill_bytes(n, requests, sizes) - weights_bytes) / chunks,
+                moved=weights_bytes + requests * arch.kv_bytes(n, sizes.cached) / chunks,
                 attention_s=measured.prefill_attention_s(arch, requests / chunks, n) if measured else 0.0,
             )
         ]
@@ -177,7 +178,7 @@ class SimulatedEngine:
             pass_s += self._memory_s(sampled) + kernels.HOST_S
             return Work(count * pass_s, count * (kernels.J_PER_FLOP * flops + kernels.J_PER_BYTE * (moved + sampled)))
         reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
-        compute_s = flops / (self._device.gpu.peak_flops[self._spec.precision] * reached)
+        compute_s = flops / (self._device.gpu.peak_flops[Precision.of(self._spec.precision).activations] * reached)
         overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
         pass_s = max(compute_s, self._memory_s(moved)) + overhead_s
         return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
@@ -207,7 +208,7 @@ def _times(requests: int, input_tokens: int, start_s: float, filled_s: float, en
 
 def _gpu(spec: EngineSpec) -> gpus.Gpu:
     gpu = gpus.find(spec.gpu)
-    if gpu is None or spec.precision not in gpu.peak_flops:
+    if gpu is None or Precision.of(spec.precision).activations not in gpu.peak_flops:
         raise SweetspotError(
             f"no {spec.precision} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}"
         )

@@ -9,7 +9,7 @@ the model's own. Energy and time are fitted separately, in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 
-from sweetspot import gpus
+from sweetspot import gpus, models
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
-from sweetspot.memory import element_bytes
-from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, read_architecture, waves
+from sweetspot.precision import element_bytes
+from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import LEVEL, SIMULATED
 
@@ -129,8 +129,8 @@ def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFra
     return own
 
 
-def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:
-    """Architectures of the `models` in a directory: MODEL.json or MODEL/config.json, with or without the owner.
+def read_architectures(directory: Path, names: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:
+    """Architectures of the models `names` in a directory: MODEL.json or MODEL/config.json, with or without the owner.
 
     Reads a publisher's config.json, or what a campaign resolved from one. The second value says which models cannot be
     used, and why. Raises SweetspotError if the directory does not exist.
@@ -139,14 +139,14 @@ def read_architectures(directory: Path, models: Iterable[str]) -> tuple[dict[str
         raise SweetspotError(f"{directory}: no such directory; give one with the config.json of each model")
     found: dict[str, Architecture] = {}
     refused = []
-    for model in models:
+    for model in names:
         for name in dict.fromkeys((model, model.rpartition("/")[2])):
             path = next(
                 (p for p in (directory / f"{name}.json", directory / name / "config.json") if p.is_file()), None
             )
             if path and model not in found:
                 try:
-                    found[model] = read_architecture(path)
+                    found[model] = models.load(path)
                 except SweetspotError as error:
                     refused.append(f"{error}; {model} is left out of the law across models")
     return found, refused
@@ -188,13 +188,13 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     if entry["reason"]:
         return entry, []
     entry["measured_range"] = {name: [cells[name].min(), cells[name].max()] for name in CELL}
-    sizes = [architectures[model].parameters() for model in models]
+    sizes = [architectures[model].parameters for model in models]
     entry["measured_range"]["parameters"] = [min(sizes), max(sizes)]
     entry["models"] = {
         model: {
             "cells": rows.height,
             "precision": rows["precision"][0],
-            "architecture": asdict(architectures[str(model)]),
+            "architecture": architectures[str(model)].as_dict(),
             "odd_cells": [],
             **dict.fromkeys(_TARGETS),
         }

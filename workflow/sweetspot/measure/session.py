@@ -19,8 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sweetspot import engines, files
-from sweetspot.architecture import Architecture
+from sweetspot import engines, files, models
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.measure import journal, pace, raw, rows
 from sweetspot.measure.journal import Cell, Place
@@ -101,7 +100,7 @@ def key(job: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     """The key under which journals store what `job` measures: everything its rows depend on, except the cells."""
     inputs = {name: job[name] for name in ("model", "batch", "protocol", "seed")}
     inputs["engine"] = engines.identity(job["engine"])
-    return files.key({**inputs, "architecture": resolved["architecture"], "config": resolved.get("config", {})})
+    return files.key(inputs | models.identity(resolved))
 
 
 class Block:
@@ -388,7 +387,7 @@ class _Device:
 def _spec(job: Mapping[str, Any], resolved: Mapping[str, Any], limits: Mapping[str, int]) -> engines.EngineSpec:
     fields: dict[str, Any] = {**job["engine"], **limits}
     return engines.EngineSpec(
-        architecture=Architecture(**resolved["architecture"]),
+        architecture=models.of_record(resolved),
         batch=job["batch"],
         model_config=resolved.get("config", {}),
         **fields,

@@ -1,12 +1,10 @@
 """The protocol: how one cell (model, batch, input_tokens, output_tokens) becomes rows of measured energy."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from sweetspot import engines
 from sweetspot.engines import BatchRun, Engine, EngineSpec
-from sweetspot.files import key
 from sweetspot.measure import latency
 from sweetspot.measure.protocol import Protocol, planned_repetitions, relative_interval
 from sweetspot.sensors.meter import Meter
@@ -89,12 +87,6 @@ def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> d
     }
 
 
-def _dimensions(spec: EngineSpec) -> str:
-    """Digest of a model's dimensions without its name: models with the same digest differ only in their weights."""
-    dimensions = {name: value for name, value in asdict(spec.architecture).items() if name not in ("name", "source")}
-    return key(dimensions)
-
-
 def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -108,7 +100,7 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "engine_version": engine_version,
         "precision": spec.precision,
         "weights": spec.weights,
-        "architecture": _dimensions(spec),
+        "architecture": spec.architecture.digest,
         "source": engines.source(spec),
     }
 

@@ -4,16 +4,15 @@ Energy (J) and time (s) of a batch run are each a sum of architecture terms time
 measured can be predicted from its config.json. fit/across_models.py fits the prices. Standard library only.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sweetspot import gpus
-from sweetspot.architecture import Architecture, ElementBytes, load
+from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
-from sweetspot.memory import Memory, element_bytes
+from sweetspot.memory import Memory
+from sweetspot.precision import ElementBytes, element_bytes
 from sweetspot.predict.prediction import Interval, Prediction, check_request, simulated, span
 from sweetspot.vocabulary import UNSPECIFIED
 
@@ -49,8 +48,8 @@ def features(
     return (
         batch * float(prefill),
         batch * float(architecture.request_flops(n, m) - prefill),
-        waves * m * architecture.matmul_weights() * sizes.weight,
-        batch * float(architecture.request_batch_bytes(n, m, 1, ElementBytes(0, sizes.cached))),
+        waves * architecture.batch_weight_bytes(n, m, batch / waves, sizes),
+        batch * architecture.request_cache_bytes(n, m, sizes.cached),
         waves * m,
         waves * m * architecture.layers,
         batch * m,
@@ -75,17 +74,6 @@ def waves(
             f"{input_tokens} + {output_tokens} tokens do not fit on one {board.name}; the law covers a single GPU"
         )
     return -(-batch // together)
-
-
-def read_architecture(path: Path) -> Architecture:
-    """An architecture from a publisher's config.json (or its directory), or from the file a campaign resolved it to.
-
-    Raises SweetspotError like `architecture.load`.
-    """
-    try:
-        return Architecture(**json.loads(path.read_text(encoding="utf-8"))["architecture"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return load(path)
 
 
 def predict(
@@ -222,7 +210,7 @@ def _reach(ranges: Mapping[str, Any], asked: Mapping[str, int]) -> tuple[float, 
 def _outside(
     entry: Mapping[str, Any], architecture: Architecture, own: Mapping[str, Any] | None, asked: Mapping[str, int]
 ) -> list[str]:
-    sizes = {} if own else {"parameters": architecture.parameters()}
+    sizes = {} if own else {"parameters": architecture.parameters}
     reasons = []
     for name, value in {**asked, **sizes}.items():
         low, high = entry["measured_range"][name]

@@ -319,23 +319,29 @@ function savingOf(now, then) {
 /* --- the law across models, as in across_models.py --------------------------------------------------------------- */
 /* How much of each priced quantity one batch run needs, in the order of across_models.TERMS. */
 function priced(a, sizes, n, m, batch, waves) {
-  const query = a.heads * a.head_size, keys = a.kv_heads * a.head_size, window = a.sliding_window ?? Infinity;
-  const perToken = a.layers * a.hidden * (2 * query + 2 * keys + (a.gated ? 3 : 2) * a.ffn) +
-    (a.embedding_size === a.hidden ? 0 : 2 * a.hidden * a.embedding_size);
-  const head = a.vocabulary * a.embedding_size;
-  const attended = (tokens, width) => {
-    const full = Math.min(tokens, width);
-    return full * (full + 1) / 2 + (tokens - full) * full;
+  const product = (matrices) => sum(matrices.map(([inputs, outputs]) => inputs * outputs));
+  const layers = (of) => sum(a.blocks.map((one) => one.count * of(one)));
+  const attended = (one, tokens) => {
+    const w = one.window ?? Infinity, whole = w * (w + 1) / 2, rest = tokens % w, triangle = (x) => x * (x + 1) / 2;
+    if (tokens <= w) return triangle(tokens);
+    return one.chunked ? Math.floor(tokens / w) * whole + triangle(rest) : whole + (tokens - w) * w;
   };
-  const over = (full, sliding) => (a.layers - a.sliding_layers) * full + a.sliding_layers * sliding;
-  const attention = (upto) => 4 * query * over(attended(upto, Infinity), attended(upto, window));
-  const last = n + m - 1, steps = m - 1;
-  const prefill = 2 * perToken * n + 2 * head + attention(n);
-  const request = 2 * perToken * last + 2 * head * m + attention(last);
-  const cache = over(n + steps + attended(last, Infinity) - attended(n, Infinity),
-    Math.min(n, window) + steps + attended(last, window) - attended(n, window)) * 2 * keys * sizes.cached;
-  return [batch * prefill, batch * (request - prefill), waves * m * (perToken + head) * sizes.weight, batch * cache,
-    waves * m, waves * m * a.layers, batch * m];
+  const read = (one) => attended(one, n + m - 1) - attended(one, n);
+  const weights = (one) => product(one.matrices) + one.convolution, ends = product(a.ends), head = product(a.head);
+  const token = layers((one) => 2 * (weights(one) + one.experts_per_token * one.expert_weights) + one.state_flops) + 2 * ends;
+  const decoded = (one) => 2 * one.heads * (one.latent ? one.cached + one.latent : one.head_size + one.value_size) * read(one);
+  const filled = (one) => 2 * one.heads * (one.head_size + one.value_size) * attended(one, n);
+  const prefill = token * n + layers(filled) + 2 * head, decode = (m - 1) * (token + 2 * head) + layers(decoded);
+  const passBytes = (tokens) => layers((one) => {
+    const experts = one.experts && one.experts * (1 - (1 - one.experts_per_token / one.experts) ** tokens);
+    const plain = one.plain_weights + experts * one.plain_expert_weights;
+    return (weights(one) + experts * one.expert_weights - plain) * sizes.weight + plain * sizes.plain;
+  }) + ends * sizes.plain + head * (a.plain_head ? sizes.plain : sizes.weight);
+  const kept = (one) => one.shares_cache ? 0 : Math.min(n, one.window ?? Infinity);
+  const cache = layers((one) => (kept(one) + read(one) + m - 1) * one.cached * sizes.cached + (2 * m - 1) * one.state_bytes);
+  const together = batch / waves, bytes = passBytes(together * n) + (m - 1) * passBytes(together);
+  return [batch * prefill, batch * decode, waves * bytes, batch * cache, waves * m,
+    waves * m * layers(() => 1), batch * m];
 }
 
 /* `across` is what explorer.py prepares for one model of an entry of the law. */
@@ -344,10 +350,9 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   const { architecture: a, memory, measured_range: range } = across;
   let waves = 1;
   if (memory.kv_cache_bytes !== null) {
-    const window = a.sliding_window ?? Infinity, tokens = n + m;
-    const each = 2 * a.kv_heads * a.head_size * memory.cached *
-      ((a.layers - a.sliding_layers) * tokens + a.sliding_layers * Math.min(tokens, window));
-    const together = Math.floor(Math.max(0, memory.kv_cache_bytes) / each);
+    const each = memory.copies * sum(a.blocks.map((one) => one.count * (one.state_bytes +
+      (one.shares_cache ? 0 : Math.min(n + m, one.window ?? Infinity) * one.cached * memory.cached))));
+    const together = each ? Math.floor(Math.max(0, memory.kv_cache_bytes) / each) : batch;
     if (together < 1) {
       throw new Error(`${a.name}: ${memory.weights_gb} GB of weights and the KV cache of one request of ${n} + ${m} ` +
         `tokens do not fit on one ${memory.board}; the law covers a single GPU`);

@@ -11,7 +11,8 @@ from typing import Any
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
-from sweetspot.memory import Memory, element_bytes
+from sweetspot.memory import Memory
+from sweetspot.precision import element_bytes
 from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
@@ -54,9 +55,9 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
         alike = all(entry[name] == group[name] for name in ("gpu", "engine", "source"))
         if not (alike and own and not entry["reason"] and group["precision"] in entry["precisions"]):
             continue
-        if "architecture" not in own:  # a file of an earlier version
+        if "blocks" not in own.get("architecture", {}):  # a file of an earlier version
             continue
-        architecture, board = Architecture(**own["architecture"]), gpus.find(entry["gpu"])
+        architecture, board = Architecture.of(own["architecture"]), gpus.find(entry["gpu"])
         memory = Memory.of(architecture, board, group["precision"]) if board else None
         return {
             **{name: group[name] for name in ("model", "gpu", "engine", "precision", "source")},
@@ -66,6 +67,7 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
             "memory": {
                 **element_bytes(group["precision"])._asdict(),
                 "kv_cache_bytes": memory and memory.kv_cache_bytes,
+                "copies": memory and memory.copies,
                 "weights_gb": memory and f"{memory.weights_bytes / 1e9:.1f}",
                 "board": board and board.name,
             },

@@ -1,0 +1,286 @@
+"""Reads models: from a publisher's config.json to the matrices, caches and states that the arithmetic counts.
+
+`load` gives the architecture; `resolved` adds what jobs need. The config classes of transformers read the file, so a
+family that transformers knows needs no code here.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sweetspot.architecture import Architecture
+from sweetspot.errors import SweetspotError
+from sweetspot.files import key, write_atomically
+from sweetspot.models import earlier, quantization
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: it is not needed
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"),
+    *("intermediate_size", "ffn_dim", "head_dim"),
+)
+_TEXT = ("text_config", "llm_config")
+_LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern")  # a kind for each layer
+_MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
+
+
+def find(place: str, base: Path = Path()) -> Path:
+    """The config.json that `place` means: a file, the directory that holds it, or a model's name on the hub.
+
+    A name's config.json comes from the local cache, else from the network. Raises SweetspotError if there is none.
+    """
+    path = base / place
+    if path.exists() or not _HUB_NAME.fullmatch(place):
+        return path / "config.json" if path.is_dir() else path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        try:
+            return Path(hf_hub_download(place, "config.json", local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(hf_hub_download(place, "config.json", etag_timeout=10))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise SweetspotError(
+            f"{place}: neither a file here nor a model whose config.json the hub's cache holds, and the hub does not "
+            f"give it ({_first_line(error)}); download the config.json and name the file"
+        ) from None
+
+
+def load(path: Path) -> Architecture:
+    """Read a config.json (or the one in a directory); the model is named after the file, directory or repository.
+
+    A file that `resolved` made will do. Raises SweetspotError naming the file, the key and the remedy.
+    """
+    file, config = _read(path)
+    if isinstance(config.get("architecture"), Mapping) and isinstance(config.get("config"), Mapping):
+        return of_record(config)
+    return _architecture(config, _name(file), file)
+
+
+def of_record(record: Mapping[str, Any]) -> Architecture:
+    """The architecture in what `resolved` returned. A record of release 0.1 is read again, which takes transformers."""
+    if "blocks" in record["architecture"]:
+        return Architecture.of(record["architecture"])
+    return from_config(record["config"], record["architecture"]["name"])
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that measured rows depend on."""
+    known = record.get("known_by", record)
+    return {"architecture": known.get("architecture", {}), "config": known.get("config", {})}
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """What a job needs to know about a model: dimensions, parameters, the publisher's keys (without our own "_" keys).
+
+    `known_by` is what measured rows are recognised by. Raises SweetspotError as `load` does.
+    """
+    architecture, config = load(path), _read(path)[1]
+    published = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {
+        "schema_version": 2,
+        "parameters": architecture.parameters,
+        "architecture": architecture.as_dict(),
+        "config": published,
+        "known_by": earlier.known_by(architecture, published) or {"config": published},
+    }
+
+
+def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None = None) -> Architecture:
+    """The architecture of a config.json's content; `beside`: that of a hf_quant_config.json next to it.
+
+    Raises SweetspotError, naming the key and the remedy, for anything missing, malformed or not modelled.
+    """
+    from sweetspot.models import outline, reader  # transformers takes a second
+
+    stored = quantization.read(config, beside)
+    wanted, parsed = _parsed(config)
+    try:
+        modules = outline.outline(parsed, wanted)
+        stands = reader.architecture(modules, parsed, stored)
+        formats = reader.most_used(modules, stored) if stored else None
+    except SweetspotError:
+        raise
+    except Exception as error:
+        raise SweetspotError(
+            f"the sizes in this config.json do not make a {wanted} ({type(error).__name__}: {_first_line(error)}); "
+            "compare it with the publisher's"
+        ) from None
+    _check_heads(stands, parsed)
+    plain = _data_type(config)
+    found = replace(
+        stands,
+        name=name,
+        model_type=str(config.get("model_type") or parsed.model_type),
+        precision=stored.precision(formats, plain).name if stored and formats else plain,
+        source=str(config.get("_source", "")),
+    )
+    unknown = sum(count for what, count in found.not_modelled if reader.matters(what))
+    if unknown > _MOST_UNKNOWN * found.parameters:
+        what = next(what for what, _ in found.not_modelled if reader.matters(what))
+        raise SweetspotError(f"{what}: {unknown / found.parameters:.0%} of the parameters; choose another model")
+    before = earlier.dimensions(found, config)
+    return replace(found, digest=key(before or {**found.as_dict(), "name": "", "source": ""}))
+
+
+def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
+    """The class that generates text, and the config as transformers reads it."""
+    from transformers import CONFIG_MAPPING
+
+    from sweetspot.models import outline
+
+    kind, named = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(named, list):
+        raise SweetspotError(f"key 'architectures' is {named!r}, not a list; copy it from the publisher's config.json")
+    wanted = next((name for name in named if outline.generates(name)), None)
+    if wanted is None and (other := next((name for name in named if outline.generates(name) is False), None)):
+        raise SweetspotError(
+            f"key 'architectures' is {other}, which does not generate text; give the config.json of a decoder-only "
+            "language model"
+        )
+    kind = str(kind)
+    if kind not in CONFIG_MAPPING and wanted:
+        kind = outline.model_type(wanted)  # a name of the publisher's own for a class of transformers
+    if kind not in CONFIG_MAPPING:
+        from transformers import __version__
+
+        problem = f"is {kind!r}" if config.get("model_type") else "is missing"
+        raise SweetspotError(
+            f"key 'model_type' {problem}, and transformers {__version__} knows no such model; its own code, if its "
+            "publisher offers any, is not run here. Copy the key from the publisher's config.json, or install a "
+            "transformers that knows the model"
+        )
+    wanted = wanted or outline.class_of(str(kind))
+    if wanted is None:
+        raise SweetspotError(
+            f"key 'model_type' is {kind!r}, which does not generate text by itself; give the config.json of a "
+            "decoder-only language model"
+        )
+    _check_keys(config, CONFIG_MAPPING[kind])
+    try:
+        # Quantised weights are stored in other shapes; auto_map would have other code run.
+        own = {name: value for name, value in config.items() if name not in ("quantization_config", "auto_map")}
+        parsed = CONFIG_MAPPING[kind].from_dict({**own, "model_type": kind})
+    except Exception as error:
+        raise SweetspotError(
+            f"transformers cannot read this config.json as {kind} ({' '.join(str(error).split())}); compare it with "
+            "the publisher's"
+        ) from None
+    if getattr(parsed, "is_encoder_decoder", False) or getattr(parsed, "is_decoder", True) is False:
+        raise SweetspotError(f"key 'model_type' is {kind!r}, an encoder; give the config.json of a decoder-only model")
+    return wanted, parsed
+
+
+def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
+    """Raise SweetspotError if a size is missing, or is no positive integer.
+
+    transformers would take the size of the family's first model. Publishers rely on that in a nested text_config only.
+    """
+    aliases, flat = defaults.attribute_map, not any(isinstance(config.get(name), Mapping) for name in _TEXT)
+    text = next((config[key] for key in _TEXT if isinstance(config.get(key), Mapping)), config)
+    for name in _SIZES:
+        spelled = [each for each in (name, aliases.get(name, name)) if text.get(each) is not None]
+        listed = any(text.get(each) for each in _LAYERS) if name == "num_hidden_layers" else not flat
+        default = getattr(defaults, aliases.get(name, name), None)
+        if not spelled and not listed and (name in _SIZES[:2] or isinstance(default, int)):
+            raise SweetspotError(
+                f"key {aliases.get(name, name)!r} is missing; copy it from the publisher's config.json"
+            )
+        for each in spelled:
+            value = text[each]
+            if isinstance(value, list) and value:  # a size for each layer
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise SweetspotError(f"key {each!r} is {value!r}, not an integer; write it as in the published file")
+            if value <= 0:
+                raise SweetspotError(f"key {each!r} is {value}; it must be positive, as in the published file")
+
+
+def _check_heads(found: Architecture, parsed: Any) -> None:
+    for block in found.blocks:
+        if block.heads and (not block.kv_heads or block.heads % block.kv_heads):
+            raise SweetspotError(
+                f"key 'num_key_value_heads' gives {block.kv_heads} key/value heads, which do not divide "
+                f"{block.heads} query heads (num_attention_heads); correct one of them"
+            )
+    text = parsed.get_text_config(decoder=True)
+    attends = found.attention_layers
+    if attends and not attends.latent and attends.heads * attends.head_size != attends.heads * attends.value_size:
+        return
+    hidden, heads = found.hidden, getattr(text, "num_attention_heads", None)
+    if attends and isinstance(heads, int) and attends.head_size == hidden // heads and hidden % heads:
+        raise SweetspotError(
+            f"key 'hidden_size' is {hidden}, not divisible by num_attention_heads {heads}; add head_dim or correct one"
+        )
+
+
+def _data_type(config: Mapping[str, Any]) -> str:
+    text = config.get("text_config") or {}
+    named = next(
+        (str(each[name]) for each in (config, text) for name in ("dtype", "torch_dtype") if each.get(name)), ""
+    )
+    return named.removeprefix("torch.") if named.removeprefix("torch.") in ("float16", "float32") else "bfloat16"
+
+
+def _architecture(config: Mapping[str, Any], name: str, file: Path) -> Architecture:
+    other = file.with_name(file.name.replace("config.json", "hf_quant_config.json"))
+    beside = _read(other)[1] if other != file and other.is_file() else None
+    kept = _kept(config, name, beside)
+    try:
+        return Architecture.of(json.loads(kept.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        found = from_config(config, name, beside)
+    except SweetspotError as error:
+        raise SweetspotError(f"{file}: {error}") from None
+    with suppress(OSError):
+        write_atomically(kept, json.dumps(found.as_dict()))
+    return found
+
+
+def _kept(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None) -> Path:
+    """Where a model that was read is kept: every job of a workflow reads it, and importing transformers takes a second.
+
+    The name depends on all that the content depends on, this code and the version of transformers included.
+    """
+    code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    inputs = {"config": config, "name": name, "beside": beside, "code": code, "transformers": version("transformers")}
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweetspot/models"
+    return place / f"{key(inputs)}.json"
+
+
+def _name(file: Path) -> str:
+    cached = next((part for part in file.parts if part.startswith("models--")), None)
+    if cached:
+        return cached.split("--")[-1]
+    return file.absolute().parent.name if file.name == "config.json" else file.stem
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SweetspotError(
+            f"{file}: no such file; give an architecture file or a directory that holds the publisher's config.json"
+        ) from None
+    except OSError as error:
+        raise SweetspotError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise SweetspotError(f"{file}: not valid JSON ({error}); truncated? Copy the config.json again") from None
+    if not isinstance(config, dict):
+        raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")
+    return file, config
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,192 @@
+"""How the weights of a checkpoint are stored: the `quantization_config` of its config.json, in the layouts in use.
+
+Sources: quantization_config.py of transformers for AWQ, GPTQ, FP8, FBGEMM, MXFP4, bitsandbytes and compressed-tensors;
+hf_quant_config.json and config.json of NVIDIA's ModelOpt checkpoints.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+from sweetspot import precision
+from sweetspot.errors import SweetspotError
+from sweetspot.precision import Precision
+
+_SIXTEEN = "bfloat16"  # of a part that stays as it is
+_ALGORITHMS = {
+    "FP8": ("fp8", "fp8"),
+    "FP8_PB_WO": ("fp8", "fp8"),
+    "FP8_PER_CHANNEL_PER_TOKEN": ("fp8", "fp8"),
+    "FP8_BLOCK_SCALES": ("fp8", "fp8"),
+    "MXFP8": ("fp8", "fp8"),
+    "NVFP4": ("nvfp4", "nvfp4"),
+    "NVFP4_AWQ": ("nvfp4", "nvfp4"),
+    "W4A16_NVFP4": ("nvfp4", _SIXTEEN),
+    "W4A8_NVFP4_FP8": ("nvfp4", "fp8"),
+    "MXFP4": ("mxfp4", _SIXTEEN),
+    "W4A16_AWQ": ("int4", _SIXTEEN),
+    "W4A16": ("int4", _SIXTEEN),
+    "W4A8_AWQ": ("int4", "fp8"),
+    "W8A16": ("int8", _SIXTEEN),
+    "W8A8_SQ_PER_CHANNEL": ("int8", "int8"),
+    "INT8_SQ": ("int8", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The formats (weights, activations) of the parts of a model, by their names, and that of the KV cache.
+
+    `named` has the formats of parts that are listed; all others have `rest`, but those that `ignored` names. Names may
+    be patterns, or the beginnings or the ends of the names of modules.
+    """
+
+    rest: tuple[str, str]
+    cache: str = "auto"
+    ignored: tuple[str, ...] = ()
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def bits(self, module: str) -> float:
+        """Bits of an element of the weight of `module`."""
+        return precision.bits(self.format(module)[0])
+
+    def format(self, module: str) -> tuple[str, str]:
+        """Weights and activations of `module`."""
+        if self._known and (found := _first(self._known, module)):
+            return found
+        if self._left_alone.match(module) or re.search(r"(^|\.)(router|gate)$", module):
+            return _SIXTEEN, _SIXTEEN
+        return self.rest
+
+    @cached_property
+    def _left_alone(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(_pattern, self.ignored)) or r"(?!)")
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[str, str]]:
+        return {_place(name): formats for name, formats in self.named.items()}
+
+    def precision(self, most: tuple[str, str], plain: str) -> Precision:
+        """The precision of a model most of whose weights have the formats `most`; `plain`: its data type."""
+        weights, activations = most
+        return Precision.of(weights, plain if activations == _SIXTEEN else activations, self.cache)
+
+
+def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Quantization | None:
+    """The quantization of a config.json, or None; `beside`: the content of a hf_quant_config.json next to it.
+
+    Raises SweetspotError for a layout or format that is not known.
+    """
+    found = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    found = found or (beside or {}).get("quantization")
+    if not found:
+        return None
+    if not isinstance(found, Mapping):
+        raise SweetspotError(f"key 'quantization_config' is {found!r}, not an object; copy it from the published file")
+    ignored = tuple(
+        str(name)
+        for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers", "llm_int8_skip_modules")
+        for name in found.get(key) or ()
+    )
+    cache = _cache(found)
+    method, algorithm = str(found.get("quant_method", "")).lower(), str(found.get("quant_algo") or "").upper()
+    named = {name: _algorithm(part["quant_algo"]) for name, part in (found.get("quantized_layers") or {}).items()}
+    if named or algorithm == "MIXED_PRECISION":
+        # What no list names stays as it is, but in FP8 checkpoints of which another part was quantized further.
+        return Quantization(("fp8", "fp8") if method == "fp8" else (_SIXTEEN,) * 2, cache, ignored, named)
+    if groups := found.get("config_groups"):
+        return _groups(groups, cache, ignored)
+    if algorithm:
+        return Quantization(_algorithm(algorithm), cache, ignored)
+    bits = found.get("bits", found.get("w_bit"))
+    if method in ("awq", "gptq", "auto-round", "gptqmodel") and bits in (4, 8):
+        return Quantization((f"int{bits}", _SIXTEEN), cache, ignored)
+    if method in ("fp8", "fbgemm_fp8"):
+        return Quantization(("fp8", "fp8"), cache, ignored)
+    if method == "mxfp4":
+        return Quantization(("mxfp4", _SIXTEEN), cache, ignored)
+    if method == "bitsandbytes" and (found.get("load_in_4bit") or found.get("load_in_8bit")):
+        return Quantization(("int4" if found.get("load_in_4bit") else "int8", _SIXTEEN), cache, ignored)
+    what = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "quant_algo", "bits") if found.get(key))
+    raise SweetspotError(
+        f"key 'quantization_config' ({what or 'without quant_method'}) is not a format that is known here "
+        f"({', '.join(precision.NAMES)}); choose another checkpoint of this model"
+    )
+
+
+def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> Quantization:
+    """The layout of compressed-tensors: groups of modules with the same formats, named or all "Linear" ones."""
+    rest: tuple[str, str] = (_SIXTEEN, _SIXTEEN)
+    named: dict[str, tuple[str, str]] = {}
+    for group in groups.values():
+        formats = _numbers(group.get("weights")), _numbers(group.get("input_activations"))
+        if formats[1] == "mxfp4":
+            formats = formats[0], "nvfp4" if formats[0] == "nvfp4" else "mxfp4"
+        targets = group.get("targets") or ["Linear"]
+        if "Linear" in targets:
+            rest = formats
+        named |= dict.fromkeys((name for name in targets if name != "Linear"), formats)
+    return Quantization(rest, cache, ignored, named)
+
+
+def _numbers(layout: Mapping[str, Any] | None) -> str:
+    """The format of elements that compressed-tensors describes by number of bits, type and group."""
+    if not layout:
+        return _SIXTEEN
+    bits, kind = layout.get("num_bits"), layout.get("type")
+    known = {(8, "float"): "fp8", (8, "int"): "int8", (4, "int"): "int4"}
+    if (bits, kind) == (4, "float"):
+        return "mxfp4" if layout.get("group_size") == 32 else "nvfp4"
+    if (bits, kind) not in known:
+        raise SweetspotError(
+            f"key 'quantization_config' has elements of {bits} bits ({kind}), which are not known here "
+            f"({', '.join(precision.NAMES)}); choose another checkpoint of this model"
+        )
+    return known[bits, kind]  # type: ignore[index]
+
+
+def _algorithm(name: str) -> tuple[str, str]:
+    if name.upper() not in _ALGORITHMS:
+        raise SweetspotError(
+            f"key 'quantization_config' has quant_algo {name!r}, which is not known here; known: "
+            f"{', '.join(_ALGORITHMS)}; choose another checkpoint of this model"
+        )
+    return _ALGORITHMS[name.upper()]
+
+
+def _cache(found: Mapping[str, Any]) -> str:
+    scheme = found.get("kv_cache_scheme") or found.get("kv_cache_quant_algo")
+    if not scheme:
+        return "auto"
+    return _numbers(scheme) if isinstance(scheme, Mapping) else _algorithm(str(scheme))[0]
+
+
+def _first(known: Mapping[str, tuple[str, str]], module: str) -> tuple[str, str] | None:
+    """What is known of a module, or of the nearest one that it is part of."""
+    place = _place(module)
+    while place:
+        if place in known:
+            return known[place]
+        place = place.rpartition(".")[0]
+    return None
+
+
+@cache
+def _place(name: str) -> str:
+    """A module's name from its layer on, since checkpoints and versions differ before it, and all experts as one."""
+    layer = re.search(r"(^|\.)(layers\.\d+\..*)", name)
+    place = layer[2] if layer else name.split(".")[-1]
+    routed = re.match(r"(layers\.\d+)\.(?!.*shared).*\bexperts\b", place)
+    return f"{routed[1]}.experts" if routed else place
+
+
+def _pattern(name: str) -> str:
+    """A regular expression for the modules that a name or pattern of a checkpoint means, and for their parts."""
+    if name.startswith("re:"):
+        return f"(?:{name[3:]})"
+    if "*" in name:
+        short = name.removeprefix("model.").removeprefix("language_model.")
+        return "(?:.*" + ".*".join(map(re.escape, short.split("*"))) + r"(?:\..*)?$)"
+    return r"(?:(?:.*\.)?" + re.escape(_place(name)) + r"(?:\..*)?$)"

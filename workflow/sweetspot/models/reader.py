@@ -1,0 +1,393 @@
+"""From the modules of a model to an architecture: what its layers multiply, keep and attend to.
+
+Shapes come from the model's own definition (`outline`). What shapes do not say (windows, experts per token, recurrent
+state) comes from the attributes that transformers gives to the layers and configs of every family.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeGuard
+
+from sweetspot import precision
+from sweetspot.architecture import Architecture, Layers
+from sweetspot.errors import SweetspotError
+from sweetspot.models.quantization import Quantization
+from sweetspot.models.stand_ins import Convolution, Embedding, Linear, Module, ModuleList, Norm, Parameter
+
+NO_LIMIT = 1 << 31
+"""The number of positions of a model without a limit."""
+
+# The engines run these as one product: same input, outputs side by side.
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("gate", "up"))
+_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "attn_out", "resid_proj")
+_DOWN = ("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h", "w2", "down", "output_linear")
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
+_PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+_QKV = re.compile("qkv|query_key_value|c_attn", re.IGNORECASE)
+_OTHER_MIXERS = re.compile(r"Rwkv|Recurrent|RgLru|Retention|LSTM|Hyena|Linear\w*Attention|Lightning")
+_UNKNOWN_STATE = "layers that mix tokens in a way that is not known here"
+# FLOPs per element of recurrent state and token: Mamba decays it, adds an outer product, and reads it out; a delta
+# rule also reads it before it writes.
+_SCAN_FLOPS, _DELTA_FLOPS = 6, 8
+
+
+class Weight(NamedTuple):
+    """A weight below a layer: its module's name, its own name there, the module, and its shape."""
+
+    module: str
+    leaf: str
+    owner: Module
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What a quantization calls it."""
+        return self.module if self.leaf == "weight" else f"{self.module}.{self.leaf}"
+
+    @property
+    def elements(self) -> int:
+        """Its elements."""
+        return math.prod(self.shape)
+
+
+def architecture(root: Module, config: Any, quantization: Quantization | None) -> Architecture:
+    """The architecture of the modules `root` of `config`. Raises SweetspotError if they have no layers to count."""
+    text = config.get_text_config(decoder=True)
+    prefix, layers = _decoder(root, text)
+    within = prefix.rpartition(".")[0] + "."
+    tied = _tied(root, config)
+    parameters = {name: each.count for name, each in root.parameters() if name not in tied}
+
+    main = precision.bits(most_used(root, quantization)[0]) if quantization else 16
+    read = [_layer(f"{prefix}.{index}", layer, index, text, quantization, main) for index, layer in enumerate(layers)]
+    ends, head, other = [], [], dict[str, int]()
+    for place, module in root.modules():
+        if place.startswith(f"{prefix}.") or place == prefix:
+            continue
+        inside = f"{place}.".startswith(within)
+        is_head = (
+            isinstance(module, Linear) and (not inside or within == ".") and module.out_features >= text.vocab_size
+        )
+        for leaf, each in module.children():
+            if not isinstance(each, Parameter):
+                continue
+            if is_head and leaf == "weight":
+                head.append((module.in_features, module.out_features))
+            elif inside and isinstance(module, Linear) and leaf == "weight":
+                ends.append((module.in_features, module.out_features))
+            elif not inside and not is_head and not isinstance(module, (Norm, Embedding)):
+                part = _part(place, within)
+                other[part] = other.get(part, 0) + parameters.get(f"{place}.{leaf}", 0)
+    if not head:
+        head.append((text.hidden_size, text.vocab_size))
+    unknown = sum(number for number, _ in (_unknown(block, layer) for block, layer in zip(read, layers, strict=True)))
+    notes = [(f"{name} (not run for prompts of text)", count) for name, count in other.items() if count]
+    if unknown:
+        notes.append((_UNKNOWN_STATE, unknown))
+    notes += _notes(config, text)
+    return Architecture(
+        name="",
+        model_type=config.model_type,
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        max_positions=_positions(text),
+        blocks=_grouped(read),
+        parameters=sum(parameters.values()),
+        ends=tuple(ends),
+        head=tuple(head),
+        plain_head=quantization is None or quantization.bits("lm_head") >= 16,
+        not_modelled=tuple(notes),
+    )
+
+
+def matters(note: str) -> bool:
+    """Whether a note of `not_modelled` is about work that a prompt of text causes."""
+    return note.startswith(_UNKNOWN_STATE)
+
+
+def most_used(root: Module, quantization: Quantization) -> tuple[str, str]:
+    """The formats (weights, activations) of most of the quantised weights; those of 16 bits if none is quantised."""
+    amounts: dict[tuple[str, str], int] = {}
+    for weight in _weights("", root):
+        if len(weight.shape) > 1 and not isinstance(weight.owner, (Embedding, Convolution)):
+            formats = quantization.format(weight.name)
+            amounts[formats] = amounts.get(formats, 0) + weight.elements
+    quantised = {formats: amount for formats, amount in amounts.items() if precision.bits(formats[0]) < 16}
+    return max(quantised or amounts, key=lambda formats: amounts[formats])
+
+
+def _decoder(root: Module, text: Any) -> tuple[str, ModuleList]:
+    """The list of the layers that generate text, and its name."""
+    count = getattr(text, "num_hidden_layers", None)
+    for name, module in root.modules():
+        other = re.search(r"(^|\.)(vision|visual|audio|encoder|vision_\w+|audio_\w+)(\.|$)", name)
+        if isinstance(module, ModuleList) and not other and count and len(module) == count:
+            return name, module
+    raise SweetspotError(f"no list of {count} layers is found in the definition of {type(root).__name__}")
+
+
+def _layer(place: str, layer: Module, index: int, text: Any, quantization: Quantization | None, main: float) -> Layers:
+    """What one layer costs."""
+    weights = list(_weights(place, layer))
+    routed = [one for one in weights if _routed(one)]
+    dense = [one for one in weights if not _routed(one)]
+    matrices = [one for one in dense if _is_matrix(one)]
+    short = [one for one in dense if isinstance(one.owner, Convolution) and one.leaf == "weight"]
+    vectors = sum(one.elements for one in dense if one not in matrices and one not in short)
+    experts = max((len(one.owner) if isinstance(one.owner, ModuleList) else one.shape[0] for one in routed), default=0)
+    of_experts = [one for one in routed if len(one.shape) == 3]
+    vectors += sum(one.elements for one in routed if len(one.shape) < 3)
+    inner, gated = _feed_forward(layer)
+    found = Layers(
+        count=1,
+        matrices=tuple(_products(matrices)),
+        convolution=sum(one.elements for one in short),
+        vectors=vectors,
+        norms=sum(
+            "Norm" in type(module).__name__ and _width(module) == text.hidden_size for _, module in layer.modules()
+        ),
+        ffn=inner,
+        gated=gated,
+        experts=experts,
+        experts_per_token=_experts_per_token(layer, text) if experts else 0,
+        expert_weights=sum(one.elements for one in of_experts) // experts if experts else 0,
+        plain_weights=_plain([*matrices, *short], quantization, main),
+        plain_expert_weights=_plain(of_experts, quantization, main) / experts if experts else 0,
+    )
+    more: dict[str, Any] = _attention(layer, index, text) | _state(layer, text)
+    return replace(found, **more)
+
+
+def _weights(place: str, module: Module) -> Iterator[Weight]:
+    """Every parameter below a module; experts in a list of modules as if they were one stack of matrices."""
+    for name, child in module.children():
+        below = f"{place}.{name}".removeprefix(".")
+        if isinstance(child, Parameter):
+            yield Weight(place, name, module, child.shape)
+        elif name == "experts" and isinstance(child, ModuleList) and len(child):
+            for one in _weights(below, child[0]):
+                yield one._replace(owner=child, shape=(len(child), *one.shape))
+        else:
+            yield from _weights(below, child)
+
+
+def _routed(weight: Weight) -> bool:
+    stacked = len(weight.shape) == 3 and not isinstance(weight.owner, Convolution)
+    return stacked or (
+        len(weight.shape) == 2 and "experts" in weight.module.split(".")[-1] and "shared" not in weight.module
+    )
+
+
+def _is_matrix(weight: Weight) -> bool:
+    known = isinstance(weight.owner, (Embedding, Convolution)) or "bias" in weight.leaf
+    return len(weight.shape) == 2 and not known and min(weight.shape) > 1
+
+
+def _products(matrices: list[Weight]) -> Iterator[tuple[int, int]]:
+    """Inputs and outputs of each product, those that engines fuse as one."""
+    left = list(matrices)
+    while left:
+        first = left.pop(0)
+        outputs, inputs = first.shape
+        parent, _, name = first.module.rpartition(".")
+        names = next((names for names in _FUSED if name in names), ())
+        for other in [one for one in left if one.module.rpartition(".")[0] == parent]:
+            if other.module.rpartition(".")[2] in names and other.shape[1] == inputs:
+                outputs += other.shape[0]
+                left.remove(other)
+        yield inputs, outputs
+
+
+def _plain(weights: list[Weight], quantization: Quantization | None, main: float) -> float:
+    """How many of the elements stay in 16 bits if the rest has the model's main format.
+
+    A third format counts as the mixture of the two that has as many bytes.
+    """
+    if quantization is None:  # an engine that quantises what it loads leaves routers and convolutions as they are
+        return sum(
+            one.elements
+            for one in weights
+            if isinstance(one.owner, Convolution) or re.search(r"(^|\.)(\w*router|gate)(\.|$)", one.name)
+        )
+    if main >= 16:
+        return 0
+    return sum(one.elements * (quantization.bits(one.name) - main) / (16 - main) for one in weights)
+
+
+def _attention(layer: Module, index: int, text: Any) -> dict[str, Any]:
+    """The sizes of a layer's attention; none if it has none, or one that keeps no positions."""
+    for _, module in layer.modules():
+        linears = {name: child for name, child in module.children() if isinstance(child, Linear)}
+        if "Attention" not in type(module).__name__ or not linears or _OTHER_MIXERS.search(type(module).__name__):
+            continue
+        if isinstance(rank := getattr(module, "kv_lora_rank", None), int) and "kv_b_proj" in linears:
+            rope = text.qk_rope_head_dim
+            sizes = (text.num_attention_heads,) * 2 + (text.qk_nope_head_dim + rope, text.v_head_dim, rank + rope)
+            latent = dict(zip(("heads", "kv_heads", "head_size", "value_size", "cached"), sizes, strict=True))
+            return latent | {"latent": rank, **_window(module, index, text)}
+        out = next((linears[name] for name in _OUTPUTS if name in linears), None)
+        key = next((linears[name] for name in ("k_proj", "key", "wk", "k") if name in linears), None)
+        value = next((linears[name] for name in ("v_proj", "value", "wv", "v") if name in linears), key)
+        fused = next(
+            (one for name, one in linears.items() if re.search("qkv|query_key_value|c_attn", name, re.I)), None
+        )
+        stated = getattr(module, "head_dim", None), _of(text, "head_dim")
+        size = next(filter(_is_size, stated), None) or text.hidden_size // text.num_attention_heads
+        if "kv_proj" in linears and linears["kv_proj"].out_features == size:  # one vector is key and value of all heads
+            shared = {"heads": text.num_attention_heads, "kv_heads": 1, "head_size": size, "value_size": size}
+            return shared | {"cached": size, "latent": size, **_window(module, index, text)}
+        if key and value:
+            widths = key.out_features, value.out_features
+        elif fused and out:
+            widths = ((fused.out_features - out.in_features) // 2,) * 2
+        else:
+            widths = (text.num_attention_heads * size,) * 2
+        kv_heads = widths[0] // size
+        heads = (out.in_features if out else text.num_attention_heads * size) // (widths[1] // kv_heads)
+        return {
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_size": size,
+            "value_size": widths[1] // kv_heads,
+            "cached": sum(widths),
+            "shares_cache": getattr(module, "is_kv_shared_layer", False) is True,
+            **_window(module, index, text),
+        }
+    return {}
+
+
+def _window(module: Module, index: int, text: Any) -> dict[str, Any]:
+    kinds = _of(text, "layer_types")
+    kind = kinds[index] if kinds else None
+    if kind == "chunked_attention":
+        return {"window": text.attention_chunk_size, "chunked": True}
+    own, general = getattr(module, "sliding_window", None), _of(text, "sliding_window")
+    if kind is None or "sliding" in kind:
+        return {"window": own if _is_size(own) else general if _is_size(general) else None}
+    return {}
+
+
+def _state(layer: Module, text: Any) -> dict[str, int]:
+    """The recurrent state of a layer, in bytes per request, and the FLOPs of its update, per token."""
+    elements = flops = short = 0
+    for _, module in layer.modules():
+        size: dict[str, int] = {name: value for name, value in vars(module).items() if _is_size(value)}
+        if isinstance(module, Convolution):
+            short += module.weight.count
+        if "ssm_state_size" in size:
+            width = size["num_heads"] * size["head_dim"] if "num_heads" in size else size.get("intermediate_size", 0)
+            elements += width * size["ssm_state_size"]
+            flops += _SCAN_FLOPS * width * size["ssm_state_size"]
+        elif {"num_v_heads", "head_k_dim", "head_v_dim"} <= size.keys():
+            elements += size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"]
+            flops += _DELTA_FLOPS * size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"]
+        elif "Lightning" in type(module).__name__ and {"num_attention_heads", "head_dim"} <= size.keys():
+            elements += size["num_attention_heads"] * size["head_dim"] ** 2
+            flops += _SCAN_FLOPS * size["num_attention_heads"] * size["head_dim"] ** 2
+    types = (getattr(text, name, None) for name in ("mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
+    wide = 4 if "float32" in map(str, types) else 2
+    return {"state_bytes": elements * wide + short * 2, "state_flops": flops}
+
+
+def _unknown(block: Layers, layer: Module) -> tuple[int, str]:
+    """How many parameters are of a kind of mixing that is not known here, and its name."""
+    if block.heads or (block.state_bytes > 0 and block.state_flops):
+        return 0, ""
+    for _, module in layer.modules():
+        if _OTHER_MIXERS.search(type(module).__name__):
+            return sum(each.count for _, each in module.parameters()), type(module).__name__
+    return 0, ""
+
+
+def _feed_forward(layer: Module) -> tuple[int, bool]:
+    """The inner width of what every token passes, shared experts included, and whether it is gated."""
+    width, gated = 0, False
+    for place, module in layer.modules():
+        if "Attention" in type(module).__name__ or ("experts" in place.split(".")[-2:] and place[-1:].isdigit()):
+            continue
+        linears = {name: child for name, child in module.children() if isinstance(child, Linear)}
+        down = next((linears[name] for name in _DOWN if name in linears), None)
+        if down is not None:
+            width += down.in_features
+            into = sum(one.out_features for one in linears.values() if one is not down)
+            gated = gated or into >= 2 * down.in_features
+    return width, gated
+
+
+def _experts_per_token(layer: Module, text: Any) -> int:
+    values = [_of(text, name) for name in _TOP_K]
+    values += [getattr(module, "top_k", None) for _, module in layer.modules()]
+    found = next(filter(_is_size, values), None)
+    if found is None:
+        raise SweetspotError("how many experts a token passes is in no key that is known here (num_experts_per_tok)")
+    return int(found)
+
+
+def _tied(root: Module, config: Any) -> set[str]:
+    """Names of parameters that are the same as others, by the class and the config."""
+    keys = getattr(root, "_tied_weights_keys", None) or {}
+    if not isinstance(keys, dict):
+        return set()
+    every = {name for name, _ in root.parameters()}
+    ties = getattr(config, "tie_word_embeddings", None)
+    found = set()
+    for pattern, source in keys.items():
+        plain = pattern in every and source in every
+        if plain and ties:
+            found.add(pattern)
+        elif not plain:
+            alike = re.compile(pattern + r"(\..*)?")
+            found |= {name for name in every if alike.fullmatch(name) and not name.startswith(source)}
+    return found
+
+
+def _grouped(layers: list[Layers]) -> tuple[Layers, ...]:
+    counts: dict[Layers, int] = {}
+    for layer in layers:
+        counts[layer] = counts.get(layer, 0) + 1
+    return tuple(replace(layer, count=count) for layer, count in counts.items())
+
+
+def _positions(text: Any) -> int:
+    found = getattr(text, "max_position_embeddings", None)
+    return int(found) if _is_size(found) else NO_LIMIT
+
+
+def _notes(config: Any, text: Any) -> list[tuple[str, int]]:
+    """What the checkpoint holds that its class in transformers leaves out, or that is counted as something simpler."""
+    notes = []
+    for name in _PREDICTION:
+        if _is_size(count := getattr(text, name, None)):
+            notes.append((f"{count} layers that predict further tokens ({name}): engines leave them out by default", 0))
+    if _is_size(chosen := getattr(text, "index_topk", None)):
+        notes.append((f"attention to {chosen} chosen positions (index_topk): counted as attention to all", 0))
+    if getattr(text, "compress_ratios", None):
+        notes.append(("attention to compressed positions (compress_ratios): counted as attention to all", 0))
+    return notes
+
+
+def _part(place: str, within: str) -> str:
+    """The name of a part beside the text model."""
+    shared = within.split(".")
+    parts = place.split(".")
+    same = next((index for index, part in enumerate(parts) if index >= len(shared) or part != shared[index]), 0)
+    return ".".join(parts[: same + 1])
+
+
+def _width(module: Module) -> int | None:
+    weight = vars(module).get("weight")
+    return weight.shape[-1] if isinstance(weight, Parameter) and weight.shape else None
+
+
+def _of(config: Any, name: str) -> Any:
+    """An attribute of a config; None if it has none, or one for each layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # transformers raises errors of its own for attributes that differ between layers
+        return None
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

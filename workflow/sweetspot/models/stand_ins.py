@@ -1,0 +1,361 @@
+"""Stand-ins for torch: modules and parameters that have shapes and compute nothing, and what is not known."""
+
+# ruff: noqa: D105, D107 (they mean what they mean in torch)
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+
+class Unknown:
+    """What is not known: false, empty, and so is all that is made of it. As a decorator it changes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Unknown()
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:  # noqa: D102
+        decorates = len(arguments) == 1 and not settings and callable(arguments[0])
+        return arguments[0] if decorates and not isinstance(arguments[0], Unknown) else Unknown()
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (_Base,)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __contains__(self, item: object) -> bool:
+        return False
+
+    def __getitem__(self, key: object) -> "Unknown":
+        return Unknown()
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def _unknown(self, *others: object) -> "Unknown":
+        return Unknown()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _unknown
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = _unknown
+    __or__ = __ror__ = __neg__ = __invert__ = _unknown
+    __lt__ = __gt__ = __le__ = __ge__ = _unknown
+
+
+class _Base:
+    """A base class that adds nothing."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        pass
+
+
+class Tensor:
+    """A shape. Whatever is computed element by element keeps it."""
+
+    def __init__(self, *shape: Any) -> None:
+        self.shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Attribute(self)
+
+    def __getitem__(self, key: Any) -> "Tensor":
+        keys, sizes, shape = key if isinstance(key, tuple) else (key,), list(self.shape), []
+        for part in keys:
+            if part is None:
+                shape.append(1)
+            elif isinstance(part, slice):
+                shape.append(len(range(*part.indices(sizes.pop(0)))))
+            elif sizes:
+                sizes.pop(0)
+        return Tensor(*shape, *sizes)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def _same(self, *others: object) -> "Tensor":
+        return self
+
+    __lt__ = __gt__ = __le__ = __ge__ = __floordiv__ = __rfloordiv__ = __mod__ = _same
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _same
+    __pow__ = __rpow__ = __neg__ = _same
+
+    def expand(self, *shape: int) -> "Tensor":
+        """As torch does: -1 keeps a size."""
+        return Tensor(*(old if new == -1 else new for new, old in zip(shape, self.shape, strict=True)))
+
+    def size(self, axis: int | None = None) -> Any:
+        """The shape, or one of its sizes."""
+        return self.shape if axis is None else self.shape[axis]
+
+
+class _Attribute(Unknown):
+    """An attribute of a tensor: unknown, or a method that keeps the shape."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Tensor:
+        return self._tensor
+
+
+class Parameter(Tensor):
+    """A parameter."""
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        super().__init__(*(data.shape if isinstance(data, Tensor) else (Unknown(),)))
+
+    @property
+    def count(self) -> int:
+        """How many elements it has. Raises TypeError if its shape stayed unknown."""
+        if not all(isinstance(size, int) for size in self.shape):
+            raise TypeError("a parameter's shape depends on what is not known without torch")
+        return math.prod(self.shape)
+
+
+class Module:
+    """A module: its parameters and modules are its attributes."""
+
+    config: Any = None
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self.config = arguments[0] if arguments else settings.get("config")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Unknown()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def register_parameter(self, name: str, parameter: Any) -> None:
+        """As in torch."""
+        setattr(self, name, parameter)
+
+    add_module = register_module = register_parameter
+
+    def to(self, *arguments: Any, **settings: Any) -> "Module":
+        """This module, as torch's returns itself."""
+        return self
+
+    float = half = eval = train = requires_grad_ = apply = to
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """Its modules and parameters by name."""
+        for name, value in vars(self).items():
+            if isinstance(value, (Module, Parameter)):
+                yield name, value
+
+    def modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """This module and all below it, by name; one with several names comes several times."""
+        yield prefix.removesuffix("."), self
+        for name, child in self.children():
+            if isinstance(child, Module):
+                yield from child.modules(f"{prefix}{name}.")
+
+    def parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter below, by its first name."""
+        seen: set[int] = set()
+        for prefix, module in self.modules():
+            for name, child in module.children():
+                if isinstance(child, Parameter) and id(child) not in seen:
+                    seen.add(id(child))
+                    yield f"{prefix}.{name}".removeprefix("."), child
+
+    @classmethod
+    def _from_config(cls, config: Any, **settings: Any) -> "Module":
+        return cls(config)
+
+    from_config = _from_config
+
+
+class ModuleList(Module):
+    """A list of modules."""
+
+    def __init__(self, modules: Any = ()) -> None:
+        self._modules = list(modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._modules[index]
+
+    def append(self, module: Any) -> None:
+        """As of a list."""
+        self._modules.append(module)
+
+    def extend(self, modules: Any) -> None:
+        """As of a list."""
+        self._modules.extend(modules)
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """Its modules by number."""
+        return ((str(index), module) for index, module in enumerate(self._modules) if isinstance(module, Module))
+
+
+class Sequential(ModuleList):
+    """Modules one after another."""
+
+    def __init__(self, *modules: Any) -> None:
+        super().__init__(modules)
+
+
+class ModuleDict(Module):
+    """Modules by name."""
+
+    def __init__(self, modules: Any = ()) -> None:
+        self.__dict__.update(dict(modules))
+
+    def __setitem__(self, name: Any, module: Any) -> None:
+        setattr(self, name, module)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class Linear(Module):
+    """A matrix product: weight (out, in)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **settings: Any) -> None:
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter(Tensor(out_features, in_features))
+        self.bias = Parameter(Tensor(out_features)) if bias else None
+
+
+class _Conv1D(Linear):
+    """GPT-2's matrix product, named by its output first."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__(nx, nf)
+
+
+class Embedding(Module):
+    """A table that is looked up: weight (rows, width)."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *arguments: Any, **settings: Any) -> None:
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = Parameter(Tensor(num_embeddings, embedding_dim))
+
+
+class Norm(Module):
+    """A normalisation with a weight and, but for RMSNorm, a bias."""
+
+    def __init__(
+        self, shape: Any, eps: Any = None, elementwise_affine: bool = True, bias: bool = True, **settings: Any
+    ) -> None:
+        if elementwise_affine and settings.get("affine", True):
+            self.weight = Parameter(Tensor(shape))
+            self.bias = Parameter(Tensor(shape)) if bias else None
+
+
+class _RmsNorm(Norm):
+    def __init__(self, shape: Any, eps: Any = None, elementwise_affine: bool = True, **settings: Any) -> None:
+        super().__init__(shape, eps, elementwise_affine, bias=False)
+
+
+class _GroupNorm(Norm):
+    def __init__(self, groups: int, channels: int, *arguments: Any, **settings: Any) -> None:
+        super().__init__(channels, **settings)
+
+
+class Convolution(Module):
+    """A convolution over some axes: weight (out, in / groups, sizes)."""
+
+    axes = 1
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *arguments: Any, **settings: Any) -> None:
+        groups = settings.get("groups", arguments[3] if len(arguments) > 3 else 1)
+        bias = settings.get("bias", arguments[4] if len(arguments) > 4 else True)
+        sizes = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,) * self.axes
+        self.weight = Parameter(Tensor(out_channels, in_channels // groups, *sizes))
+        self.bias = Parameter(Tensor(out_channels)) if bias else None
+
+
+def _convolution(axes: int) -> type[Convolution]:
+    return type(f"Convolution{axes}", (Convolution,), {"axes": axes})
+
+
+class Names:
+    """A namespace; what it does not name is `default`."""
+
+    def __init__(self, default: Any, **names: Any) -> None:
+        vars(self).update(names, default=default)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.default
+
+
+def _computed(*arguments: Any, **settings: Any) -> Any:
+    """What a function of torch returns: of the shape of its first tensor, if it has one."""
+    return next((value for value in arguments if isinstance(value, Tensor)), Unknown())
+
+
+def _shaped(*shape: Any, **settings: Any) -> Tensor:
+    return Tensor(*(shape or (settings["size"],)))
+
+
+def _range(start: int, end: int | None = None, step: int = 1, **settings: Any) -> Tensor:
+    return Tensor(len(range(start, end, step) if end is not None else range(0, start, step)))
+
+
+NN = Names(
+    Module,
+    Module=Module,
+    Parameter=Parameter,
+    ModuleList=ModuleList,
+    ModuleDict=ModuleDict,
+    Sequential=Sequential,
+    Linear=Linear,
+    Embedding=Embedding,
+    LayerNorm=Norm,
+    RMSNorm=_RmsNorm,
+    GroupNorm=_GroupNorm,
+    BatchNorm1d=Norm,
+    BatchNorm2d=Norm,
+    Conv1d=_convolution(1),
+    Conv2d=_convolution(2),
+    Conv3d=_convolution(3),
+    functional=Unknown(),
+    init=Unknown(),
+)
+TORCH = Names(
+    Unknown(),
+    nn=NN,
+    Tensor=Tensor,
+    zeros=_shaped,
+    ones=_shaped,
+    empty=_shaped,
+    randn=_shaped,
+    rand=_shaped,
+    normal=lambda *arguments, size=(), **settings: _shaped(size),
+    full=lambda shape, *arguments, **settings: _shaped(shape),
+    arange=_range,
+    tensor=lambda value, **settings: Tensor(*((len(value),) if isinstance(value, (list, tuple)) else ())),
+    **dict.fromkeys(("log", "exp", "sqrt", "clamp", "abs", "ones_like", "zeros_like", "empty_like"), _computed),
+)
+
+
+class _RopeFunctions(Unknown):
+    def __getitem__(self, kind: object) -> Any:
+        return lambda *arguments, **settings: (Tensor(), 1.0)
+
+
+INSTEAD = {
+    "Conv1D": _Conv1D,
+    "PreTrainedModel": Module,
+    "GradientCheckpointingLayer": Module,
+    "ROPE_INIT_FUNCTIONS": _RopeFunctions(),
+    "use_kernelized_func": lambda *functions: lambda decorated: decorated,
+}
