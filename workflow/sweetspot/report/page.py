@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from sweetspot.files import write_atomically
 from sweetspot.report import audit, explorer, findings, style, tables
-from sweetspot.report.results import Results, rows_of, slugs
+from sweetspot.report.results import Results, slugs
+from sweetspot.table.schema import rows_of
 from sweetspot.vocabulary import LEVEL, SIMULATED
 
 _HERE = Path(__file__).parent
@@ -33,12 +34,11 @@ def write(results: Results, figures: Path, output: Path) -> None:
 
     Without a valid row, the page says so.
     """
-    rows, groups, names, campaign = results.rows, results.groups, results.names, results.campaign
-    validation = results.validation
+    rows, campaign, validation = results.rows, results.campaign, results.validation
     drawn = json.loads((figures / "figures.json").read_text())
     label = results.label or "MEASURED"
     context = {
-        "title": (campaign or {}).get("campaign") or "table of measurements",
+        "title": campaign.get("campaign") or "table of measurements",
         "label": label,
         "banner": _banner(label, rows),
         "simulated": label in SIMULATED.values(),
@@ -67,7 +67,9 @@ def write(results: Results, figures: Path, output: Path) -> None:
                 "notes": tables.accuracy_notes(rows_of(validation, group)),
                 "accuracy": tables.accuracy_of(rows_of(validation, group), group.get("law")),
             }
-            for index, (group, name, slug) in enumerate(zip(groups, names, slugs(names), strict=True))
+            for index, (group, name, slug) in enumerate(
+                zip(results.groups, results.names, slugs(results.names), strict=True)
+            )
         ],
         "provenance": tables.provenance(results),
         "architectures": tables.architectures(campaign),
@@ -116,14 +118,8 @@ def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     svg = re.sub(r"""(url\(|href=["'])#""", rf"\g<1>#{item['name']}-", svg)
     for colour, variable in _THEMED.items():
         svg = svg.replace(colour, f"var({variable})")
-    spoken = html.escape(f"{item['title']}. {item['caption']}", quote=True)
-    svg = re.sub(
-        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_literal(spoken)}">', svg, count=1
-    )
+    spoken = html.escape(f"{item['title']}. {item['caption']}")
+    opened = r'<svg[^>]*?(viewBox="[^"]*")[^>]*>'
+    svg = re.sub(opened, lambda m: f'<svg {m[1]} role="img" aria-label="{spoken}">', svg, count=1)
     csv = base64.b64encode((directory / f"{item['name']}.csv").read_bytes()).decode()
     return {**item, "svg": Markup(re.sub(r"\s*\n\s*", "\n", svg)), "csv": f"data:text/csv;base64,{csv}"}
-
-
-def _literal(text: str) -> str:
-    """`text` escaped as a literal replacement for re.sub."""
-    return text.replace("\\", r"\\")

@@ -1,9 +1,10 @@
 """The columns of a measured row, and those that define its group and cell."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandera.polars as pa
+import polars as pl
 
 from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
 
@@ -79,6 +80,11 @@ class Row(pa.DataFrameModel):
         description="Whether the row passed its checks; `false` rows are kept but not fitted.",
         metadata={"default": True},
     )
+
+
+def rows_of(frame: pl.DataFrame, group: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows of `frame` that belong to `group`."""
+    return frame.filter(*(pl.col(name) == group[name] for name in GROUP))
 
 
 def group_name(group: Iterable[str]) -> str:
