@@ -10,6 +10,7 @@ from typing import Any
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
 from sweetspot.predict.prediction import Interval, Prediction
+from sweetspot.vocabulary import SELECTORS
 
 _BEYOND = 4  # for a request rate, batches up to this many times the largest measured one are tried
 _SLOW = 0.95  # the latency of a mix of lengths is this quantile of its requests' latencies
@@ -94,7 +95,7 @@ class Costs:
         """`place`: typical lengths, used to look up the group; `choice`: gpu, engine, precision."""
         first = predictors.predict(predictor, model, place.input_tokens, place.output_tokens, batch, **choice)
         self._predictor, self._batch, self.rate_per_s = predictor, batch, rate_per_s
-        self._model = {"model": first.model, **self._where(first)}
+        self._model = _group_of(first)
         self.group = next(
             group for group in predictor["groups"] if all(group[name] == value for name, value in self._model.items())
         )
@@ -105,17 +106,13 @@ class Costs:
             if any(g["precision"] == first.precision for g in same):
                 where["precision"] = first.precision
             found = predictors.predict(predictor, summariser, place.input_tokens, place.output_tokens, batch, **where)
-            self._summariser = {"model": found.model, **self._where(found)}
+            self._summariser = _group_of(found)
         if rate_per_s is not None and first.duration_s is None:
             raise SweetspotError(
                 f"{first.model}: the predictor has no durations, so --request-rate cannot determine the "
                 "batch; give --batch, or fit a table with duration_s"
             )
         self.at = functools.cache(self._at)
-
-    @staticmethod
-    def _where(prediction: Prediction) -> dict[str, str]:
-        return {name: getattr(prediction, name) for name in ("gpu", "engine", "precision")}
 
     @property
     def summariser(self) -> str:
@@ -128,9 +125,8 @@ class Costs:
         return self._summariser is not self._model
 
     def _at(self, ask: Ask, batch: int) -> Prediction:
-        who = self._summariser if ask.summary else self._model
-        model, where = who["model"], {name: who[name] for name in ("gpu", "engine", "precision")}
-        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
+        model, *where = (self._summariser if ask.summary else self._model).values()
+        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch, *where)
 
     def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
         """Joules of requests that run at these batches."""
@@ -206,14 +202,11 @@ class Costs:
         times = [(of(self.at(ask, batch)), weight) for batch, weight in around if weight > 0]
         return _sum(None if seconds is None else weight * seconds for seconds, weight in times)
 
-    def _seconds(self, asks: Sequence[Ask], batch: int) -> float | None:
-        return _sum(self.at(ask, batch).duration_s for ask in asks)
-
     def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
         total = 0.0
         for share, asks in plan:
-            seconds = self._seconds([ask for ask in asks if pool in (None, ask.summary)], batch)
+            seconds = _sum(self.at(ask, batch).duration_s for ask in asks if pool in (None, ask.summary))
             if seconds is None:
                 raise SweetspotError(f"the duration at batch {batch} is unknown; give --batch")
             total += share * seconds
@@ -265,6 +258,10 @@ class Costs:
                 f"the GPU cannot keep up with {self.rate_per_s:g} requests/s: it finishes {1 / busy_s:.3g} requests/s"
             )
         return 1 / self.rate_per_s - busy_s
+
+
+def _group_of(prediction: Prediction) -> dict[str, str]:
+    return {name: getattr(prediction, name) for name in ("model", *SELECTORS)}
 
 
 def _running(in_flight: float) -> Running:
