@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from sweetspot.campaign.campaign import Campaign
-from sweetspot.engines import EngineSpec, simulated
+from sweetspot.campaign.survey import simulated_spec
+from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve
@@ -97,15 +98,11 @@ def next_cells(campaign: Campaign, rows: Table | None, count: int, accuracy: flo
     `rows`: everything measured so far. `accuracy`: the wanted mean relative half-width of 95 % intervals over the grid.
     The simulator stands in for the energies and durations of unmeasured cells.
     """
-    fitted = _fitted(rows)
-    return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
-
-
-def _fitted(rows: Table | None) -> dict[str, Any] | None:
     try:
-        return fit_table(rows) if rows else None
+        fitted = fit_table(rows) if rows else None
     except SweetspotError:  # too few cells for any law yet
-        return None
+        fitted = None
+    return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
 
 
 def _of_model(
@@ -133,12 +130,8 @@ def _of_model(
     proposals = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
     chosen = [proposal.index for proposal in proposals]
     runs = seconds[chosen] / frame["duration_s"].to_numpy()[chosen]
-    cells = pl.concat(
-        [
-            measured.with_columns(proposed=pl.lit(False)),
-            frame[chosen].select(CELL).with_columns(proposed=pl.lit(True)),
-        ]
-    )
+    more = frame[chosen].select(CELL).with_columns(proposed=pl.lit(True))
+    cells = pl.concat([measured.with_columns(proposed=pl.lit(False)), more])
     return Design(
         model,
         cells.select(pl.lit(model).alias("model"), *CELL, "proposed"),
@@ -153,16 +146,10 @@ def _of_model(
 def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
     """The cells of the grid that can run, with simulated energy, duration and waves."""
     cells = [cell for cell in campaign.grid if cell.model == model and cell.status == "run"]
-    found, row = campaign.models[model], campaign.models[model].row
-    config = campaign.config
     longest = max((cell.input_tokens + cell.output_tokens for cell in cells), default=0)
     rows = []
     for cell in cells:
-        spec = EngineSpec(
-            *("simulated", found.architecture, row.precision, "none", config.gpu, cell.batch, longest, longest),
-            config.engine.kv_cache_fraction,
-            config.seed,
-        )
+        spec = simulated_spec(campaign, model, cell.batch, longest)
         energy_j, duration_s, waves = simulated.expected(spec, cell.input_tokens, cell.output_tokens)
         place = {name: getattr(cell, name) for name in CELL}
         rows.append({**place, "energy_j": energy_j, "duration_s": duration_s, "waves": float(waves)})
