@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_group, add_map, renames
+from sweetspot.commands.arguments import add_answer, add_map, renames
 from sweetspot.errors import SweetspotError
 from sweetspot.vocabulary import SELECTORS
 
@@ -63,11 +63,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--grid-g-per-kwh", type=float, metavar="G", help="also show emissions, at G grams of CO2e per kWh"
     )
-    add_group(command)
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a workload outside the measured range, with exit status 1"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    add_answer(command, "workload")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_group
+from sweetspot.commands.arguments import add_answer
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
 from sweetspot.vocabulary import ON_MEASURED_KERNELS, SIMULATED
@@ -47,11 +47,7 @@ def add(command: argparse.ArgumentParser) -> None:
         metavar="B",
         help="equal requests in flight (default: the smallest measured; without a predictor 1)",
     )
-    add_group(command)
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a request outside the measured range, with exit status 1"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    add_answer(command, "request")
 
 
 def run(options: argparse.Namespace) -> None:

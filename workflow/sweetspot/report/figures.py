@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import polars.selectors as cs
 import seaborn as sns
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from sweetspot.files import write_atomically
@@ -31,46 +29,37 @@ _PER_TOKEN = "J per output token"
 _SHOWN = ["model", *CELL, "repetitions", "energy_per_output_token_j", "sd"]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Describes a figure: `kind` names the plot, `group` is the index of its group in the results (None: all)."""
-
-    name: str
-    kind: str
-    group: int | None
-    title: str
-    caption: str
-
-
 def draw_all(results: Results, directory: Path) -> list[Path]:
     """Draw every figure that these results allow into `directory`; returns the files written.
 
     Without a valid row there is no figure. Every figure has its data beside it as CSV; a figure of simulated rows has
-    SIMULATED in the drawing. figures.json lists the figures in the order of the pages of figures.pdf.
+    SIMULATED in the drawing. figures.json lists the figures in the order of the pages of figures.pdf: `kind` names the
+    plot, `group` is the index of its group in the results (null: all).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    drawn: list[Drawn] = []
+    drawn: list[dict[str, Any]] = []
     files: list[Path] = []
     pdf = directory / "figures.pdf"
     with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
-        for item, fig, shown in _figures(results):
-            drawn.append(item)
-            files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
+        for name, group, (kind, title, caption, fig, shown) in _figures(results):
+            drawn.append({"name": name, "kind": kind, "group": group, "title": title, "caption": caption})
+            files += [*style.save(fig, directory, name, pages), directory / f"{name}.csv"]
             write_atomically(files[-1], shown.with_columns(cs.float().round_sig_figs(_DIGITS)).write_csv())
     index = directory / "figures.json"
-    write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
+    write_atomically(index, json.dumps(drawn, indent=1) + "\n")
     return [*files, pdf, index]
 
 
-def _figures(results: Results) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
+def _figures(results: Results) -> Iterator[tuple[str, int | None, Chart]]:
+    """Each figure with its name and the index of its group."""
     if results.top is None:
         return
     hues = style.ramp(results.means["input_tokens"])
     for index, (group, name, slug) in enumerate(zip(results.groups, results.names, slugs(results.names), strict=True)):
-        for kind, title, caption, fig, shown in _of_group(results, group, name, hues):
-            yield Drawn(kind if kind == "hero" else f"{kind}-{slug}", kind, index, title, caption), fig, shown
-    for kind, title, caption, fig, shown in itertools.chain(charts.overall(results), diagnostics.overall(results)):
-        yield Drawn(kind, kind, None, title, caption), fig, shown
+        for chart in _of_group(results, group, name, hues):
+            yield chart[0] if chart[0] == "hero" else f"{chart[0]}-{slug}", index, chart
+    for chart in itertools.chain(charts.overall(results), diagnostics.overall(results)):
+        yield chart[0], None, chart
 
 
 def _of_group(results: Results, group: Group, name: str, hues: Mapping[int, str]) -> Iterator[Chart]:

@@ -14,8 +14,7 @@ from sweetspot.predict.predictor import chosen, waves
 from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
 from sweetspot.table.files import read_result
-from sweetspot.table.schema import GROUP, rows_of
-from sweetspot.vocabulary import UNSPECIFIED
+from sweetspot.table.schema import GROUP, Row, rows_of
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,10 @@ class Results:
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with every column that figures and report use; missing ones are unspecified, valid, unflagged or null."""
-    defaults: dict[str, tuple[Any, Any]] = {
-        **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
-        **{name: ("", pl.String) for name in ("reasons", "flags")},
-        "valid": (True, pl.Boolean),
-        **{name: (None, pl.Float64) for name in ("duration_s", "idle_w")},
-        "waves": (1.0, pl.Float64),
-        **{name: (None, pl.Int64) for name in ("in_flight", "experts", "experts_per_token")},
-    }
+    """`rows` with every column that figures and report use; missing ones have their default, and no reason or flag."""
+    columns = Row.to_schema().columns
+    defaults = {name: ((column.metadata or {}).get("default"), column.dtype.type) for name, column in columns.items()}
+    defaults |= dict.fromkeys(("reasons", "flags"), ("", pl.String()))
     rows = rows.with_columns(
         pl.lit(value, dtype=kind).alias(name) for name, (value, kind) in defaults.items() if name not in rows.columns
     )

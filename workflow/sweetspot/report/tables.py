@@ -67,7 +67,7 @@ def provenance(results: Results) -> Table:
         ("Idle power, context and weights loaded", _span(rows, "idle_w", "W")),
         ("Random seed", campaign.get("config", {}).get("seed")),
         ("Fitted by", predictor.get("created_by")),
-        ("Run by", campaign and f"sweetspot {campaign.get('sweetspot_version')}"),
+        ("Run by", f"sweetspot {campaign.get('sweetspot_version')}" if campaign else None),
         ("Python", campaign.get("python")),
         ("Platform", campaign.get("platform")),
     ]
