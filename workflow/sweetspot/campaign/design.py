@@ -31,21 +31,10 @@ _GUESS = 1.0  # relative standard deviation of a coefficient before any measurem
 _LEAST_SHARE = 0.05  # every term is assumed to be at least this share of the energy of some cell
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A cell to measure, by its index in the grid.
-
-    `expected_sd`: the mean relative standard deviation of the predictions over the grid once it is measured.
-    """
-
-    index: int
-    expected_sd: float
-
-
 def propose(
     law: Law, values: Array, grid: Points, seconds: Array, measured: Mask, count: int, noise: float = NOISE
-) -> list[Proposal]:
-    """The next `count` cells of `grid`, best first; fewer if the grid has no more.
+) -> list[int]:
+    """The indices of the next `count` cells of `grid`, best first; fewer if the grid has no more.
 
     `values`: guessed coefficients of `law`. `grid`: all cells that can be measured, with guessed energies as the
     target. `seconds`: GPU time of each cell. `measured`: which cells are measured already.
@@ -56,21 +45,16 @@ def propose(
     known = shares[measured]
     covariance = np.linalg.inv(np.eye(shares.shape[1]) / _GUESS**2 + known.T @ known / noise**2)
     left = ~measured
-    proposals: list[Proposal] = []
-    while left.any() and len(proposals) < count:
+    proposed: list[int] = []
+    while left.any() and len(proposed) < count:
         between = shares @ covariance @ shares.T
         gain = (between**2).mean(axis=0) / (noise**2 + np.diag(between))
         best = int(np.argmax(np.where(left, gain / seconds, -np.inf)))
         row = covariance @ shares[best]
         covariance = covariance - np.outer(row, row) / (noise**2 + shares[best] @ row)
-        left = left & (np.arange(len(left)) != best)
-        proposals.append(Proposal(best, mean_sd(shares, covariance)))
-    return proposals
-
-
-def mean_sd(shares: Array, covariance: Array) -> float:
-    """Root of the mean relative variance of the predictions whose terms have these shares."""
-    return float(np.sqrt(np.einsum("ij,jk,ik->i", shares, covariance, shares).mean()))
+        left[best] = False
+        proposed.append(best)
+    return proposed
 
 
 @dataclass(frozen=True)
@@ -127,8 +111,7 @@ def _of_model(
     there = frame.join(measured.with_columns(_there=True), on=CELL, how="left", maintain_order="left")
     mask = there["_there"].fill_null(False).to_numpy()
     grid = dataclasses.replace(grid, target=target)
-    proposals = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
-    chosen = [proposal.index for proposal in proposals]
+    chosen = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
     runs = seconds[chosen] / frame["duration_s"].to_numpy()[chosen]
     more = frame[chosen].select(CELL).with_columns(proposed=pl.lit(True))
     cells = pl.concat([measured.with_columns(proposed=pl.lit(False)), more])

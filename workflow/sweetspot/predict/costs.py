@@ -1,9 +1,10 @@
 """What a plan of requests costs in joules and seconds, from a fitted predictor. Standard library only."""
 
 import functools
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,44 +171,39 @@ class Costs:
             parts=parts,
         )
 
-    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds for all asks in turn; None if unknown."""
-        return _sum(self._between(lambda at: at.duration_s, ask, in_flight) for ask in asks)
+    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds for all asks in turn; NaN if unknown."""
+        return sum(self._between("duration_s", ask, in_flight) for ask in asks)
 
-    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds to the first token of the reply, after the whole of any summary; None if unknown."""
+    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds to the first token of the reply, after the whole of any summary; NaN if unknown."""
         first = next(index for index, ask in enumerate(asks) if not ask.summary)
-        begins = self._between(lambda at: _late(at, "ttft_p95_s"), asks[first], in_flight)
-        return _sum([self._latency_s(asks[:first], in_flight), begins])
+        return self._latency_s(asks[:first], in_flight) + self._between("ttft_p95_s", asks[first], in_flight)
 
-    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds per further token in the slowest part of the reply; None if unknown."""
-        replies = [ask for ask in asks if _goes_on(ask)]
-        each = [self._between(lambda at: _late(at, "tpot_p95_s"), ask, in_flight) for ask in replies]
-        known = [seconds for seconds in each if seconds is not None]
-        return max(known) if len(known) == len(each) else None
+    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds per further token in the slowest part of the reply; NaN if unknown."""
+        each = [self._between("tpot_p95_s", ask, in_flight) for ask in asks if _goes_on(ask)]
+        return math.nan if any(map(math.isnan, each)) else max(each)
 
     def _slow_tpot_s(self, plan: Plan, in_flight: Mapping[bool, float]) -> float | None:
         """Of 19 in 20 requests whose replies go on after the first token; 0 if none does."""
         going_on = [(asks, share) for share, asks in plan if any(map(_goes_on, asks))]
         return _slow([(self._tpot_s(asks, in_flight), share) for asks, share in going_on], 0.0) if going_on else 0.0
 
-    def _between(
-        self, of: Callable[[Prediction], float | None], ask: Ask, in_flight: Mapping[bool, float]
-    ) -> float | None:
-        """A time of a request, interpolated linearly between whole batches; None if unknown."""
+    def _between(self, name: str, ask: Ask, in_flight: Mapping[bool, float]) -> float:
+        """A time of a request, interpolated linearly between whole batches; NaN if unknown."""
         number = max(1.0, in_flight[ask.summary])
         below = int(number)
         around = ((below, below + 1 - number), (below + 1, number - below))
-        times = [(of(self.at(ask, batch)), weight) for batch, weight in around if weight > 0]
-        return _sum(None if seconds is None else weight * seconds for seconds, weight in times)
+        return sum(weight * _seconds(self.at(ask, batch), name) for batch, weight in around if weight > 0)
 
     def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
         total = 0.0
         for share, asks in plan:
-            seconds = _sum(self.at(ask, batch).duration_s for ask in asks if pool in (None, ask.summary))
-            if seconds is None:
+            of_pool = [ask for ask in asks if pool in (None, ask.summary)]
+            seconds = sum(_seconds(self.at(ask, batch), "duration_s") for ask in of_pool)
+            if math.isnan(seconds):
                 raise SweetspotError(f"the duration at batch {batch} is unknown; give --batch")
             total += share * seconds
         return total
@@ -321,28 +317,19 @@ def _goes_on(ask: Ask) -> bool:
     return not ask.summary and ask.output_tokens > 1
 
 
-def _late(prediction: Prediction, name: str) -> float | None:
+def _seconds(prediction: Prediction, name: str) -> float:
+    """Its duration, or one of its latencies; NaN if unknown."""
+    if name == "duration_s":
+        return math.nan if prediction.duration_s is None else prediction.duration_s
     interval = prediction.latency_s.get(name)
-    return interval.value if interval else None
+    return interval.value if interval else math.nan
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
-    """The sum; None if one is unknown."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
-
-
-def _slow(latencies: Sequence[tuple[float | None, float]], waiting_s: float) -> float | None:
-    known = sorted((seconds, share) for seconds, share in latencies if seconds is not None)
-    if len(known) < len(latencies):
+def _slow(latencies: Sequence[tuple[float, float]], waiting_s: float) -> float | None:
+    """What 19 in 20 of (seconds, share) do not exceed, after waiting; None if one is unknown."""
+    if any(math.isnan(seconds) for seconds, _ in latencies):
         return None
-    reached, everything = 0.0, sum(share for _, share in known)
-    for seconds, share in known:
-        reached += share
-        if reached >= _SLOW * everything - 1e-9:
-            return seconds + waiting_s
-    return known[-1][0] + waiting_s
+    ordered = sorted(latencies)
+    *_, everything = reached = list(itertools.accumulate(share for _, share in ordered))
+    slow = next(index for index, share in enumerate(reached) if share >= _SLOW * everything - 1e-9)
+    return ordered[slow][0] + waiting_s
