@@ -125,9 +125,7 @@ def _fold(law: Law, points: Points, features: Array, name: str, test: Mask, othe
             reasons.append(solution.reason if batch is None else f"batch {batch}: {solution.reason}")
             continue
         rows = features[here]
-        energy = rows @ solution.values
-        usable = solution.determines(rows) & (energy > 0) | others[here]
-        predicted[here] = np.where(usable, energy, np.nan)
+        predicted[here] = np.where(others[here], rows @ solution.values, solution.predict(rows))
         with np.errstate(divide="ignore", invalid="ignore"):
             variance[here] = solution.relative_variance(rows)
         quantile[here] = solution.quantile

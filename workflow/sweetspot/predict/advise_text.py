@@ -82,13 +82,13 @@ def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
     per_kilo = 1000 / _J_PER_KWH
     energy = cost.energy_j
     numbers: dict[str, Any] = {
-        **_interval("energy_per_request{}_j", energy),
-        **_interval("energy_per_1000_requests{}_kwh", _scaled(energy, per_kilo)),
+        **energy.named("energy_per_request{}_j"),
+        **_scaled(energy, per_kilo).named("energy_per_1000_requests{}_kwh"),
         "energy_per_output_token_j": energy.value / cost.reply_tokens,
     }
     if advice.wishes.grid_g_per_kwh is not None:
         grams = _scaled(energy, per_kilo * advice.wishes.grid_g_per_kwh)
-        numbers |= _interval("carbon_per_1000_requests{}_g_co2e", grams)
+        numbers |= grams.named("carbon_per_1000_requests{}_g_co2e")
     return numbers | {
         "latency_s": cost.latency_s,
         "ttft_p95_s": cost.ttft_s,
@@ -106,12 +106,12 @@ def _option_dict(advice: Advice, option: Option) -> dict[str, Any]:
     if option.cost is not None and option.saving is not None:
         saved = option.saving.energy_j
         numbers |= _cost_dict(advice, option.cost)
-        numbers |= _interval("saving_per_request{}_j", saved)
-        numbers |= _interval("saving{}_percent", option.saving.percent)
-        numbers |= _interval("saving_per_1000_requests{}_kwh", _scaled(saved, 1000 / _J_PER_KWH))
+        numbers |= saved.named("saving_per_request{}_j")
+        numbers |= option.saving.percent.named("saving{}_percent")
+        numbers |= _scaled(saved, 1000 / _J_PER_KWH).named("saving_per_1000_requests{}_kwh")
         if advice.wishes.grid_g_per_kwh is not None:
             grams = _scaled(saved, 1000 / _J_PER_KWH * advice.wishes.grid_g_per_kwh)
-            numbers |= _interval("saving_per_1000_requests{}_g_co2e", grams)
+            numbers |= grams.named("saving_per_1000_requests{}_g_co2e")
         numbers["idle_power_that_uses_the_saving_up_w"] = _break_even_idle_w(advice, option)
         numbers["advice"] = _sentence(advice, option)
     return numbers
@@ -339,14 +339,6 @@ def extrapolations(cost: Cost, is_mix: bool) -> list[str]:
 
 def _scaled(interval: Interval, factor: float) -> Interval:
     return Interval(interval.value * factor, interval.low * factor, interval.high * factor)
-
-
-def _interval(name: str, interval: Interval) -> dict[str, float]:
-    return {
-        name.format(""): interval.value,
-        name.format("_low"): interval.low,
-        name.format("_high"): interval.high,
-    }
 
 
 def _shown(interval: Interval, digits: int = 4) -> tuple[str, str]:
