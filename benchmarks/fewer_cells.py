@@ -56,7 +56,7 @@ def show(law: Law, cells: pl.DataFrame, noise: float) -> None:
         seconds = np.array([cell_seconds(run_s, Protocol()) for run_s in frame["duration_s"]])
         guess = dataclasses.replace(points, target=design(law, points) @ other.values)
         nothing = np.zeros(len(points), dtype=bool)
-        order = [p.index for p in propose(law, other.values, guess, seconds, nothing, max(COUNTS), noise or 0.01)]
+        order = propose(law, other.values, guess, seconds, nothing, max(COUNTS), noise or 0.01)
         folds = hold_out(law, points, "5-fold")
         whole.append(np.mean([error for fold in folds for error in ape(points, fold.predicted)[fold.known]]))
         for count, line in lines.items():

@@ -43,11 +43,8 @@ def test_twelve_of_49_cells_are_nearly_as_good_as_all(as_table: Any) -> None:
     for seed in range(8):
         points = grid_of(measured(noise=0.02, seed=seed), as_table)
         guessed = dataclasses.replace(points, target=design(LAWS["paper-6"], points) @ guess)
-        proposals = propose(LAWS["paper-6"], guess, guessed, np.ones(49), np.zeros(49, dtype=bool), 12, noise=0.02)
-        chosen = [proposal.index for proposal in proposals]
+        chosen = propose(LAWS["paper-6"], guess, guessed, np.ones(49), np.zeros(49, dtype=bool), 12, noise=0.02)
         assert len(set(chosen)) == 12
-        spread = [proposal.expected_sd for proposal in proposals]
-        assert spread == sorted(spread, reverse=True)
         few.append(error("paper-6", points, chosen, truth))
         chance.append(error("paper-6", points, list(random.permutation(49)[:12]), truth))
         all_cells.append(error("paper-6", points, list(range(49)), truth))
@@ -60,18 +57,16 @@ def test_a_cheaper_cell_goes_before_one_that_tells_as_much(as_table: Any) -> Non
     law, values, nothing = LAWS["paper-6"], np.array(list(FULL.values())), np.zeros(49, dtype=bool)
     (first,) = propose(law, values, points, np.ones(49), nothing, 1)
     dear = np.ones(49)
-    dear[first.index] = 1000.0
+    dear[first] = 1000.0
     (second,) = propose(law, values, points, dear, nothing, 1)
-    assert second.index != first.index
-    gains = [propose(law, values, points, np.ones(49), np.arange(49) != index, 1)[0].expected_sd for index in range(49)]
-    assert max(gains) < first.expected_sd  # 49 cells tell more than one
+    assert second != first
 
 
 def test_measured_cells_are_not_proposed_again(as_table: Any) -> None:
     points = grid_of(measured(), as_table)
     there = np.arange(49) % 2 == 0
     proposals = propose(LAWS["paper-6"], np.array(list(FULL.values())), points, np.ones(49), there, 40)
-    assert sorted(proposal.index for proposal in proposals) == list(range(1, 49, 2))
+    assert sorted(proposals) == list(range(1, 49, 2))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from sweetspot.campaign.campaign import Campaign
-from sweetspot.engines import EngineSpec, simulated
+from sweetspot.campaign.survey import simulated_spec
+from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve
@@ -30,21 +31,10 @@ _GUESS = 1.0  # relative standard deviation of a coefficient before any measurem
 _LEAST_SHARE = 0.05  # every term is assumed to be at least this share of the energy of some cell
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A cell to measure, by its index in the grid.
-
-    `expected_sd`: the mean relative standard deviation of the predictions over the grid once it is measured.
-    """
-
-    index: int
-    expected_sd: float
-
-
 def propose(
     law: Law, values: Array, grid: Points, seconds: Array, measured: Mask, count: int, noise: float = NOISE
-) -> list[Proposal]:
-    """The next `count` cells of `grid`, best first; fewer if the grid has no more.
+) -> list[int]:
+    """The indices of the next `count` cells of `grid`, best first; fewer if the grid has no more.
 
     `values`: guessed coefficients of `law`. `grid`: all cells that can be measured, with guessed energies as the
     target. `seconds`: GPU time of each cell. `measured`: which cells are measured already.
@@ -55,21 +45,16 @@ def propose(
     known = shares[measured]
     covariance = np.linalg.inv(np.eye(shares.shape[1]) / _GUESS**2 + known.T @ known / noise**2)
     left = ~measured
-    proposals: list[Proposal] = []
-    while left.any() and len(proposals) < count:
+    proposed: list[int] = []
+    while left.any() and len(proposed) < count:
         between = shares @ covariance @ shares.T
         gain = (between**2).mean(axis=0) / (noise**2 + np.diag(between))
         best = int(np.argmax(np.where(left, gain / seconds, -np.inf)))
         row = covariance @ shares[best]
         covariance = covariance - np.outer(row, row) / (noise**2 + shares[best] @ row)
-        left = left & (np.arange(len(left)) != best)
-        proposals.append(Proposal(best, mean_sd(shares, covariance)))
-    return proposals
-
-
-def mean_sd(shares: Array, covariance: Array) -> float:
-    """Root of the mean relative variance of the predictions whose terms have these shares."""
-    return float(np.sqrt(np.einsum("ij,jk,ik->i", shares, covariance, shares).mean()))
+        left[best] = False
+        proposed.append(best)
+    return proposed
 
 
 @dataclass(frozen=True)
@@ -97,15 +82,11 @@ def next_cells(campaign: Campaign, rows: Table | None, count: int, accuracy: flo
     `rows`: everything measured so far. `accuracy`: the wanted mean relative half-width of 95 % intervals over the grid.
     The simulator stands in for the energies and durations of unmeasured cells.
     """
-    fitted = _fitted(rows)
-    return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
-
-
-def _fitted(rows: Table | None) -> dict[str, Any] | None:
     try:
-        return fit_table(rows) if rows else None
+        fitted = fit_table(rows) if rows else None
     except SweetspotError:  # too few cells for any law yet
-        return None
+        fitted = None
+    return [_of_model(campaign, name, rows, fitted, count, accuracy) for name in campaign.models]
 
 
 def _of_model(
@@ -130,15 +111,10 @@ def _of_model(
     there = frame.join(measured.with_columns(_there=True), on=CELL, how="left", maintain_order="left")
     mask = there["_there"].fill_null(False).to_numpy()
     grid = dataclasses.replace(grid, target=target)
-    proposals = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
-    chosen = [proposal.index for proposal in proposals]
+    chosen = [] if reached else propose(law, guess.values, grid, seconds, mask, count)
     runs = seconds[chosen] / frame["duration_s"].to_numpy()[chosen]
-    cells = pl.concat(
-        [
-            measured.with_columns(proposed=pl.lit(False)),
-            frame[chosen].select(CELL).with_columns(proposed=pl.lit(True)),
-        ]
-    )
+    more = frame[chosen].select(CELL).with_columns(proposed=pl.lit(True))
+    cells = pl.concat([measured.with_columns(proposed=pl.lit(False)), more])
     return Design(
         model,
         cells.select(pl.lit(model).alias("model"), *CELL, "proposed"),
@@ -153,16 +129,10 @@ def _of_model(
 def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
     """The cells of the grid that can run, with simulated energy, duration and waves."""
     cells = [cell for cell in campaign.grid if cell.model == model and cell.status == "run"]
-    found = campaign.models[model]
-    config = campaign.config
     longest = max((cell.input_tokens + cell.output_tokens for cell in cells), default=0)
     rows = []
     for cell in cells:
-        spec = EngineSpec(
-            *("simulated", found.architecture, found.precision, "none", config.gpu, cell.batch, longest, longest),
-            config.engine.kv_cache_fraction,
-            config.seed,
-        )
+        spec = simulated_spec(campaign, model, cell.batch, longest)
         energy_j, duration_s, waves = simulated.expected(spec, cell.input_tokens, cell.output_tokens)
         place = {name: getattr(cell, name) for name in CELL}
         rows.append({**place, "energy_j": energy_j, "duration_s": duration_s, "waves": float(waves)})

@@ -28,24 +28,14 @@ def plan(campaign: Campaign, architectures: Mapping[str, Any]) -> dict[str, Any]
     coarse = cells if campaign.config.cells else coarse
     models = campaign.config.select or list(campaign.models)
     batches = [*campaign.config.batches, *sorted({block["batch"] for block in blocks})]  # a list may have others
-    order = sorted(
-        range(len(blocks)),
-        key=lambda index: (
-            batches.index(blocks[index]["batch"]),
-            models.index(blocks[index]["model"]),
-        ),
-    )
-    own = [index for index in order if blocks[index]["model"] == blocks[order[0]]["model"]]
-    whole = [index for index in own if blocks[index]["batch"] == blocks[own[0]]["batch"]]
-    others = [index for index in order if index not in own]
-    steps = [{"block": index, "cells": cells[index], "visits": 1} for index in whole]
-    steps += [
-        {"block": index, "cells": coarse[index], "visits": 1} for index in own + others if index not in set(whole)
-    ]
-    steps += [{"block": index, "cells": cells[index], "visits": 1} for index in own + others]
-    steps += [
-        {"block": index, "cells": cells[index], "visits": campaign.config.protocol.visits} for index in own + others
-    ]
+    where = [(batches.index(block["batch"]), models.index(block["model"])) for block in blocks]
+    lead = min(where)
+    order = sorted(range(len(blocks)), key=lambda index: (where[index][1] != lead[1], where[index]))
+    first, rest = ([index for index in order if (where[index] == lead) == is_first] for is_first in (True, False))
+    visits = campaign.config.protocol.visits
+    steps = [{"block": index, "cells": cells[index], "visits": 1} for index in first]
+    steps += [{"block": index, "cells": coarse[index], "visits": 1} for index in rest]
+    steps += [{"block": index, "cells": cells[index], "visits": each} for each in (1, visits) for index in order]
     return {
         "schema_version": SCHEMA_VERSION,
         "sweetspot_version": __version__,

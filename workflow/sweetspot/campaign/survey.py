@@ -3,6 +3,7 @@
 It only reads, so it is safe to call while jobs run.
 """
 
+import functools
 import json
 import re
 from collections import Counter
@@ -32,10 +33,10 @@ class Cost:
     time_s: float = 0.0
     energy_j: float = 0.0
 
-    def add(self, time_s: float, energy_j: float) -> None:
-        """Add more."""
-        self.time_s += time_s
-        self.energy_j += energy_j
+    def add(self, other: "Cost", times: int = 1) -> None:
+        """Add another cost, so many times."""
+        self.time_s += times * other.time_s
+        self.energy_j += times * other.energy_j
 
     def scaled(self, by: "Cost", over: "Cost") -> "Cost":
         """This cost times `by` over `over`."""
@@ -79,12 +80,12 @@ class Survey:
         """Expected cost of the jobs left, or of some, from the simulator scaled by the cost of measured visits."""
         total, jobs = Cost(), list(self.left if jobs is None else jobs)
         for job in jobs:
-            total.add(self.left_cost[job].time_s, self.left_cost[job].energy_j)
+            total.add(self.left_cost[job])
         total = total.scaled(self.visited, self.simulated)
-        total.add(len(jobs) * (fmean(self.loads_s) if self.loads_s else self.campaign.config.protocol.idle_s), 0.0)
+        total.time_s += len(jobs) * (fmean(self.loads_s) if self.loads_s else self.campaign.config.protocol.idle_s)
         if self.builds_s:
             unbuilt = {job[:2] for job in jobs} - self.builds_s.keys()
-            total.add(len(unbuilt) * fmean(self.builds_s.values()), 0.0)
+            total.time_s += len(unbuilt) * fmean(self.builds_s.values())
         return total
 
 
@@ -198,12 +199,11 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
         cell, cost = rows.place(record), _cost(record)
         if ours:
             visits.setdefault((cell, record["visit"]), []).append(record)
-            found.spent.add(cost.time_s, cost.energy_j)
-            found.visited.add(cost.time_s, cost.energy_j)
-            estimate = simulate.visit(cell, record["visit"])
-            found.simulated.add(estimate.time_s, estimate.energy_j)
+            found.spent.add(cost)
+            found.visited.add(cost)
+            found.simulated.add(simulate.visit(cell, record["visit"]))
         else:
-            others.setdefault(cell, Cost()).add(cost.time_s, cost.energy_j)
+            others.setdefault(cell, Cost()).add(cost)
     for job in jobs:
         written, left = campaign.places[job].rows.exists(), 0
         for planned in campaign.jobs[job]:
@@ -217,30 +217,24 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
                 left += len(pending)
                 found.left[job] = found.left.get(job, 0) + 1
                 for visit in pending:
-                    estimate = simulate.visit(cell, visit)
-                    found.left_cost.setdefault(job, Cost()).add(estimate.time_s, estimate.energy_j)
+                    found.left_cost.setdefault(job, Cost()).add(simulate.visit(cell, visit))
                 if cell in others and not any(at == cell for at, _ in visits):
                     found.again += 1
-                    found.again_cost.add(others[cell].time_s, others[cell].energy_j)
+                    found.again_cost.add(others[cell])
             else:
                 found.done += 1
                 made = [record for visit in range(protocol.visits) for record in visits.get((cell, visit), ())]
                 _judge(found, planned, [row for record in made for row in record["rows"]])
         if left:
-            around = _around(campaign, job, left, simulate)
-            found.left_cost[job].add(around.time_s, around.energy_j)
+            found.left_cost[job].add(_around(campaign, job, left, simulate))
 
 
 def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
     """What a job costs beyond loading and its visits: the anchor cell, and idle power at the end."""
-    protocol, cells = campaign.config.protocol, campaign.jobs[job]
-    cost = Cost(protocol.idle_s, 0.0)
-    every = protocol.anchor_every
+    cost, every = Cost(campaign.config.protocol.idle_s), campaign.config.protocol.anchor_every
     if every and 2 * visits >= every:
-        lengths = sorted(((c.input_tokens, c.output_tokens) for c in cells), key=lambda cell: (sum(cell), cell))
-        anchor = simulate.visit(lengths[len(lengths) // 2], None)
-        times = 2 + (visits - 1) // every
-        cost.add(times * anchor.time_s, times * anchor.energy_j)
+        lengths = sorted(_cells(campaign, job), key=lambda cell: (sum(cell), cell))
+        cost.add(simulate.visit(lengths[len(lengths) // 2], None), 2 + (visits - 1) // every)
     return cost
 
 
@@ -258,40 +252,36 @@ def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -
         found.invalid[f"{planned.model} batch {planned.batch}: {', '.join(reasons)}"] += 1
 
 
+def simulated_spec(campaign: Campaign, model: str, batch: int, longest: int = 0) -> engines.EngineSpec:
+    """The simulated engine for a model and batch of the campaign, whatever its engine is."""
+    found, config = campaign.models[model], campaign.config
+    return engines.EngineSpec(
+        *("simulated", found.architecture, found.precision, "none", campaign.gpu.name, batch, longest, longest),
+        config.engine.kv_cache_fraction,
+        config.seed,
+    )
+
+
 class _Simulator:
     """The simulator's estimates for the cells of one model and batch."""
 
     def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
         self._protocol = campaign.config.protocol
-        spec = engines.EngineSpec(
-            name="simulated",
-            architecture=campaign.models[model].architecture,
-            precision=campaign.models[model].precision,
-            weights="none",
-            gpu=campaign.gpu.name,
-            batch=batch,
-            max_input_tokens=0,
-            max_output_tokens=0,
-            kv_cache_fraction=campaign.config.engine.kv_cache_fraction,
-            seed=campaign.config.seed,
-        )
-        self._runs: dict[Cell, tuple[float, float]] = {}
         self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
-        self._engine = SimulatedEngine(spec, self._device, _SEGMENT_PASSES)
+        self._engine = SimulatedEngine(simulated_spec(campaign, model, batch), self._device, _SEGMENT_PASSES)
+        self._ran = functools.cache(self._run)
 
     def visit(self, cell: Cell, visit: int | None) -> Cost:
         """A visit of the cell as the protocol plans it."""
-        duration_s, power_w = self._run(cell)
+        duration_s, power_w = self._ran(cell)
         time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
         return Cost(time_s, time_s * power_w)
 
     def _run(self, cell: Cell) -> tuple[float, float]:
-        if cell not in self._runs:
-            start_s = self._device.clock.now()
-            self._engine.run(*cell)
-            end_s = self._device.clock.now()
-            self._runs[cell] = end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
-        return self._runs[cell]
+        start_s = self._device.clock.now()
+        self._engine.run(*cell)
+        end_s = self._device.clock.now()
+        return end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
 
 
 def _cost(record: Mapping[str, Any]) -> Cost:

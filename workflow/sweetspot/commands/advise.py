@@ -1,25 +1,25 @@
-"""The command line of `sweetspot advise`."""
+"""Show what a workload costs in joules, and what shorter prompts, summaries, shorter or split replies or another batch
+would save, with intervals and break-even points. By default it tries half and a quarter of the prompt, replies at the
+sweet spot, and every measured batch.
+"""
 
 import argparse
 import json
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_group, add_map, renames
+from sweetspot.commands.arguments import add_answer, add_map, renames
 from sweetspot.errors import SweetspotError
 from sweetspot.vocabulary import SELECTORS
 
+HELP = "show what a workload costs and what would save energy"
+EPILOG = (
+    "Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b --input-tokens 2048 "
+    "--output-tokens 64 --batch 16 --max-latency 5"
+)
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "advise",
-        help="show what a workload costs and what would save energy",
-        description="Show what a workload costs in joules, and what shorter prompts, summaries, shorter or split "
-        "replies or another batch would save, with intervals and break-even points. By default it tries half and "
-        "a quarter of the prompt, replies at the sweet spot, and every measured batch.",
-        epilog="Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b "
-        "--input-tokens 2048 --output-tokens 64 --batch 16 --max-latency 5",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument("--predictor", type=Path, required=True, metavar="FILE", help="predictor.json of a fit")
     command.add_argument("--model", required=True, help="name of a model in the predictor")
     load = command.add_argument_group("workload")
@@ -63,15 +63,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument(
         "--grid-g-per-kwh", type=float, metavar="G", help="also show emissions, at G grams of CO2e per kWh"
     )
-    add_group(command)
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a workload outside the measured range, with exit status 1"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(run=_run)
+    add_answer(command, "workload")
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.predict import advise, advise_text, predictor, workload
 
     lengths = (options.input_tokens, options.output_tokens)

@@ -66,10 +66,13 @@ def pairs(items: Iterable[str], option: str, form: str) -> dict[str, str]:
     return found
 
 
-def add_group(command: argparse.ArgumentParser) -> None:
-    """`--gpu`, `--engine` and `--precision`, which choose among the groups of one model."""
+def add_answer(command: argparse.ArgumentParser, asked: str) -> None:
+    """Which group of a predictor answers, whether outside of its range, and how."""
     for name in SELECTORS:
         command.add_argument(f"--{name}", help="needed if the predictor holds several for this model")
+    refuse = f"refuse a {asked} outside the measured range, with exit status 1"
+    command.add_argument("--strict", action="store_true", help=refuse)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def add_board(command: argparse.ArgumentParser) -> None:

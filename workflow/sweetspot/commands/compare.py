@@ -1,4 +1,7 @@
-"""The command line of `sweetspot compare`."""
+"""Show how much more or less energy B needs than A for the same requests, with an interval, by region of batches and
+lengths. Predictors are compared by their laws within the range that both measured, tables by the cells they have in
+common.
+"""
 
 import argparse
 import json
@@ -11,18 +14,15 @@ from sweetspot.vocabulary import SELECTORS
 _KEYS = ("model", *SELECTORS)
 _FORM = f"KEY=VALUE with a key of {', '.join(_KEYS)}"
 
+HELP = "compare two predictors or tables: GPUs, engines, precisions"
+EPILOG = (
+    "Example: sweetspot compare a100/predictor.json h100/predictor.json. Within one file: sweetspot compare "
+    "predictor.json predictor.json --a precision=bfloat16 --b precision=fp8"
+)
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "compare",
-        help="compare two predictors or tables: GPUs, engines, precisions",
-        description="Show how much more or less energy B needs than A for the same requests, with an interval, by "
-        "region of batches and lengths. Predictors are compared by their laws within the range that both measured, "
-        "tables by the cells they have in common.",
-        epilog="Example: sweetspot compare a100/predictor.json h100/predictor.json. Within one file: "
-        "sweetspot compare predictor.json predictor.json --a precision=bfloat16 --b precision=fp8",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     for letter in "AB":
         command.add_argument(
             letter, type=Path, help="predictor.json, or a table of measurements (CSV, Parquet, JSON lines)"
@@ -38,10 +38,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
             "repeated",
         )
     command.add_argument("--json", action="store_true", help="print one JSON array with an object per pair")
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.fit import compare
 
     sides = []

@@ -1,24 +1,22 @@
-"""The command line of `sweetspot dataset`."""
+"""Write every measured row (Parquet), the raw samples, the machine of each session, the commands that measured, and a
+README to a new directory.
+"""
 
 import argparse
 from pathlib import Path
 
+HELP = "turn a measured campaign into a dataset to keep or publish"
+EPILOG = "Example: sweetspot dataset results/my-campaign resources/measurements/my-campaign"
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "dataset",
-        help="turn a measured campaign into a dataset to keep or publish",
-        description="Write every measured row (Parquet), the raw samples, the machine of each session, the commands "
-        "that measured, and a README to a new directory.",
-        epilog="Example: sweetspot dataset results/my-campaign resources/measurements/my-campaign",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument("results", type=Path, metavar="RESULTS", help="directory of the measured campaign")
     command.add_argument("out", type=Path, metavar="OUT", help="directory of the dataset; must not exist")
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.campaign import dataset
 
     frame = dataset.write(options.results, options.out)

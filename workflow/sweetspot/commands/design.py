@@ -1,4 +1,8 @@
-"""The command line of `sweetspot design`."""
+"""Choose the cells of the grid that are most informative about the energy law for their GPU time.
+
+Writes the list that the configuration names in `cells`: cells measured already and, for each model, more to measure.
+Exit status: 0 if every model has reached the accuracy, otherwise 3: measure, then run it again.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,18 +10,15 @@ from pathlib import Path
 from sweetspot.commands.arguments import read_configuration
 from sweetspot.errors import SweetspotError
 
+HELP = "choose the cells to measure next"
+EPILOG = (
+    "Example: until sweetspot design --configfile config/few.yaml --accuracy 3; do snakemake --profile local "
+    "--configfile config/few.yaml; done"
+)
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "design",
-        help="choose the cells to measure next",
-        description="Choose the cells of the grid that are most informative about the energy law for their GPU time. "
-        "Writes the list that the configuration names in `cells`: cells measured already and, for each model, more to "
-        "measure. Exit status: 0 if every model has reached the accuracy, otherwise 3: measure, then run it again.",
-        epilog="Example: until sweetspot design --configfile config/few.yaml --accuracy 3; do "
-        "snakemake --profile local --configfile config/few.yaml; done",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument("--configfile", type=Path, required=True, metavar="FILE", help="configuration with `cells`")
     command.add_argument(
         "--accuracy",
@@ -27,10 +28,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="target for the mean half-width of the intervals over the grid (default: 3)",
     )
     command.add_argument("--add", type=int, default=12, metavar="N", help="cells to add per model (default: 12)")
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
     import polars as pl
 
     from sweetspot.campaign import design

@@ -1,4 +1,6 @@
-"""The command line of `sweetspot fit`."""
+"""Fit every energy law to a table of measurements, separately for each (model, gpu, engine, precision), and validate
+the laws on held-out cells. Writes predictor.json, validation.csv and predictions.parquet.
+"""
 
 import argparse
 import sys
@@ -7,20 +9,17 @@ from pathlib import Path
 from sweetspot.commands.arguments import add_map, add_set, constants, renames
 from sweetspot.errors import SweetspotError
 
+HELP = "fit energy laws to a table of measurements and validate them"
+EPILOG = (
+    "Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole batch, "
+    "whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, "
+    "measured or published), valid. Common alternative column names are recognised and reported. Other columns "
+    "pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted"
+)
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "fit",
-        help="fit energy laws to a table of measurements and validate them",
-        description="Fit every energy law to a table of measurements, separately for each (model, gpu, engine, "
-        "precision), and validate the laws on held-out cells. Writes predictor.json, validation.csv and "
-        "predictions.parquet.",
-        epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
-        "batch, whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source "
-        "(simulated, measured or published), valid. Common alternative column names are recognised and reported. Other "
-        "columns pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument(
         "tables",
         nargs="+",
@@ -40,10 +39,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="DIR",
         help="directory with MODEL.json or MODEL/config.json of the table's models, to also fit the law across models",
     )
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.fit import across_models, validation
     from sweetspot.fit.fit import fit_table
     from sweetspot.predict import predictor

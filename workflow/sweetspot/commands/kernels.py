@@ -1,4 +1,6 @@
-"""The command line of `sweetspot kernels`: compile the times of a board's kernels for the simulated device."""
+"""Compile the times of TensorRT-LLM's kernels that NVIDIA measured on a board, from an unpacked wheel of
+aiconfigurator-core, into the file from which the simulated device takes them.
+"""
 
 import argparse
 import gzip
@@ -21,23 +23,18 @@ _LICENCE = {
 }
 _CHANGES = "only bfloat16 without sliding windows; times in microseconds, rounded to 4 digits"
 
+HELP = "compile measured kernel times for the simulated device"
+EPILOG = "Example: sweetspot kernels aiconfigurator_core/systems/data/h200_sxm workflow/sweetspot/engines/kernel_times"
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "kernels",
-        help="compile measured kernel times for the simulated device",
-        description="Compile the times of TensorRT-LLM's kernels that NVIDIA measured on a board, from an unpacked "
-        "wheel of aiconfigurator-core, into the file from which the simulated device takes them.",
-        epilog="Example: sweetspot kernels aiconfigurator_core/systems/data/h200_sxm "
-        "workflow/sweetspot/engines/kernel_times",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument("data", type=Path, metavar="DATA", help="directory of the board in the unpacked wheel")
     command.add_argument("out", type=Path, metavar="OUT", help="directory of the file that is written")
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     tables = compile_tables(options.data)
     path = options.out / kernels.file_name(tables["gpu"])
     text = json.dumps(tables, separators=(",", ":")) + "\n"

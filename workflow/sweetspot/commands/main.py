@@ -1,4 +1,7 @@
-"""The `sweetspot` command: its subcommands, one module each, and their common handling of errors."""
+"""The `sweetspot` command: its subcommands, one module each, and their common handling of errors.
+
+A subcommand is named after its module, whose docstring is its description in --help.
+"""
 
 import argparse
 import sys
@@ -52,5 +55,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sweetspot {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for module in COMMANDS:
-        module.add(commands)
+        name, description = module.__name__.rpartition(".")[2], module.__doc__
+        command = commands.add_parser(name, help=module.HELP, description=description, epilog=module.EPILOG)
+        module.add(command)
+        command.set_defaults(run=module.run)
     return top

@@ -1,4 +1,6 @@
-"""The command line of `sweetspot meter`."""
+"""Run a command and print the joules the GPU used while it ran (whole board, idle included), whether the result is
+valid, and its uncertainty, on standard error. The exit status is the command's.
+"""
 
 import argparse
 import json
@@ -7,16 +9,12 @@ from pathlib import Path
 
 from sweetspot.commands.arguments import add_board
 
+HELP = "measure the energy of any command on a GPU"
+EPILOG = "Example: sweetspot meter -- python generate.py --model llama"
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "meter",
-        help="measure the energy of any command on a GPU",
-        description="Run a command and print the joules the GPU used while it ran (whole board, idle included), "
-        "whether the result is valid, and its uncertainty, on standard error. The exit status is the command's.",
-        epilog="Example: sweetspot meter -- python generate.py --model llama",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     add_board(command)
     command.add_argument(
         "--machine",
@@ -30,10 +28,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="print one JSON object to standard output; the command's own output goes to standard error",
     )
     command.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
     from sweetspot.measure import command, probe
     from sweetspot.measure.protocol import Protocol
     from sweetspot.sensors import open_sensor

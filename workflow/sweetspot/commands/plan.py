@@ -1,21 +1,19 @@
-"""The command line of `sweetspot plan`."""
+"""Print cells, jobs, GPU hours and joules of a campaign: what is done, what is left, what will be measured again
+because settings changed, what was skipped or failed and why. It only reads, so it can be run before and during a
+campaign. The cost left is estimated by the simulator, scaled by the measured cells.
+"""
 
 import argparse
 from pathlib import Path
 
 from sweetspot.commands.arguments import read_configuration
 
+HELP = "show the cost and progress of a campaign"
+EPILOG = "Example: sweetspot plan --configfile config/study.yaml"
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "plan",
-        help="show the cost and progress of a campaign",
-        description="Print cells, jobs, GPU hours and joules of a campaign: what is done, what is left, what will be "
-        "measured again because settings changed, what was skipped or failed and why. It only reads, so it can be run "
-        "before and during a campaign. The cost left is estimated by the simulator, scaled by the measured cells.",
-        epilog="Example: sweetspot plan --configfile config/study.yaml",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument(
         "--configfile",
         type=Path,
@@ -23,10 +21,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="FILE",
         help="the campaign (default: config/config.yaml)",
     )
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.campaign import survey
     from sweetspot.campaign.campaign import Campaign
 

@@ -1,4 +1,8 @@
-"""The command line of `sweetspot predict`."""
+"""Predict joules per request and per output token from a fitted predictor, with an interval.
+
+Warns if the query lies outside the measured range. Without a predictor, simulate a model from its config.json on a
+board whose kernels were measured; such an answer has no interval.
+"""
 
 import argparse
 import json
@@ -6,25 +10,22 @@ import sys
 from pathlib import Path
 
 from sweetspot import models
-from sweetspot.commands.arguments import add_group
+from sweetspot.commands.arguments import add_answer
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
 from sweetspot.vocabulary import ON_MEASURED_KERNELS, SIMULATED
 
 _WIDE = 0.25  # half an interval as a share of the prediction: beyond it another law is worth asking
 
+HELP = "predict the energy of a request"
+EPILOG = (
+    "Example: sweetspot predict --predictor results/demo/predictor.json --model llama-3.1-8b --input-tokens 1500 "
+    "--output-tokens 200 --batch 64"
+)
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "predict",
-        help="predict the energy of a request",
-        description="Predict joules per request and per output token from a fitted predictor, with an interval. "
-        "Warns if the query lies outside the measured range. Without a predictor, simulate a model from its "
-        "config.json on a board whose kernels were measured; such an answer has no interval.",
-        epilog="Example: sweetspot predict --predictor results/demo/predictor.json --model llama-3.1-8b "
-        "--input-tokens 1500 --output-tokens 200 --batch 64",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     command.add_argument(
         "--predictor",
         type=Path,
@@ -47,15 +48,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="B",
         help="equal requests in flight (default: the smallest measured; without a predictor 1)",
     )
-    add_group(command)
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a request outside the measured range, with exit status 1"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(run=_run)
+    add_answer(command, "request")
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.predict import across_models, predictor
 
     if options.predictor is None:

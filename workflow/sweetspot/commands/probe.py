@@ -1,4 +1,7 @@
-"""The command line of `sweetspot probe`."""
+"""Measure the update periods and lags of this GPU's sensors, its idle power, and whether its energy counter covers all
+of the time (needs PyTorch for a load). Writes a machine record for `machine` in a campaign's configuration and for
+`sweetspot meter --machine`.
+"""
 
 import argparse
 import json
@@ -8,25 +11,21 @@ from pathlib import Path
 from sweetspot.commands.arguments import add_board
 from sweetspot.errors import SweetspotError
 
+HELP = "characterise the sensors of this GPU"
+EPILOG = ""
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    command = commands.add_parser(
-        "probe",
-        help="characterise the sensors of this GPU",
-        description="Measure the update periods and lags of this GPU's sensors, its idle power, and whether its energy "
-        "counter covers all of the time (needs PyTorch for a load). Writes a machine record for `machine` in a "
-        "campaign's configuration and for `sweetspot meter --machine`.",
-    )
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
     add_board(command)
     command.add_argument("--seconds", type=float, default=120.0, metavar="S", help="how long to probe (default: 120)")
     command.add_argument(
         "--out", type=Path, default=Path("machine.json"), metavar="FILE", help="record (default: machine.json)"
     )
-    command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Run it."""
     from sweetspot.files import write_atomically
     from sweetspot.measure import probe
     from sweetspot.sensors import open_sensor

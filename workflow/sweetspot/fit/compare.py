@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
@@ -38,35 +38,17 @@ class Energy:
     common: bool
 
 
-class Side(Protocol):
-    """One group of one file."""
-
-    @property
-    def group(self) -> Mapping[str, Any]:
-        """Its model, gpu, engine, precision and source."""
-
-    def cells(self, other: "Side") -> list[Cell]:
-        """The cells at which to compare it with `other`."""
-
-    def energy(self, cell: Cell) -> Energy | None:
-        """The energy of that cell; None if unknown."""
-
-
 @dataclass(frozen=True)
-class Predicted:
-    """A group of a predictor."""
+class Side:
+    """One group of a predictor; or one of a table, with the means of its cells in joules per request."""
 
     group: Mapping[str, Any]
-
-    def cells(self, other: Side) -> list[Cell]:
-        """A grid of doubling lengths over the range that both predictors measured, at the batches they share."""
-        ranges = self.group["measured_range"], other.group["measured_range"]
-        n, m = (_doubling([r[name] for r in ranges]) for name in ("input_tokens", "output_tokens"))
-        batches = sorted({*self.group["batches"]} & {*other.group["batches"]})
-        return [(batch, i, o) for batch in batches for i in n for o in m]
+    means: Mapping[Cell, Energy] | None = None
 
     def energy(self, cell: Cell) -> Energy | None:
-        """By its chosen law; None outside its measured range."""
+        """The mean of a cell's valid repetitions, or its energy by the chosen law; None outside what was measured."""
+        if self.means is not None:
+            return self.means.get(cell)
         batch, n, m = cell
         try:
             answer = predictor.predict({"groups": [self.group]}, self.group["model"], n, m, batch)
@@ -76,22 +58,6 @@ class Predicted:
             return None
         width = answer.energy_per_request_high_j - answer.energy_per_request_low_j
         return Energy(answer.energy_per_request_j, width / 2 / answer.energy_per_request_j, common=True)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A group of a table: its cells, in joules per request."""
-
-    group: Mapping[str, Any]
-    means: Mapping[Cell, Energy]
-
-    def cells(self, other: Side) -> list[Cell]:
-        """Its own cells."""
-        return list(self.means)
-
-    def energy(self, cell: Cell) -> Energy | None:
-        """The mean of its valid repetitions."""
-        return self.means.get(cell)
 
 
 @dataclass(frozen=True)
@@ -148,9 +114,8 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
 
     Raises SweetspotError if the file is neither, or if no group matches.
     """
-    sides: list[Side]
     if path.suffix == ".json" and not _is_array(path):
-        sides = [Predicted(group) for group in predictor.load(path)["groups"]]
+        sides = [Side(group) for group in predictor.load(path)["groups"]]
     else:
         try:
             sides = _measured(table.read([path]))
@@ -163,7 +128,8 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
     found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
-        raise SweetspotError(f"{path}: no group matches {_listed(wanted)}; it has\n{there}")
+        asked = ", ".join(f"{name}={text}" for name, text in wanted.items())
+        raise SweetspotError(f"{path}: no group matches {asked}; it has\n{there}")
     return found
 
 
@@ -178,12 +144,11 @@ def compare(a: Sequence[Side], b: Sequence[Side]) -> list[Comparison]:
 
     Raises SweetspotError if no groups match, if it is ambiguous which do, or if they share no cell.
     """
-    pairs = _pairs(a, b)
-    return [_compared(one, other) for one, other in pairs]
+    return [_compared(one, other) for one, other in _pairs(a, b)]
 
 
 def _measured(read: table.Table) -> list[Side]:
-    sides: list[Side] = []
+    sides = []
     for frame in cell_means(read.frame).partition_by(GROUP, maintain_order=True):
         means = {}
         for row in frame.iter_rows(named=True):
@@ -193,7 +158,7 @@ def _measured(read: table.Table) -> list[Side]:
                 half = t_quantile(count - 1) * error
             cell = (row["batch"], row["input_tokens"], row["output_tokens"])
             means[cell] = Energy(row["energy_j"] / row["batch"], half, common=False)
-        sides.append(Measured({name: frame[name][0] for name in (*GROUP, "source")}, means))
+        sides.append(Side({name: frame[name][0] for name in (*GROUP, "source")}, means))
     return sides
 
 
@@ -222,8 +187,7 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
 
 
 def _compared(a: Side, b: Side) -> Comparison:
-    candidates = b.cells(a) if isinstance(b, Measured) else a.cells(b)
-    found = [(cell, a.energy(cell), b.energy(cell)) for cell in sorted(candidates)]
+    found = [(cell, a.energy(cell), b.energy(cell)) for cell in sorted(_cells(a.group, b.group, b.means or a.means))]
     pairs = [(cell, one, other) for cell, one, other in found if one and other]
     if not pairs:
         raise SweetspotError(
@@ -233,6 +197,14 @@ def _compared(a: Side, b: Side) -> Comparison:
     cells = [_Ratio(cell, math.log(other.energy_j / one.energy_j), one, other) for cell, one, other in pairs]
     described = [{name: str(side.group[name]) for name in (*GROUP, "source")} for side in (a, b)]
     return Comparison(described[0], described[1], _region(cells), list(_regions(cells)), _notes(a, b))
+
+
+def _cells(a: Mapping[str, Any], b: Mapping[str, Any], measured: Iterable[Cell] | None) -> Iterable[Cell]:
+    """The measured cells; for two predictors, doubling lengths in the range of both, at the batches they share."""
+    if measured is not None:
+        return measured
+    n, m = (_doubling([g["measured_range"][name] for g in (a, b)]) for name in ("input_tokens", "output_tokens"))
+    return [(batch, i, o) for batch in {*a["batches"]} & {*b["batches"]} for i in n for o in m]
 
 
 @dataclass(frozen=True)
@@ -303,7 +275,7 @@ def _notes(a: Side, b: Side) -> list[str]:
         notes.append(f"{' and '.join(labels)}: {sides}")
     if len(labels) < len(sources):
         notes.append("the energy sensors of two boards may each be off by up to 5 %; no interval here includes that")
-    if isinstance(a, Predicted) or isinstance(b, Predicted):
+    if a.means is None or b.means is None:
         notes.append("intervals of laws are those of single cells, so they are wide for a region")
     return notes
 
@@ -317,10 +289,6 @@ def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
 def _described(group: Mapping[str, Any]) -> str:
     rest = ", ".join(dict.fromkeys(str(group[k]) for k in (*SELECTORS, "source") if group[k] != UNSPECIFIED))
     return f"{group['model']} ({rest})" if rest else str(group["model"])
-
-
-def _listed(wanted: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={text}" for name, text in wanted.items())
 
 
 def _where(region: Region, overall: Region) -> str:

@@ -19,17 +19,10 @@ _ALIKE = ["architecture", "gpu", "engine", "precision"]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
 
 SCHEMA = {
-    "model": pl.String,
-    "weights": pl.String,
-    "reference_model": pl.String,
-    "reference_weights": pl.String,
-    "gpu": pl.String,
-    "engine": pl.String,
-    "precision": pl.String,
+    **dict.fromkeys(("model", "weights", "reference_model", "reference_weights"), pl.String),
+    **dict.fromkeys(("gpu", "engine", "precision"), pl.String),
     "cells": pl.Int64,
-    "ratio": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
+    **dict.fromkeys(("ratio", "low", "high"), pl.Float64),
 }
 
 

@@ -20,7 +20,7 @@ from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.predict.predictor import KIND, SCHEMA_VERSION
 from sweetspot.table.read import Table
-from sweetspot.table.schema import CELL, GROUP, group_name
+from sweetspot.table.schema import CELL, GROUP, group_name, rows_of
 
 
 def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
     """
     screened = screen(table.frame)
     groups = [
-        fit_group(frame, _of_group(table.frame, frame), _of_group(screened.outliers, frame))
+        fit_group(frame, *(rows_of(rows, frame.row(0, named=True)) for rows in (table.frame, screened.outliers)))
         for frame in screened.cells.partition_by(GROUP, maintain_order=True)
     ]
     across = fit_across_models(screened.cells, architectures or {})
@@ -147,10 +147,6 @@ def _duration(law: Law, times: Points) -> dict[str, Any] | None:
         "terms": {name: term["value"] for name, term in content["terms"].items()},
         **{name: content[name] for name in ("relative_residual_sd", "t_quantile_95", "in_sample_mape_percent")},
     }
-
-
-def _of_group(frame: pl.DataFrame, group: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.all_horizontal(pl.col(name) == group[name][0] for name in GROUP))
 
 
 def _range(values: Array) -> list[int]:

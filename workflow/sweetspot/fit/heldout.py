@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sweetspot.fit.solve import Array, Mask, Points, Skipped, Solution, design, solve, units
+from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve, units
 from sweetspot.predict.laws import Law
 from sweetspot.vocabulary import CONFIDENCE
 
@@ -102,47 +102,37 @@ def hold_out(law: Law, points: Points, scheme: str) -> list[HeldOut]:
     if scheme == "leave-one-batch-out" and not law.has_batch_terms:
         return []
     features = design(law, points)
-    return [_fold(law, points, features, name, mask) for name, mask in masks(scheme, points)]
-
-
-def _fold(law: Law, points: Points, features: Array, name: str, test: Mask) -> HeldOut:
-    predicted, variance, quantile = (np.full(len(points), np.nan) for _ in range(3))
-    octaves = {axis: np.zeros(len(points)) for axis in AXES}
-    for _, unit in units(law, points):
-        train, test_here = unit & ~test, unit & test
-        if not test_here.any() or not train.any():
-            continue
-        solution = solve(law, points.take(train), features[train])
-        if isinstance(solution, Skipped):
-            continue
-        rows = features[test_here]
-        energy = rows @ solution.values
-        predicted[test_here] = np.where(solution.determines(rows) & (energy > 0), energy, np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance[test_here] = solution.relative_variance(rows)
-        quantile[test_here] = solution.quantile
-        lengths = [_beyond(values, train)[test_here] for values in (points.n, points.m)]
-        octaves["lengths"][test_here] = np.maximum(*lengths)
-        octaves["batch"][test_here] = _beyond(points.in_wave, train)[test_here]
-    return HeldOut(name, test, predicted, variance, quantile, octaves)
+    return [_fold(law, points, features, name, test, ~test)[0] for name, test in masks(scheme, points)]
 
 
 def fitted(law: Law, points: Points) -> tuple[HeldOut, list[str]]:
     """The in-sample fold, and why some of the law's fits are missing."""
+    everything = np.ones(len(points), dtype=bool)
+    return _fold(law, points, design(law, points), "nothing", everything, everything)
+
+
+def _fold(law: Law, points: Points, features: Array, name: str, test: Mask, others: Mask) -> tuple[HeldOut, list[str]]:
+    """The cells of `test` as predicted from `others`, and why some fits are missing."""
     predicted, variance, quantile = (np.full(len(points), np.nan) for _ in range(3))
+    octaves = {axis: np.zeros(len(points)) for axis in AXES}
     reasons = []
     for batch, unit in units(law, points):
-        solution = solve(law, points.take(unit))
-        if isinstance(solution, Solution):
-            features = design(law, points.take(unit))
-            predicted[unit] = features @ solution.values
-            variance[unit] = solution.relative_variance(features)
-            quantile[unit] = solution.quantile
-        else:
+        train, here = unit & others, unit & test
+        if not here.any() or not train.any():
+            continue
+        solution = solve(law, points.take(train), features[train])
+        if isinstance(solution, Skipped):
             reasons.append(solution.reason if batch is None else f"batch {batch}: {solution.reason}")
-    everything = np.ones(len(points), dtype=bool)
-    octaves = {axis: np.zeros(len(points)) for axis in AXES}
-    return HeldOut("nothing", everything, predicted, variance, quantile, octaves), reasons
+            continue
+        rows = features[here]
+        predicted[here] = np.where(others[here], rows @ solution.values, solution.predict(rows))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance[here] = solution.relative_variance(rows)
+        quantile[here] = solution.quantile
+        lengths = [_beyond(values, train)[here] for values in (points.n, points.m)]
+        octaves["lengths"][here] = np.maximum(*lengths)
+        octaves["batch"][here] = _beyond(points.in_wave, train)[here]
+    return HeldOut(name, test, predicted, variance, quantile, octaves), reasons
 
 
 def calibrate(points: Points, schemes: Mapping[str, list[HeldOut]], without: HeldOut | None = None) -> Calibration:

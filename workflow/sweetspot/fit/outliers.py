@@ -120,9 +120,8 @@ def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
             solution = solve(law, points.take(others), features[others])
             if not isinstance(solution, Solution) or solution.freedom < _SPARE or solution.relative_sd >= best:
                 continue
-            best, expected = solution.relative_sd, float(features[index] @ solution.values)
-            known = replaceable[index] and solution.determines(features[[index]])[0] and expected > 0
-            far = known and abs(np.log(points.target[index] / expected)) > np.log(_FAR)
+            best, expected = solution.relative_sd, float(solution.predict(features[[index]])[0])
+            far = replaceable[index] and abs(np.log(points.target[index] / expected)) > np.log(_FAR)
             found = {index: (expected, float(np.log(_FAR)))} if far else {}
     return found
 
@@ -163,8 +162,7 @@ def _by_law(points: Points, suspects: Mask) -> tuple[Array, float]:
                 break
             features = design(law, points)
             errors.append(features[train] @ solution.values / points.target[train] - 1)
-            energy = features[test] @ solution.values
-            values[test] = np.where(solution.determines(features[test]) & (energy > 0), energy, np.nan)
+            values[test] = solution.predict(features[test])
         else:
             if errors and (error := float(np.abs(np.concatenate(errors)).mean())) < best:
                 best, expected = error, values

@@ -108,6 +108,11 @@ class Solution:
             determined &= np.abs(features[:, dropped] - parts.sum(axis=1)) <= 1e-6 * size
         return determined
 
+    def predict(self, features: Array) -> Array:
+        """The target of each row of `features`; NaN where it is not determined, or not above 0."""
+        target = features @ self.values
+        return np.where(self.determines(features) & (target > 0), target, np.nan)
+
     def relative_variance(self, features: Array) -> Array:
         """Variance of a new cell about its prediction, relative to the prediction squared: scatter + coefficients."""
         predicted = features @ self.values

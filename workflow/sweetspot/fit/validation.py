@@ -20,7 +20,7 @@ from sweetspot.predict.across_models import LAW
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.table.files import write_parquet
 from sweetspot.table.read import Table
-from sweetspot.table.schema import CELL, GROUP, group_name
+from sweetspot.table.schema import CELL, GROUP, group_name, rows_of
 from sweetspot.vocabulary import SIMULATED
 
 _DOUBTFUL_PERCENT = 15.0  # 5-fold error above which the rows are as likely to be wrong as the law
@@ -56,19 +56,18 @@ def validate(
     screened = screen(table.frame)
     _, unseen = fit_and_hold_out(screened.cells, architectures or {})
     for frame in screened.cells.partition_by(GROUP, maintain_order=True):
-        points = Points.of(frame)
-        aside = screened.outliers.join(frame.select(GROUP).head(1), on=GROUP, how="semi").height
+        points, group = Points.of(frame), frame.row(0, named=True)
+        aside = rows_of(screened.outliers, group).height
         for law in LAWS.values():
             held_out = hold_out_all(law, points) if law.terms else {}
-            own = unseen.join(frame.select(GROUP).head(1), on=GROUP, how="semi") if unseen.height else unseen
             for scheme, what in SCHEMES.items():
                 if law.name == LAW:
+                    own = rows_of(unseen, group) if unseen.height else unseen
                     predicted, note = _across_models(scheme, own, points)
                 else:
                     predicted, note = _predict(law, scheme, frame, points, held_out)
                 notes = [note] * bool(note) + [f"{aside} row{'s' * (aside != 1)} set aside as wrong"] * bool(aside)
-                row = dict(zip(_IDENTITY, frame.select(_IDENTITY).row(0), strict=True))
-                row |= {"law": law.name, "scheme": scheme, "held_out": what}
+                row = {name: group[name] for name in _IDENTITY} | {"law": law.name, "scheme": scheme, "held_out": what}
                 cells = _table(frame, points, predicted)
                 errors.append(row | _summary(cells) | {"note": "; ".join(notes)})
                 predictions.append(cells.with_columns(law=pl.lit(law.name), scheme=pl.lit(scheme)))
@@ -202,8 +201,7 @@ def _table(frame: pl.DataFrame, points: Points, folds: list[_Fold]) -> pl.DataFr
 
 def _summary(cells: pl.DataFrame) -> dict[str, Any]:
     if not cells.height:
-        nothing = ("mape_percent", "worst_fold_mape_percent", "worst_ape_percent", "coverage_percent")
-        return {"cells": 0, "folds": 0, **dict.fromkeys(nothing)}
+        return {"cells": 0, "folds": 0}  # the errors are null
     errors = cells["ape_percent"]
     by_fold = cells.group_by("held_out").agg(pl.col("ape_percent").mean())["ape_percent"]
     inside = cells.select(pl.col("energy_j").is_between("low_j", "high_j")).to_series()

@@ -146,13 +146,10 @@ def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str,
     steady = _powers(meter, lambda: load.burn(2 * part_s))
     meter.clock.sleep(part_s)  # let the one-second average fall again
     lag_s = _lag(meter, load, part_s)
-    clock = meter.clock
-    waves = [
-        {"period_s": period_s, **_powers(meter, partial(_wave, clock, load, period_s, part_s, 0.0))}
-        for period_s in _WAVES_S
-    ]
+    wave = partial(_wave, meter.clock, load, part_s)
+    waves = [{"period_s": period_s, **_powers(meter, partial(wave, period_s, 0.0))} for period_s in _WAVES_S]
     delays_s = [step_s * phase / _PHASES for phase in range(_PHASES)]
-    locked = [_powers(meter, partial(_wave, clock, load, step_s, part_s, delay_s)) for delay_s in delays_s]
+    locked = [_powers(meter, partial(wave, step_s, delay_s)) for delay_s in delays_s]
     spread = {name: _spread([powers[name] for powers in locked]) for name in ("counter", "instant", "average")}
     counter, instant = spread["counter"], spread["instant"]
     sees_all = None
@@ -169,7 +166,7 @@ def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str,
     }
 
 
-def _wave(clock: Clock, load: Load, period_s: float, seconds: float, delay_s: float) -> None:
+def _wave(clock: Clock, load: Load, seconds: float, period_s: float, delay_s: float) -> None:
     """Load for 30 % of each period. Periods begin `delay_s` after multiples of `period_s` on the clock."""
     end_s = clock.now() + seconds
     while (now_s := clock.now()) < end_s:
@@ -204,13 +201,8 @@ def _spread(powers: list[float | None]) -> float | None:
 def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> dict[str, float]:
     """The protocol's numbers that depend on the board; defaults for those that the probe could not find."""
     default = Numbers()
-    numbers = {
-        "counter_step_s": default.counter_step_s,
-        "counter_timeout_s": default.counter_timeout_s,
-        "window_s": default.window_s,
-        "poll_s": default.poll_s,
-        "sensor_s": default.sensor_s,
-    }
+    depend = ("counter_step_s", "counter_timeout_s", "window_s", "poll_s", "sensor_s")
+    numbers = {name: getattr(default, name) for name in depend}
     if steps["counter"]:
         step_s = round(steps["counter"]["period_s"], 3)
         # 20 missed steps are no coincidence; a window of 100 steps makes one step 1 %.

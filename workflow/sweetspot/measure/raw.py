@@ -104,9 +104,8 @@ def _differences(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]
         for name in _ENERGIES:
             before, joules = row[name], getattr(verdict, name)
             after = None if joules is None else joules / row["batch_runs"]
-            if (before is None) != (after is None) or (
-                before is not None and after is not None and abs(before - after) > _ROUNDING * abs(before)
-            ):
+            known = before is not None and after is not None
+            if abs(before - after) > _ROUNDING * abs(before) if known else before != after:
                 yield f"{place}: {name} is {before}, judged again {after}"
 
 

@@ -5,7 +5,6 @@ own process, so that an engine that breaks its process breaks nothing else. DIR 
 so the analysis can continue elsewhere. Besides the engine, only the standard library is needed.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,20 +124,14 @@ def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: 
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one step of a plan, in the process that `run` starts for it; the result goes to standard output as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m sweetspot.measure.unattended", description="One step of a plan.")
-    parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--step", type=int, required=True)
-    parser.add_argument("--failed", type=json.loads, required=True)
-    options = parser.parse_args(arguments)
+def main(asked: str) -> int:
+    """Run the step that `run` asks of this process, as JSON; the result goes to standard output as JSON."""
+    plan_file, directory, number, seconds, failures = json.loads(asked)
     answer = os.dup(1)
     os.dup2(2, 1)  # engines print to standard output
-    failed = {(n, m): reason for n, m, reason in options.failed}
+    failed = {(n, m): reason for n, m, reason in failures}
     try:
-        result = step(options.plan, options.directory, options.step, options.seconds, failed)
+        result = step(Path(plan_file), Path(directory), number, seconds, failed)
     except SweetspotError as error:
         _say(f"error: {error}")
         return 1
@@ -175,33 +168,18 @@ class _Plan:
 
     def left(self, unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
         """All visits that are left, except those of cells that failed."""
-        return [visit for index in range(len(self.blocks)) for visit in self._left(index, unmeasured.get(index, {}))]
-
-    def _left(self, index: int, failed: Mapping[Cell, str]) -> Iterator[Visit]:
-        for visit, cell in self.block(index).pending():
-            if place(cell) not in failed:
-                yield visit, cell
+        visits = [(index, visit) for index in range(len(self.blocks)) for visit in self.block(index).pending()]
+        return [visit for index, visit in visits if place(visit[1]) not in unmeasured.get(index, {})]
 
 
 def _in_a_process(
     plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]
 ) -> dict[str, Any]:
-    options = {
-        "plan": plan_file,
-        "directory": directory,
-        "seconds": seconds,
-        "step": number,
-        "failed": json.dumps([[*cell, reason] for cell, reason in failed.items()]),
-    }
-    command = [sys.executable, "-m", "sweetspot.measure.unattended"]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    nothing: dict[str, Any] = {
-        "reason": "engine_failed",
-        "died": True,
-        "visiting": None,
-        "unmeasured": [],
-        "ahead_s": 0.0,
-    }
+    failures = [[*cell, reason] for cell, reason in failed.items()]
+    asked = json.dumps([str(plan_file), str(directory), number, seconds, failures])
+    command = [sys.executable, "-m", "sweetspot.measure.unattended", asked]
+    nothing: dict[str, Any] = {"reason": "engine_failed", "died": True, "visiting": None}
+    nothing |= {"unmeasured": [], "ahead_s": 0.0}
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
     except subprocess.TimeoutExpired:
@@ -230,4 +208,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -13,8 +13,14 @@ from sweetspot.predict.prediction import Prediction
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
 
+_MIX = "not defined: the requests have different lengths"
 KINDS = ("truncate", "summarise", "cap", "split", "batches")
 _PROBES = 33  # values tried to bracket a break-even point before bisection
+# Of each limit: its option, the time's name in `Cost`, what takes it, what a predictor without it lacks, the remedy.
+_LATENCY = ("--max-latency", "latency_s", "a request", "durations", "fit a table with duration_s")
+_MEASURED = "fit a table with {}, as campaigns measure it"
+_TTFT = ("--max-ttft", "ttft_s", "the first token", "time to first token in it", _MEASURED.format("ttft_p95_s"))
+_TPOT = ("--max-tpot", "tpot_s", "each further token", "time per token in it", _MEASURED.format("tpot_p95_s"))
 
 
 @dataclass(frozen=True)
@@ -37,39 +43,20 @@ class Wishes:
     @property
     def limits(self) -> list["Limit"]:
         """The limits on time that were given."""
-        durations = "durations; fit a table with duration_s"
-        latencies = "{} in it; fit a table with {}, as campaigns measure it"
-        every = (
-            ("--max-latency", "latency_s", "a request", self.max_latency_s, durations),
-            (
-                "--max-ttft",
-                "ttft_s",
-                "the first token",
-                self.max_ttft_s,
-                latencies.format("time to first token", "ttft_p95_s"),
-            ),
-            (
-                "--max-tpot",
-                "tpot_s",
-                "each further token",
-                self.max_tpot_s,
-                latencies.format("time per token", "tpot_p95_s"),
-            ),
-        )
-        return [
-            Limit(option, name, what, most_s, data) for option, name, what, most_s, data in every if most_s is not None
-        ]
+        given = ((self.max_latency_s, *_LATENCY), (self.max_ttft_s, *_TTFT), (self.max_tpot_s, *_TPOT))
+        return [Limit(most_s, *rest) for most_s, *rest in given if most_s is not None]
 
 
 @dataclass(frozen=True)
 class Limit:
     """A limit on a time: its option, the time's name in `Cost`, what takes it, what is missing if none is known."""
 
+    most_s: float
     option: str
     name: str
     what: str
-    most_s: float
     missing: str
+    remedy: str
 
     def of(self, cost: Cost) -> float | None:
         """The time, in s; None if unknown."""
@@ -108,18 +95,19 @@ class Option:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where a what-if starts or stops paying off along `axis`, searched over `span`.
+    """Where a what-if starts or stops paying off along `axis`.
 
     `where` is from, until, always, never, or why there is no such point; `value` is None unless it is from or until.
+    The search was over `tried_from_to`.
     """
 
-    kind: str
-    number: int
+    what_if: str
+    tokens: int | None
     axis: str
     where: str
     value: int | None
-    in_flight: float | None
-    span: tuple[int, int] | None
+    requests_in_flight: float | None
+    tried_from_to: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -185,8 +173,9 @@ def advise(
     now = costs.cost(plan)
     for limit in wishes.limits:
         if limit.of(now) is None:
-            what, _, remedy = limit.missing.partition("; ")
-            raise SweetspotError(f"{model}: the predictor has no {what}, so {limit.option} cannot be checked; {remedy}")
+            raise SweetspotError(
+                f"{model}: the predictor has no {limit.missing}, so {limit.option} cannot be checked; {limit.remedy}"
+            )
     notes = list(workload.notes)
     try:
         spot = predictors.sweet_spot(costs.group, place.input_tokens, max(1.0, now.in_flight))
@@ -251,12 +240,11 @@ def _check(wishes: Wishes, workload: Workload) -> None:
     ):
         if value is not None and not 0 < value < math.inf:
             raise SweetspotError(f"{name} {value:g}: give a number above 0")
-    longest = {
-        "truncate": ("prompt", max(n for n, _, _ in workload.lengths)),
-        "summarise": ("prompt", max(n for n, _, _ in workload.lengths)),
-        "cap": ("reply", max(m for _, m, _ in workload.lengths)),
-        "split": ("reply", max(m for _, m, _ in workload.lengths)),
-    }
+    prompt, reply = (
+        ("prompt", max(n for n, _, _ in workload.lengths)),
+        ("reply", max(m for _, m, _ in workload.lengths)),
+    )
+    longest = {"truncate": prompt, "summarise": prompt, "cap": reply, "split": reply}
     for kind, numbers in (wishes.what_ifs or {}).items():
         for number in numbers:
             if number < 1:
@@ -343,8 +331,7 @@ def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now
     least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
     found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
     if workload.is_mix:
-        reason = "not defined: the requests have different lengths"
-        return [*found, BreakEven("summarise", tokens, "output_tokens", reason, None, now.in_flight, None)]
+        return [*found, BreakEven("summarise", tokens, "output_tokens", _MIX, None, now.in_flight, None)]
     n, m = workload.input_tokens, workload.output_tokens
     axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
         ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.running)),
@@ -360,14 +347,12 @@ def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
     low, high = costs.group["measured_range"]["output_tokens"]
     span = (max(2, low), high)
     if workload.is_mix:
-        reason = "not defined: the requests have different lengths"
-        return BreakEven("split", 2, "output_tokens", reason, None, now.in_flight, span)
+        return BreakEven("split", 2, "output_tokens", _MIX, None, now.in_flight, span)
     n = workload.input_tokens
 
     def gain(m: int) -> float:
-        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(
-            [Ask(n, part) for part in _shares(m, 2)], now.running
-        )
+        parts = [Ask(n, part) for part in _shares(m, 2)]
+        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(parts, now.running)
 
     return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), now.in_flight, span)
 
@@ -379,7 +364,7 @@ def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
         latency_s = costs.cost(plan, batch=batch).latency_s
         return -1.0 if latency_s is None else most_s - latency_s
 
-    return BreakEven("latency", 0, "batch", *_crossing(spare, *span), None, span)
+    return BreakEven("latency", None, "batch", *_crossing(spare, *span), None, span)
 
 
 def once(texts: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Formats advice as text and as JSON."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sweetspot.predict.advise import Advice, BreakEven, Option, once
@@ -32,9 +33,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
             "mean_input_tokens": advice.workload.input_tokens,
             "mean_output_tokens": advice.workload.output_tokens,
             "request_rate_per_s": advice.costs.rate_per_s,
-            "max_latency_s": advice.wishes.max_latency_s,
-            "max_ttft_s": advice.wishes.max_ttft_s,
-            "max_tpot_s": advice.wishes.max_tpot_s,
+            **{name: getattr(advice.wishes, name) for name in ("max_latency_s", "max_ttft_s", "max_tpot_s")},
             "grid_g_per_kwh": advice.wishes.grid_g_per_kwh,
         },
         "now": _cost_dict(advice, advice.now),
@@ -48,18 +47,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
             "status": advice.spot.status if advice.times_above else _no_spot(advice),
         },
         "what_ifs": [_option_dict(advice, option) for option in (*advice.ranked, *advice.excluded)],
-        "break_evens": [
-            {
-                "what_if": even.kind,
-                "tokens": even.number or None,
-                "axis": even.axis,
-                "where": even.where,
-                "value": even.value,
-                "requests_in_flight": even.in_flight,
-                "tried_from_to": even.span,
-            }
-            for even in advice.break_evens
-        ],
+        "break_evens": [asdict(even) for even in advice.break_evens],
         "warnings": advice.warnings,
         "assumptions": _ASSUMED,
     }
@@ -94,13 +82,13 @@ def _cost_dict(advice: Advice, cost: Cost) -> dict[str, Any]:
     per_kilo = 1000 / _J_PER_KWH
     energy = cost.energy_j
     numbers: dict[str, Any] = {
-        **_interval("energy_per_request{}_j", energy),
-        **_interval("energy_per_1000_requests{}_kwh", _scaled(energy, per_kilo)),
+        **energy.named("energy_per_request{}_j"),
+        **_scaled(energy, per_kilo).named("energy_per_1000_requests{}_kwh"),
         "energy_per_output_token_j": energy.value / cost.reply_tokens,
     }
     if advice.wishes.grid_g_per_kwh is not None:
         grams = _scaled(energy, per_kilo * advice.wishes.grid_g_per_kwh)
-        numbers |= _interval("carbon_per_1000_requests{}_g_co2e", grams)
+        numbers |= grams.named("carbon_per_1000_requests{}_g_co2e")
     return numbers | {
         "latency_s": cost.latency_s,
         "ttft_p95_s": cost.ttft_s,
@@ -118,12 +106,12 @@ def _option_dict(advice: Advice, option: Option) -> dict[str, Any]:
     if option.cost is not None and option.saving is not None:
         saved = option.saving.energy_j
         numbers |= _cost_dict(advice, option.cost)
-        numbers |= _interval("saving_per_request{}_j", saved)
-        numbers |= _interval("saving{}_percent", option.saving.percent)
-        numbers |= _interval("saving_per_1000_requests{}_kwh", _scaled(saved, 1000 / _J_PER_KWH))
+        numbers |= saved.named("saving_per_request{}_j")
+        numbers |= option.saving.percent.named("saving{}_percent")
+        numbers |= _scaled(saved, 1000 / _J_PER_KWH).named("saving_per_1000_requests{}_kwh")
         if advice.wishes.grid_g_per_kwh is not None:
             grams = _scaled(saved, 1000 / _J_PER_KWH * advice.wishes.grid_g_per_kwh)
-            numbers |= _interval("saving_per_1000_requests{}_g_co2e", grams)
+            numbers |= grams.named("saving_per_1000_requests{}_g_co2e")
         numbers["idle_power_that_uses_the_saving_up_w"] = _break_even_idle_w(advice, option)
         numbers["advice"] = _sentence(advice, option)
     return numbers
@@ -289,7 +277,7 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
     """One sentence for each what-if with break-even points."""
     together: dict[tuple[str, int], list[BreakEven]] = {}
     for even in evens:
-        together.setdefault((even.kind, even.number), []).append(even)
+        together.setdefault((even.what_if, even.tokens or 0), []).append(even)
     sentences = []
     for (kind, number), group in together.items():
         places = [_place(even) for even in group if even.axis != "uses"]
@@ -300,10 +288,12 @@ def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:
             often = f"if a summary is used {uses.value or 0:,} times or more"
             pays = {None: "never pays off", 1: "pays off at its first use"}.get(uses.value, f"pays off {often}")
             once_ = f"; used once, it pays off {known}" if known and uses.value != 1 else ""
-            sentences.append(f"Summarising to {number:,} tokens ({_running(uses.in_flight)}) {pays}{once_}{unknown}")
+            sentences.append(
+                f"Summarising to {number:,} tokens ({_running(uses.requests_in_flight)}) {pays}{once_}{unknown}"
+            )
         elif kind == "split":
             pays = f" pays off {known}" if known else ""
-            sentences.append(f"Splitting a reply in two ({_running(group[0].in_flight)}){pays}{unknown}")
+            sentences.append(f"Splitting a reply in two ({_running(group[0].requests_in_flight)}){pays}{unknown}")
         else:
             met = f"The latency limit is met {known}" if known else "Latency limit"
             sentences.append(f"{met}{unknown}")
@@ -322,7 +312,8 @@ def _place(even: BreakEven) -> tuple[str, bool]:
         "input_tokens": ("prompts", "prompts", " tokens"),
         "batch": ("batches", "a batch", ""),
     }[even.axis]
-    tried = f"{many} of {even.span[0]:,} to {even.span[1]:,}{unit}" if even.span else many
+    span = even.tried_from_to
+    tried = f"{many} of {span[0]:,} to {span[1]:,}{unit}" if span else many
     at = "" if even.value is None else f"{one} of {even.value:,}{unit}"
     known = {
         "from": f"from {at} on",
@@ -348,14 +339,6 @@ def extrapolations(cost: Cost, is_mix: bool) -> list[str]:
 
 def _scaled(interval: Interval, factor: float) -> Interval:
     return Interval(interval.value * factor, interval.low * factor, interval.high * factor)
-
-
-def _interval(name: str, interval: Interval) -> dict[str, float]:
-    return {
-        name.format(""): interval.value,
-        name.format("_low"): interval.low,
-        name.format("_high"): interval.high,
-    }
 
 
 def _shown(interval: Interval, digits: int = 4) -> tuple[str, str]:

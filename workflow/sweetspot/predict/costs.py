@@ -1,15 +1,17 @@
 """What a plan of requests costs in joules and seconds, from a fitted predictor. Standard library only."""
 
 import functools
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
 from sweetspot.predict.prediction import Interval, Prediction
+from sweetspot.vocabulary import SELECTORS
 
 _BEYOND = 4  # for a request rate, batches up to this many times the largest measured one are tried
 _SLOW = 0.95  # the latency of a mix of lengths is this quantile of its requests' latencies
@@ -94,7 +96,7 @@ class Costs:
         """`place`: typical lengths, used to look up the group; `choice`: gpu, engine, precision."""
         first = predictors.predict(predictor, model, place.input_tokens, place.output_tokens, batch, **choice)
         self._predictor, self._batch, self.rate_per_s = predictor, batch, rate_per_s
-        self._model = {"model": first.model, **self._where(first)}
+        self._model = _group_of(first)
         self.group = next(
             group for group in predictor["groups"] if all(group[name] == value for name, value in self._model.items())
         )
@@ -105,17 +107,13 @@ class Costs:
             if any(g["precision"] == first.precision for g in same):
                 where["precision"] = first.precision
             found = predictors.predict(predictor, summariser, place.input_tokens, place.output_tokens, batch, **where)
-            self._summariser = {"model": found.model, **self._where(found)}
+            self._summariser = _group_of(found)
         if rate_per_s is not None and first.duration_s is None:
             raise SweetspotError(
                 f"{first.model}: the predictor has no durations, so --request-rate cannot determine the "
                 "batch; give --batch, or fit a table with duration_s"
             )
         self.at = functools.cache(self._at)
-
-    @staticmethod
-    def _where(prediction: Prediction) -> dict[str, str]:
-        return {name: getattr(prediction, name) for name in ("gpu", "engine", "precision")}
 
     @property
     def summariser(self) -> str:
@@ -128,9 +126,8 @@ class Costs:
         return self._summariser is not self._model
 
     def _at(self, ask: Ask, batch: int) -> Prediction:
-        who = self._summariser if ask.summary else self._model
-        model, where = who["model"], {name: who[name] for name in ("gpu", "engine", "precision")}
-        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
+        model, *where = (self._summariser if ask.summary else self._model).values()
+        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch, *where)
 
     def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
         """Joules of requests that run at these batches."""
@@ -174,47 +171,39 @@ class Costs:
             parts=parts,
         )
 
-    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds for all asks in turn; None if unknown."""
-        return _sum(self._between(lambda at: at.duration_s, ask, in_flight) for ask in asks)
+    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds for all asks in turn; NaN if unknown."""
+        return sum(self._between("duration_s", ask, in_flight) for ask in asks)
 
-    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds to the first token of the reply, after the whole of any summary; None if unknown."""
+    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds to the first token of the reply, after the whole of any summary; NaN if unknown."""
         first = next(index for index, ask in enumerate(asks) if not ask.summary)
-        begins = self._between(lambda at: _late(at, "ttft_p95_s"), asks[first], in_flight)
-        return _sum([self._latency_s(asks[:first], in_flight), begins])
+        return self._latency_s(asks[:first], in_flight) + self._between("ttft_p95_s", asks[first], in_flight)
 
-    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float | None:
-        """Seconds per further token in the slowest part of the reply; None if unknown."""
-        replies = [ask for ask in asks if _goes_on(ask)]
-        each = [self._between(lambda at: _late(at, "tpot_p95_s"), ask, in_flight) for ask in replies]
-        known = [seconds for seconds in each if seconds is not None]
-        return max(known) if len(known) == len(each) else None
+    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
+        """Seconds per further token in the slowest part of the reply; NaN if unknown."""
+        each = [self._between("tpot_p95_s", ask, in_flight) for ask in asks if _goes_on(ask)]
+        return math.nan if any(map(math.isnan, each)) else max(each)
 
     def _slow_tpot_s(self, plan: Plan, in_flight: Mapping[bool, float]) -> float | None:
         """Of 19 in 20 requests whose replies go on after the first token; 0 if none does."""
         going_on = [(asks, share) for share, asks in plan if any(map(_goes_on, asks))]
         return _slow([(self._tpot_s(asks, in_flight), share) for asks, share in going_on], 0.0) if going_on else 0.0
 
-    def _between(
-        self, of: Callable[[Prediction], float | None], ask: Ask, in_flight: Mapping[bool, float]
-    ) -> float | None:
-        """A time of a request, interpolated linearly between whole batches; None if unknown."""
+    def _between(self, name: str, ask: Ask, in_flight: Mapping[bool, float]) -> float:
+        """A time of a request, interpolated linearly between whole batches; NaN if unknown."""
         number = max(1.0, in_flight[ask.summary])
         below = int(number)
         around = ((below, below + 1 - number), (below + 1, number - below))
-        times = [(of(self.at(ask, batch)), weight) for batch, weight in around if weight > 0]
-        return _sum(None if seconds is None else weight * seconds for seconds, weight in times)
-
-    def _seconds(self, asks: Sequence[Ask], batch: int) -> float | None:
-        return _sum(self.at(ask, batch).duration_s for ask in asks)
+        return sum(weight * _seconds(self.at(ask, batch), name) for batch, weight in around if weight > 0)
 
     def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
         total = 0.0
         for share, asks in plan:
-            seconds = self._seconds([ask for ask in asks if pool in (None, ask.summary)], batch)
-            if seconds is None:
+            of_pool = [ask for ask in asks if pool in (None, ask.summary)]
+            seconds = sum(_seconds(self.at(ask, batch), "duration_s") for ask in of_pool)
+            if math.isnan(seconds):
                 raise SweetspotError(f"the duration at batch {batch} is unknown; give --batch")
             total += share * seconds
         return total
@@ -265,6 +254,10 @@ class Costs:
                 f"the GPU cannot keep up with {self.rate_per_s:g} requests/s: it finishes {1 / busy_s:.3g} requests/s"
             )
         return 1 / self.rate_per_s - busy_s
+
+
+def _group_of(prediction: Prediction) -> dict[str, str]:
+    return {name: getattr(prediction, name) for name in ("model", *SELECTORS)}
 
 
 def _running(in_flight: float) -> Running:
@@ -324,28 +317,19 @@ def _goes_on(ask: Ask) -> bool:
     return not ask.summary and ask.output_tokens > 1
 
 
-def _late(prediction: Prediction, name: str) -> float | None:
+def _seconds(prediction: Prediction, name: str) -> float:
+    """Its duration, or one of its latencies; NaN if unknown."""
+    if name == "duration_s":
+        return math.nan if prediction.duration_s is None else prediction.duration_s
     interval = prediction.latency_s.get(name)
-    return interval.value if interval else None
+    return interval.value if interval else math.nan
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
-    """The sum; None if one is unknown."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
-
-
-def _slow(latencies: Sequence[tuple[float | None, float]], waiting_s: float) -> float | None:
-    known = sorted((seconds, share) for seconds, share in latencies if seconds is not None)
-    if len(known) < len(latencies):
+def _slow(latencies: Sequence[tuple[float, float]], waiting_s: float) -> float | None:
+    """What 19 in 20 of (seconds, share) do not exceed, after waiting; None if one is unknown."""
+    if any(math.isnan(seconds) for seconds, _ in latencies):
         return None
-    reached, everything = 0.0, sum(share for _, share in known)
-    for seconds, share in known:
-        reached += share
-        if reached >= _SLOW * everything - 1e-9:
-            return seconds + waiting_s
-    return known[-1][0] + waiting_s
+    ordered = sorted(latencies)
+    *_, everything = reached = list(itertools.accumulate(share for _, share in ordered))
+    slow = next(index for index, share in enumerate(reached) if share >= _SLOW * everything - 1e-9)
+    return ordered[slow][0] + waiting_s

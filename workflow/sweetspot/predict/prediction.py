@@ -18,6 +18,10 @@ class Interval:
     low: float
     high: float
 
+    def named(self, name: str) -> dict[str, Any]:
+        """Its numbers by their names for JSON: "energy{}_j" gives energy_j, energy_low_j and energy_high_j."""
+        return {name.format(""): self.value, name.format("_low"): self.low, name.format("_high"): self.high}
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -77,6 +81,8 @@ class Prediction:
         """
         input_tokens, output_tokens, batch = request
         per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
+        unknown = dict.fromkeys(("duration_s", "duration_low_s", "duration_high_s"))
+        durations: dict[str, Any] = duration_s.named("duration{}_s") if duration_s else unknown
         power_w = energy_batch_j.value / duration_s.value if duration_s else None
         rest["warnings"] = [*rest["warnings"], *_impossible(power_w, *limits_w)]
         return cls(
@@ -84,16 +90,10 @@ class Prediction:
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             batch=batch,
-            energy_per_request_j=per_request.value,
-            energy_per_request_low_j=per_request.low,
-            energy_per_request_high_j=per_request.high,
-            energy_per_output_token_j=per_token.value,
-            energy_per_output_token_low_j=per_token.low,
-            energy_per_output_token_high_j=per_token.high,
+            **per_request.named("energy_per_request{}_j"),
+            **per_token.named("energy_per_output_token{}_j"),
             energy_batch_j=energy_batch_j.value,
-            duration_s=duration_s.value if duration_s else None,
-            duration_low_s=duration_s.low if duration_s else None,
-            duration_high_s=duration_s.high if duration_s else None,
+            **durations,
             power_w=power_w,
             **rest,
         )

@@ -86,16 +86,13 @@ def weights_control(rows: pl.DataFrame) -> Table | None:
 
 def error_budget(rows: pl.DataFrame) -> Table | None:
     """The parts of the error of a valid row, in percent of its energy."""
-    parts = {name: words for name, words in _BUDGET.items() if name in rows.columns}
     valid = rows.filter("valid")
     lines = []
-    for name, words in parts.items():
-        values = 100 * valid[name].cast(pl.Float64).drop_nulls()
+    for name in filter(rows.columns.__contains__, _BUDGET):
+        values, words = 100 * valid[name].cast(pl.Float64).drop_nulls(), _BUDGET[name]
         if len(values):
-            shown = (values.quantile(0.5), values.quantile(0.95), values.cast(pl.Float64).to_numpy().max())
-            lines.append(
-                [name.removeprefix("uncertainty_").replace("_", " "), words, *map(percent, shown), str(len(values))]
-            )
+            shown = map(percent, (values.quantile(0.5), values.quantile(0.95), values.to_numpy().max()))
+            lines.append([name.removeprefix("uncertainty_").replace("_", " "), words, *shown, str(len(values))])
     head = ["part", "what it is", "median", "95th percentile", "largest", "rows"]
     return Table("Error budget of the valid rows, relative to their energy", head, lines, text=2) if lines else None
 
@@ -111,7 +108,6 @@ def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
 def invalid_rows(rows: pl.DataFrame) -> Table | None:
     """The invalid repetitions themselves, at most 60."""
     bad = rows.filter(~pl.col("valid"))
-    repetition = pl.col("repetition") if "repetition" in bad.columns else pl.lit(None)
     raw = "raw" in bad.columns
     lines = [
         [
@@ -119,10 +115,10 @@ def invalid_rows(rows: pl.DataFrame) -> Table | None:
             (row["reasons"] or "–").replace(";", ", "),
             *([row["raw"] or "–"] if raw else []),
             *("–" if row[key] is None else f"{row[key]:,}" for key in CELL),
-            "–" if row["_repetition"] is None else str(row["_repetition"]),
+            "–" if row["repetition"] is None else str(row["repetition"]),
             number(row["energy_j"]),
         ]
-        for row in bad.with_columns(_repetition=repetition).head(_MOST_ROWS).iter_rows(named=True)
+        for row in bad.head(_MOST_ROWS).iter_rows(named=True)
     ]
     head = ["model", "reasons", *(["raw samples"] if raw else []), "batch", "input tokens", "output tokens"]
     head += ["repetition", "energy, J per batch run"]

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style, words
-from sweetspot.report.results import Results, ratios, rows_of
+from sweetspot.report.results import Results, ratios
 from sweetspot.report.words import Group
+from sweetspot.table.schema import rows_of
 
 _WIDTH = 7.6
 RASTER_ABOVE = 1500  # points; more of them as vectors would be larger than the rest of the page
@@ -37,21 +38,20 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
     interior = [
         (index, spot) for index, g in enumerate(groups) for spot in g["sweet_spots"] if spot["status"] == "interior"
     ]
-    every = sorted({spot["batch"] for _, spot in interior})
+    every = {spot["batch"] for _, spot in interior}
     batches = words.representative(every)
     shown = {index for index, spot in interior if spot["batch"] in batches}
     title = "Sweet spots: the reply length with the least energy per output token"
     caption = (
         f"m*(n) by each model's chosen law, at the measured prompt lengths whose m* lies inside the measured replies; "
         f"{len(shown)} of {len(groups)} models have one."
-        + (f" Batches {words.listed(batches)} of {words.listed(every)}." if len(batches) < len(every) else "")
+        f" {words.some('Batches', batches, every)}".rstrip()
         + style_words(names)
     )
     columns = style.columns(len(batches))
-    rows = -(-len(batches) // columns)
-    fig = style.figure(_WIDTH, 2.6 * rows if columns > 1 else 3.4, title, caption, label)
-    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for ax, batch in zip(axes.flat, batches, strict=False):
+    fig = style.figure(_WIDTH, 2.6 * -(-len(batches) // columns) if columns > 1 else 3.4, title, caption, label)
+    axes = style.panels(fig, len(batches), columns, "input tokens", "m*, output tokens", sharex=True, sharey=True)
+    for ax, batch in zip(axes, batches, strict=True):
         for index in sorted(shown):
             look = style.model_style(groups[index]["model"])
             line = sorted(
@@ -63,14 +63,6 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         ax.set(xscale="log", yscale="log", title=f"batch {batch}")
         style.length_axis(ax.xaxis, {s["input_tokens"] for _, s in interior})
         style.value_axis(ax.yaxis)
-    for ax in axes.flat[len(batches) :]:
-        ax.remove()
-    for position, ax in enumerate(axes.flat[: len(batches)]):
-        if position % columns == 0:
-            ax.set_ylabel("m*, output tokens")
-        if position + columns >= len(batches):
-            ax.set_xlabel("input tokens")
-            ax.tick_params(labelbottom=True)
     model_legend(fig, groups, names, sorted(shown))
     sns.despine(fig)
     spots = pl.DataFrame([{"model": names[index], "law": groups[index]["law"], **spot} for index, spot in interior])
@@ -96,14 +88,12 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
             ax.plot(ratio, row, "o", color=hues[batch], markersize=5.5)
     ax.axvline(words.PAPER_RATIO, color=style.INK, linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="worst / best energy per output token", ylim=(-0.6, len(parts) - 0.4))
-    ax.set_yticks(range(len(parts)), [style.shortened(name) for name, _ in parts])
+    style.rows_axis(ax, [style.shortened(name) for name, _ in parts])
     ax.set_xlim(1, 1.15 * max(words.PAPER_RATIO, ax.get_xlim()[1] / 1.1))
     style.value_axis(ax.xaxis)
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=str(b)) for b, colour in hues.items()]
     fig.legend(handles=handles, title="batch", loc="outside right center", handlelength=0.9)
     sns.despine(fig, left=True)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
     return "ratios", title, caption, fig, table
 
 
@@ -133,17 +123,9 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
         part = rows_of(table, group)
         if part.height:
             present.append(index)
-            look = style.model_style(group["model"])
-            dots = {
-                "color": look.colour,
-                "marker": look.marker,
-                "s": 9,
-                "alpha": 0.4 if raster else 0.75,
-                "linewidths": 0,
-                "zorder": 3,
-            }
-            left.scatter(part["x"], part["y"], rasterized=raster, **dots)
-            right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), rasterized=raster, **dots)
+            look = style.dots(group["model"], 0.4 if raster else 0.75, raster)
+            left.scatter(part["x"], part["y"], zorder=3, **look)
+            right.scatter(part["x"], 100 * (part["y"] / part["x"] - 1), zorder=3, **look)
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted J per output token")
     right.set(xscale="log", xlim=(low, high), ylabel="predicted - measured, % of measured")
     for ax in (left, right):
@@ -179,10 +161,8 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
             _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
         ax.axvline(words.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
         ax.set(xscale="log", xlabel="MAPE, %")
-        ax.set_yticks(range(len(laws)), laws)
+        style.rows_axis(ax, laws)
         ax.set_ylim(len(laws) - 0.45, -0.65)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(visible=False, axis="y")
     low, high = axes[0, 0].get_xlim()
     axes[0, 0].set_xlim(low / 1.15, high * 1.6)
     style.value_axis(axes[0, 0].xaxis)

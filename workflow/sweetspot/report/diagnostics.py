@@ -12,9 +12,9 @@ from sweetspot.fit.solve import t_quantile
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.charts import RASTER_ABOVE, Chart, model_legend, style_words
-from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, rows_of
+from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law
 from sweetspot.report.words import Group, number
-from sweetspot.table.schema import CELL, GROUP
+from sweetspot.table.schema import CELL, GROUP, rows_of
 from sweetspot.vocabulary import LEVEL
 
 _WIDTH = 7.6
@@ -77,24 +77,15 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         + style_words(names)
     )
     columns = min(3, len(axes_there))
-    lines = -(-len(axes_there) // columns)
-    fig = style.figure(_WIDTH, 2.3 * lines, title, caption, label)
-    axes = fig.subplots(lines, columns, squeeze=False, sharey=True)
+    fig = style.figure(_WIDTH, 2.3 * -(-len(axes_there) // columns), title, caption, label)
+    axes = style.panels(fig, len(axes_there), columns, "", "predicted / measured − 1, %", sharey=True)
     raster = table.height > RASTER_ABOVE / 3  # each point is drawn in every panel
+    alpha = 0.35 if raster else 0.6
     present = [index for index, group in enumerate(groups) if rows_of(table, group).height]
-    for ax, name in zip(axes.flat, axes_there, strict=False):
+    for ax, name in zip(axes, axes_there, strict=True):
         for index in present:
-            part, look = rows_of(table, groups[index]), style.model_style(groups[index]["model"])
-            ax.scatter(
-                part[name],
-                part["residual_percent"].clip(-edge, edge),
-                color=look.colour,
-                marker=look.marker,
-                s=9,
-                alpha=0.35 if raster else 0.6,
-                linewidths=0,
-                rasterized=raster,
-            )
+            part, look = rows_of(table, groups[index]), style.dots(groups[index]["model"], alpha, raster)
+            ax.scatter(part[name], part["residual_percent"].clip(-edge, edge), **look)
         _median_line(ax, table.drop_nulls(name), name)
         ax.axhspan(-band, band, color=style.GRID, alpha=0.4, linewidth=0, zorder=0)
         ax.axhline(0, color=style.INK, linewidth=0.8)
@@ -102,10 +93,6 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         if name in CELL:
             ax.set_xscale("log")
             style.length_axis(ax.xaxis, table[name], gap=0.2)
-    for ax in axes.flat[len(axes_there) :]:
-        ax.remove()
-    for ax in axes[:, 0]:
-        ax.set_ylabel("predicted / measured − 1, %")
     model_legend(fig, groups, names, present)
     sns.despine(fig)
     return "residuals", title, caption, fig, table
@@ -142,12 +129,10 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
         ax.text(1.01, row, f"{number(mean)} %", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
     ax.axvline(95, color=style.INK, linestyle="--", linewidth=0.9)
     labels = ["in-sample" if scheme == "in-sample" else f"held-out:\n{scheme}" for scheme in schemes]
-    ax.set_yticks(range(len(schemes)), labels)
+    style.rows_axis(ax, labels)
     ax.set(ylim=(len(schemes) - 0.5, -0.5), xlabel=f"cells inside their {LEVEL} interval, %")
     ax.set_xlim(min(80.0, ax.get_xlim()[0]), 101)
     sns.despine(fig, left=True)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
     return "coverage", title, caption, fig, table
 
 
@@ -166,8 +151,8 @@ def _compared(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str) -> Chart:
-    tolerance = 100 * float((campaign or {}).get("config", {}).get("protocol", {}).get("energy_tolerance", 0.05))
+def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any], label: str) -> Chart:
+    tolerance = 100 * float(campaign.get("config", {}).get("protocol", {}).get("energy_tolerance", 0.05))
     sensors = {name.replace("_j", "_percent"): sensor for name, sensor in _SENSORS.items()}
     sensors = {name: sensor for name, sensor in sensors.items() if name in table.columns}
     edge = 4 * tolerance
@@ -194,9 +179,9 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any] | None, label: str
     return "sensors", title, caption, fig, table
 
 
-def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Mapping[str, Any] | None) -> pl.DataFrame:
+def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Mapping[str, Any]) -> pl.DataFrame:
     """Energy in J that context adds to an output token, by the chosen law, for models whose attention is known."""
-    models = {model["name"]: model for model in (campaign or {}).get("models", [])}
+    models = {model["name"]: model for model in campaign.get("models", [])}
     found = []
     for group, name in zip(groups, names, strict=True):
         model, fits = models.get(group["model"], {}), chosen_fits(group)
@@ -232,14 +217,9 @@ def _attention(table: pl.DataFrame, label: str) -> Chart:
     ax = fig.subplots()
     table = table.with_row_index("row")
     for kind, part in sorted((key[0], frame) for key, frame in table.group_by("attention")):
-        look: dict[str, Any] = {
-            "fmt": "o",
-            "markersize": 5,
-            "capsize": 2,
-            "color": _ATTENTION.get(kind, style.OTHER_FAMILIES[0]),
-        }
-        error = t_quantile(math.inf) * part["standard_error"]
-        ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, label=kind, **look)
+        colour, error = _ATTENTION.get(kind, style.OTHER_FAMILIES[0]), t_quantile(math.inf) * part["standard_error"]
+        look: dict[str, Any] = {"fmt": "o", "markersize": 5, "capsize": 2, "color": colour, "label": kind}
+        ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, **look)
     models = table.select("model", "parameters").rows()
     sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]
     ax.set_yticks(range(table.height), sizes)

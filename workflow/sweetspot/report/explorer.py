@@ -16,8 +16,9 @@ from sweetspot.precision import element_bytes
 from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
-from sweetspot.report.results import Results, is_of, rows_of
+from sweetspot.report.results import Results, is_of
 from sweetspot.report.words import Group
+from sweetspot.table.schema import rows_of
 
 _HERE = Path(__file__).parent
 _CELL = ("batch", "input_tokens", "output_tokens", "energy_per_output_token_j")

@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,14 @@ import polars.selectors as cs
 import seaborn as sns
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from sweetspot.files import write_atomically
 from sweetspot.report import charts, diagnostics, style, words
-from sweetspot.report.results import (
-    Results,
-    chosen_fits,
-    fitted,
-    is_of,
-    ratios,
-    rows_of,
-    slugs,
-)
+from sweetspot.report.charts import Chart
+from sweetspot.report.results import Results, chosen_fits, fitted, is_of, ratios, slugs
 from sweetspot.report.words import Group
-from sweetspot.table.schema import CELL
+from sweetspot.table.schema import CELL, rows_of
 
 _WIDTH = 7.6  # inches; a figure's text is then as large as the page's on a screen 1280 pixels wide
 _HERO_WIDTH = 6.0  # stands beside the accuracy table
@@ -38,131 +29,108 @@ _PER_TOKEN = "J per output token"
 _SHOWN = ["model", *CELL, "repetitions", "energy_per_output_token_j", "sd"]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Describes a figure: `kind` names the plot, `group` is the index of its group in the results (None: all)."""
-
-    name: str
-    kind: str
-    group: int | None
-    title: str
-    caption: str
-
-
 def draw_all(results: Results, directory: Path) -> list[Path]:
     """Draw every figure that these results allow into `directory`; returns the files written.
 
     Without a valid row there is no figure. Every figure has its data beside it as CSV; a figure of simulated rows has
-    SIMULATED in the drawing. figures.json lists the figures in the order of the pages of figures.pdf.
+    SIMULATED in the drawing. figures.json lists the figures in the order of the pages of figures.pdf: `kind` names the
+    plot, `group` is the index of its group in the results (null: all).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    drawn: list[Drawn] = []
+    drawn: list[dict[str, Any]] = []
     files: list[Path] = []
     pdf = directory / "figures.pdf"
     with matplotlib.rc_context(style.RC), PdfPages(pdf, metadata={"CreationDate": None, "Producer": None}) as pages:
-        for item, fig, shown in _figures(results):
-            drawn.append(item)
-            files += [*style.save(fig, directory, item.name, pages), directory / f"{item.name}.csv"]
+        for name, group, (kind, title, caption, fig, shown) in _figures(results):
+            drawn.append({"name": name, "kind": kind, "group": group, "title": title, "caption": caption})
+            files += [*style.save(fig, directory, name, pages), directory / f"{name}.csv"]
             write_atomically(files[-1], shown.with_columns(cs.float().round_sig_figs(_DIGITS)).write_csv())
     index = directory / "figures.json"
-    write_atomically(index, json.dumps([asdict(item) for item in drawn], indent=1) + "\n")
+    write_atomically(index, json.dumps(drawn, indent=1) + "\n")
     return [*files, pdf, index]
 
 
-def _figures(results: Results) -> Iterator[tuple[Drawn, Figure, pl.DataFrame]]:
-    means, top, plan = results.means, results.top, results.plan
-    if top is None:
+def _figures(results: Results) -> Iterator[tuple[str, int | None, Chart]]:
+    """Each figure with its name and the index of its group."""
+    if results.top is None:
         return
-    hues = style.ramp(means["input_tokens"])
+    hues = style.ramp(results.means["input_tokens"])
     for index, (group, name, slug) in enumerate(zip(results.groups, results.names, slugs(results.names), strict=True)):
-        own = rows_of(means, group)
-        label = words.source_label(own["source"])
-        batches = words.representative(own["batch"])
-        if is_of(top, group):
-            yield *_heat_map(group, name, "hero", index, own, plan, [top["batch"]], label), own.select(_SHOWN)
-        yield *_curves(group, name, slug, index, own, hues, label), own.select(_SHOWN)
-        yield *_heat_map(group, name, f"heatmap-{slug}", index, own, plan, batches, label), own.select(_SHOWN)
-        if own["batch"].n_unique() > 1:
-            yield *_against_batch(group, name, slug, index, own, hues, label), own.select(_SHOWN)
-    for kind, title, caption, fig, shown in itertools.chain(charts.overall(results), diagnostics.overall(results)):
-        yield Drawn(kind, kind, None, title, caption), fig, shown
+        for chart in _of_group(results, group, name, hues):
+            yield chart[0] if chart[0] == "hero" else f"{chart[0]}-{slug}", index, chart
+    for chart in itertools.chain(charts.overall(results), diagnostics.overall(results)):
+        yield chart[0], None, chart
 
 
-def _curves(
-    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
-) -> tuple[Drawn, Figure]:
+def _of_group(results: Results, group: Group, name: str, hues: Mapping[int, str]) -> Iterator[Chart]:
+    own, top = rows_of(results.means, group), results.top
     batches = words.representative(own["batch"])
-    title = f"{name}: energy against reply length"
+    if top and is_of(top, group):
+        yield _heat_map(group, name, "hero", own, results.plan, [top["batch"]])
+    fit = f"Lines: law {group['law']}, fitted to these cells (in-sample)." if chosen_fits(group) else "No fit."
+    points = f"Points: mean of the valid repetitions, bars ±1 SD. {fit}"
     caption = (
-        f"{own.filter(pl.col('batch').is_in(batches)).height} cells. Points: mean of the valid repetitions, "
-        f"bars ±1 SD. {_fit_words(group)} {_batch_words(own, batches)} Each panel has its own vertical scale."
+        f"{own.filter(pl.col('batch').is_in(batches)).height} cells. {points} "
+        f"{words.some('Batches', batches, own['batch'])} Each panel has its own vertical scale."
     )
-    columns = style.columns(len(batches))
-    rows = -(-len(batches) // columns)
-    fig = style.figure(_WIDTH, 2.5 * rows if columns > 1 else 3.3, title, caption, label)
-    axes = fig.subplots(rows, columns, squeeze=False, sharex=True)
-    for ax, batch in zip(axes.flat, batches, strict=False):
-        part = own.filter(pl.col("batch") == batch)
+    yield _lines(group, own, "curves", batches, f"{name}: energy against reply length", caption, hues)
+    yield _heat_map(group, name, "heatmap", own, results.plan, batches)
+    if own["batch"].n_unique() > 1:
+        replies = words.representative(own["output_tokens"], 3)
+        caption = (
+            f"{own.filter(pl.col('output_tokens').is_in(replies)).height} cells, {own['batch'].n_unique()} batches. "
+            + points
+            + (f" Panels: {len(replies)} of {own['output_tokens'].n_unique()} reply lengths." * (len(replies) > 2))
+        )
+        yield _lines(group, own, "batch", replies, f"{name}: energy against batch", caption, hues)
+
+
+def _lines(
+    group: Group, own: pl.DataFrame, kind: str, panels: list[int], title: str, caption: str, hues: Mapping[int, str]
+) -> Chart:
+    """Cells and law against the reply length, in a panel for each batch ("curves"), or the other way round."""
+    curves = kind == "curves"
+    panel, x = ("batch", "output_tokens") if curves else ("output_tokens", "batch")
+    columns = style.columns(len(panels))
+    height = 2.7 if not curves else 2.5 * -(-len(panels) // columns) if columns > 1 else 3.3
+    fig = style.figure(_WIDTH, height, title, caption, words.source_label(own["source"]))
+    label = "output tokens" if curves else "batch (requests in flight)"
+    axes = style.panels(fig, len(panels), columns, label, _PER_TOKEN, sharex=curves, sharey=not curves)
+    smooth = curves or any(fit["batch"] is None for fit in chosen_fits(group))
+    for ax, value in zip(axes, panels, strict=True):
+        part = own.filter(pl.col(panel) == value)
         for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
-            line = line.sort("output_tokens")
-            _points(ax, line["output_tokens"], line, hues[n], str(n))
-            reply = np.geomspace(line["output_tokens"][0], line["output_tokens"][-1], 60)
-            values = [fitted(group, batch, n, m) for m in reply]
-            if None not in values:
-                ax.plot(reply, values, color=hues[n], linewidth=1.2)
-        ax.set(xscale="log", yscale="log", title=f"batch {batch}")
-        style.length_axis(ax.xaxis, own["output_tokens"])
+            line = line.sort(x)
+            ax.errorbar(
+                line[x],
+                line["energy_per_output_token_j"],
+                yerr=line["sd"].fill_null(0.0),
+                color=hues[n],
+                label=str(n),
+                fmt="o",
+                markersize=3.2,
+                elinewidth=0.9,
+                capsize=1.8,
+                capthick=0.9,
+            )
+            places = np.geomspace(line[x][0], line[x][-1], 60 if curves else 40) if smooth else line[x].to_list()
+            law = [fitted(group, value, n, at) if curves else fitted(group, at, n, value) for at in places]
+            if None not in law:
+                ax.plot(places, law, color=hues[n], linewidth=1.2)
+        ax.set(xscale="log", yscale="log", title=f"batch {value}" if curves else f"{value} output tokens")
+        style.length_axis(ax.xaxis, own[x])
         style.value_axis(ax.yaxis)
-    for ax in axes.flat[len(batches) :]:
-        ax.remove()
-    _outer_labels(axes, len(batches), "output tokens", _PER_TOKEN)
-    _legend(fig, axes[0, 0], "input\ntokens")
+    handles, labels = axes[0].get_legend_handles_labels()
+    handles = [Patch(color=handle.lines[0].get_color()) for handle in handles]
+    place: dict[str, Any] = {"loc": "outside right center", "handlelength": 0.9, "handleheight": 0.9}
+    fig.legend(handles[::-1], labels[::-1], title="input\ntokens", **place)
     sns.despine(fig)
-    return Drawn(f"curves-{slug}", "curves", index, title, caption), fig
-
-
-def _against_batch(
-    group: Group, name: str, slug: str, index: int, own: pl.DataFrame, hues: Mapping[int, str], label: str
-) -> tuple[Drawn, Figure]:
-    replies = words.representative(own["output_tokens"], 3)
-    title = f"{name}: energy against batch"
-    caption = (
-        f"{own.filter(pl.col('output_tokens').is_in(replies)).height} cells, {own['batch'].n_unique()} batches. "
-        f"Points: mean of the valid repetitions, bars ±1 SD. {_fit_words(group)}"
-        + (f" Panels: {len(replies)} of {own['output_tokens'].n_unique()} reply lengths." if len(replies) > 2 else "")
-    )
-    fig = style.figure(_WIDTH, 2.7, title, caption, label)
-    axes = fig.subplots(1, len(replies), squeeze=False, sharey=True)
-    everywhere = any(fit["batch"] is None for fit in chosen_fits(group))
-    for ax, m in zip(axes.flat, replies, strict=True):
-        part = own.filter(pl.col("output_tokens") == m)
-        for n, line in sorted((key[0], frame) for key, frame in part.group_by("input_tokens")):
-            line = line.sort("batch")
-            _points(ax, line["batch"], line, hues[n], str(n))
-            measured = line["batch"].to_list()
-            batches = np.geomspace(measured[0], measured[-1], 40) if everywhere else measured
-            values = [fitted(group, batch, n, m) for batch in batches]
-            if None not in values:
-                ax.plot(batches, values, color=hues[n], linewidth=1.2)
-        ax.set(xscale="log", yscale="log", title=f"{m} output tokens")
-        style.length_axis(ax.xaxis, own["batch"])
-    style.value_axis(axes[0, 0].yaxis)
-    _outer_labels(axes, len(replies), "batch (requests in flight)", _PER_TOKEN)
-    _legend(fig, axes[0, 0], "input\ntokens")
-    sns.despine(fig)
-    return Drawn(f"batch-{slug}", "batch", index, title, caption), fig
+    return kind, title, caption, fig, own.select(_SHOWN)
 
 
 def _heat_map(
-    group: Group,
-    name: str,
-    file: str,
-    index: int,
-    own: pl.DataFrame,
-    plan: pl.DataFrame | None,
-    batches: list[int],
-    label: str,
-) -> tuple[Drawn, Figure]:
+    group: Group, name: str, kind: str, own: pl.DataFrame, plan: pl.DataFrame | None, batches: list[int]
+) -> Chart:
     grid = own.select(CELL)
     if plan is not None:
         planned = plan.filter(pl.col("model") == group["model"]).select(CELL)
@@ -178,36 +146,31 @@ def _heat_map(
         + (f"Line: sweet spot m*(n) by law {group.get('law')}, inside the measured range. " if inside else "")
         + ("" if inside or not spots else "No sweet spot is identified inside the measured range. ")
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
-        + (_batch_words(own, batches) if file != "hero" else "")
-    )
-    width = _HERO_WIDTH if file == "hero" else _WIDTH
+        + (words.some("Batches", batches, own["batch"]) if kind != "hero" else "")
+    ).strip()
+    width = _HERO_WIDTH if kind == "hero" else _WIDTH
     columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
     rows = -(-len(batches) // columns)
     cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches
     longest = max(len(style.shown(value)) for value in shown["energy_per_output_token_j"])
     size = min(8.0, 72 * cell / max(longest, 4) / 0.64)
     tallest = 0.42 if columns == 1 else 0.36
-    if file == "hero":
+    if kind == "hero":
         tallest = min(0.5, 2.6 / len(inputs))  # as high as the sentences and the table beside it
     height = min(max(cell, 0.2), tallest) * len(inputs) + 0.55
-    fig = style.figure(width, height * rows + 0.1, title, caption.strip(), label)
-    axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
+    fig = style.figure(width, height * rows + 0.1, title, caption, words.source_label(own["source"]))
+    axes = style.panels(fig, len(batches), columns, "output tokens", "input tokens", sharey=True)
     norm = LogNorm(1, max(2.0, *ratios(shown)["ratio"]))
-    for ax, batch in zip(axes.flat, batches, strict=False):
+    for ax, batch in zip(axes, batches, strict=True):
         _heat_panel(ax, shown.filter(pl.col("batch") == batch), inputs, outputs, norm, size)
         ridge = [spot for spot in spots if spot["batch"] == batch and spot["status"] == "interior"]
         _ridge(ax, ridge, inputs, outputs)
         ax.set_title(f"batch {batch}" if len(batches) > 1 else "")
-    for ax in axes.flat[len(batches) :]:
-        ax.remove()
-    _outer_labels(axes, len(batches), "output tokens", "input tokens")
-    bar = fig.colorbar(
-        axes[0, 0].collections[0], ax=list(axes.flat[: len(batches)]), aspect=25 * rows, pad=0.02, fraction=0.05
-    )
+    bar = fig.colorbar(axes[0].collections[0], ax=axes, aspect=25 * rows, pad=0.02, fraction=0.05)
     bar.set_label("× best cell of the batch")
     bar.outline.set_visible(False)
     style.value_axis(bar.ax.yaxis)
-    return Drawn(file, file.split("-")[0], index, title, caption.strip()), fig
+    return kind, title, caption, fig, own.select(_SHOWN)
 
 
 def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[int], norm: LogNorm, size: float) -> None:
@@ -215,6 +178,7 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
     for n, m, value in part.select("input_tokens", "output_tokens", "energy_per_output_token_j").iter_rows():
         values[inputs.index(n), outputs.index(m)] = value
     numbers = np.array([[style.shown(value) if np.isfinite(value) else "" for value in row] for row in values])
+    labels = {"xlabel": ax.get_xlabel(), "ylabel": ax.get_ylabel()}  # seaborn removes them
     sns.heatmap(
         values / np.nanmin(values),
         norm=norm,
@@ -237,7 +201,7 @@ def _heat_panel(ax: Any, part: pl.DataFrame, inputs: list[int], outputs: list[in
     ax.grid(visible=False)
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
-    ax.set_ylim(0, len(inputs))  # short prompts at the bottom
+    ax.set(**labels, ylim=(0, len(inputs)))  # short prompts at the bottom
 
 
 def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: list[int]) -> None:
@@ -250,43 +214,3 @@ def _ridge(ax: Any, spots: list[dict[str, Any]], inputs: list[int], outputs: lis
     y = [inputs.index(spot["input_tokens"]) + 0.25 for spot in spots]  # below the numbers
     ax.plot(x, y, color="#0b6bcb", linewidth=1, alpha=0.5)
     ax.plot(x, y, color="#0b6bcb", linestyle="", marker="D", markersize=5, markeredgecolor="white")
-
-
-def _points(ax: Any, x: pl.Series, line: pl.DataFrame, colour: str, label: str) -> None:
-    ax.errorbar(
-        x,
-        line["energy_per_output_token_j"],
-        yerr=line["sd"].fill_null(0.0),
-        color=colour,
-        label=label,
-        fmt="o",
-        markersize=3.2,
-        elinewidth=0.9,
-        capsize=1.8,
-        capthick=0.9,
-    )
-
-
-def _outer_labels(axes: Any, panels: int, x: str, y: str) -> None:
-    columns = axes.shape[1]
-    for position, ax in enumerate(axes.flat[:panels]):
-        if position % columns == 0:
-            ax.set_ylabel(y)
-        if position + columns >= panels:
-            ax.set_xlabel(x)
-            ax.tick_params(labelbottom=True)
-
-
-def _legend(fig: Figure, ax: Any, title: str) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    handles = [Patch(color=handle.lines[0].get_color()) for handle in handles]
-    fig.legend(handles[::-1], labels[::-1], title=title, loc="outside right center", handlelength=0.9, handleheight=0.9)
-
-
-def _fit_words(group: Group) -> str:
-    return f"Lines: law {group['law']}, fitted to these cells (in-sample)." if chosen_fits(group) else "No fit."
-
-
-def _batch_words(own: pl.DataFrame, batches: list[int]) -> str:
-    every = sorted(set(own["batch"]))
-    return f"Batches {words.listed(batches)} of {words.listed(every)}." if len(batches) < len(every) else ""

@@ -30,7 +30,8 @@ def sentences(results: Results) -> list[str]:
         ((name, group) for name, group in zip(names, groups, strict=True) if is_of(top, group)),
         (top["model"], {}),
     )
-    best, worst = (_cell(means, top, which) for which in ("best", "worst"))
+    own = means.filter(pl.col(key) == top[key] for key in (*GROUP, "batch")).sort("energy_per_output_token_j")
+    best, worst = own.row(0, named=True), own.row(-1, named=True)
     low, high = (_with(cell["energy_per_output_token_j"], _mean_interval(cell)) for cell in (best, worst))
     return [
         f"{name} at batch {top['batch']} needs {low} J per output token at best ({_lengths(best)}) and {high} J "
@@ -40,12 +41,6 @@ def sentences(results: Results) -> list[str]:
         _spot_sentence(group, top["batch"], groups),
         _accuracy_sentence(groups, results.validation, results.held_out),
     ]
-
-
-def _cell(means: pl.DataFrame, top: Mapping[str, Any], which: str) -> dict[str, Any]:
-    wanted = {**{name: top[name] for name in (*GROUP, "batch")}}
-    wanted |= {name: top[f"{which}_{name}"] for name in ("input_tokens", "output_tokens")}
-    return means.row(by_predicate=pl.all_horizontal(pl.col(n) == v for n, v in wanted.items()), named=True)
 
 
 def _lengths(cell: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from sweetspot.files import write_atomically
 from sweetspot.report import audit, explorer, findings, style, tables
-from sweetspot.report.results import Results, rows_of, slugs
+from sweetspot.report.results import Results, slugs
+from sweetspot.table.schema import rows_of
 from sweetspot.vocabulary import LEVEL, SIMULATED
 
 _HERE = Path(__file__).parent
@@ -33,20 +34,20 @@ def write(results: Results, figures: Path, output: Path) -> None:
 
     Without a valid row, the page says so.
     """
-    rows, groups, names, campaign = results.rows, results.groups, results.names, results.campaign
-    validation = results.validation
+    rows = results.rows
     drawn = json.loads((figures / "figures.json").read_text())
     label = results.label or "MEASURED"
     context = {
-        "title": (campaign or {}).get("campaign") or "table of measurements",
+        "results": results,
+        "tables": tables,
+        "audit": audit,
+        "title": results.campaign.get("campaign") or "table of measurements",
         "label": label,
         "banner": _banner(label, rows),
         "simulated": label in SIMULATED.values(),
         "random_weights": any("random_weights" in flags.split(";") for flags in rows["flags"].unique()),
         "valid": results.means.height > 0,
         "findings": findings.sentences(results),
-        "measured_on": tables.measured_on(results),
-        "overview": tables.accuracy_overview(results),
         "explorer": explorer.data(results),
         "figures": {
             item["kind"]: _inline(figures, item) for item in drawn if item["group"] is None or item["kind"] == "hero"
@@ -55,34 +56,16 @@ def write(results: Results, figures: Path, output: Path) -> None:
             {
                 "name": name,
                 "slug": slug,
-                "law": group.get("law"),
-                "because": group.get("chosen_because"),
-                "cells": group["cells"],
-                "rows": group["rows"],
+                "group": group,
+                "validation": rows_of(results.validation, group),
                 "figures": [
                     _inline(figures, item) for item in drawn if item["group"] == index and item["kind"] != "hero"
                 ],
-                "coefficients": tables.coefficients(group),
-                "sweet_spots": tables.sweet_spots(group),
-                "notes": tables.accuracy_notes(rows_of(validation, group)),
-                "accuracy": tables.accuracy_of(rows_of(validation, group), group.get("law")),
             }
-            for index, (group, name, slug) in enumerate(zip(groups, names, slugs(names), strict=True))
+            for index, (group, name, slug) in enumerate(
+                zip(results.groups, results.names, slugs(results.names), strict=True)
+            )
         ],
-        "provenance": tables.provenance(results),
-        "architectures": tables.architectures(campaign),
-        "protocol": tables.protocol(campaign),
-        "spot_ranges": tables.sweet_spot_ranges(results),
-        "ratios": tables.best_and_worst(results),
-        "accuracy": tables.accuracy(results),
-        "latency": tables.latency(results),
-        "worst_predicted": tables.worst_predicted(results),
-        "skipped": audit.skipped(results.plan),
-        "weights": audit.weights_control(rows),
-        "budget": audit.error_budget(rows),
-        "invalid": audit.invalid_by_reason(rows),
-        "invalid_rows": audit.invalid_rows(rows),
-        "flags": audit.flags(rows),
         "level": LEVEL,
         "created_by": results.predictor.get("created_by", "sweetspot"),
         "css": Markup((_HERE / "page.css").read_text()),
@@ -116,14 +99,8 @@ def _inline(directory: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     svg = re.sub(r"""(url\(|href=["'])#""", rf"\g<1>#{item['name']}-", svg)
     for colour, variable in _THEMED.items():
         svg = svg.replace(colour, f"var({variable})")
-    spoken = html.escape(f"{item['title']}. {item['caption']}", quote=True)
-    svg = re.sub(
-        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_literal(spoken)}">', svg, count=1
-    )
+    spoken = html.escape(f"{item['title']}. {item['caption']}")
+    opened = r'<svg[^>]*?(viewBox="[^"]*")[^>]*>'
+    svg = re.sub(opened, lambda m: f'<svg {m[1]} role="img" aria-label="{spoken}">', svg, count=1)
     csv = base64.b64encode((directory / f"{item['name']}.csv").read_bytes()).decode()
     return {**item, "svg": Markup(re.sub(r"\s*\n\s*", "\n", svg)), "csv": f"data:text/csv;base64,{csv}"}
-
-
-def _literal(text: str) -> str:
-    """`text` escaped as a literal replacement for re.sub."""
-    return text.replace("\\", r"\\")

@@ -14,8 +14,7 @@ from sweetspot.predict.predictor import chosen, waves
 from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
 from sweetspot.table.files import read_result
-from sweetspot.table.schema import GROUP
-from sweetspot.vocabulary import UNSPECIFIED
+from sweetspot.table.schema import GROUP, Row, rows_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Results:
 
     `rows`: one per repetition, with every column that figures and page use. `means`: its cells, with
     `energy_per_output_token_j` and its `sd` (null for a single repetition). `groups`: those of the predictor that have
-    a valid row, and `names` a name for each. `held_out`: the 5-fold predictions of each group's chosen law. `plan` and
-    `campaign` are None for a table that belongs to no campaign.
+    a valid row, and `names` a name for each. `held_out`: the 5-fold predictions of each group's chosen law. A
+    table that belongs to no campaign has no `plan` and an empty `campaign`.
     """
 
     rows: pl.DataFrame
@@ -36,7 +35,7 @@ class Results:
     validation: pl.DataFrame
     held_out: pl.DataFrame
     plan: pl.DataFrame | None
-    campaign: Mapping[str, Any] | None
+    campaign: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -53,7 +52,7 @@ class Results:
         means = cells(rows)
         groups = [group for group in predictor["groups"] if rows_of(means, group).height]
         held_out = of_chosen_law(predictions, groups).filter(pl.col("scheme") == "5-fold")
-        return cls(rows, means, predictor, groups, group_names(groups), validation, held_out, plan, campaign)
+        return cls(rows, means, predictor, groups, group_names(groups), validation, held_out, plan, campaign or {})
 
     @classmethod
     def read(cls, files: Mapping[str, str]) -> "Results":
@@ -67,20 +66,16 @@ class Results:
 
     @cached_property
     def top(self) -> dict[str, Any] | None:
-        """The row of `ratios` with the largest ratio; None without cells."""
-        return headline(self.means)
+        """The row of `ratios` with the largest ratio of worst to best cell; None without cells."""
+        table = ratios(self.means).sort("ratio", descending=True, maintain_order=True)
+        return table.row(0, named=True) if table.height else None
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with every column that figures and report use; missing ones are unspecified, valid, unflagged or null."""
-    defaults: dict[str, tuple[Any, Any]] = {
-        **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
-        **{name: ("", pl.String) for name in ("reasons", "flags")},
-        "valid": (True, pl.Boolean),
-        **{name: (None, pl.Float64) for name in ("duration_s", "idle_w")},
-        "waves": (1.0, pl.Float64),
-        **{name: (None, pl.Int64) for name in ("in_flight", "experts", "experts_per_token")},
-    }
+    """`rows` with every column that figures and report use; missing ones have their default, and no reason or flag."""
+    columns = Row.to_schema().columns
+    defaults = {name: ((column.metadata or {}).get("default"), column.dtype.type) for name, column in columns.items()}
+    defaults |= dict.fromkeys(("reasons", "flags"), ("", pl.String()))
     rows = rows.with_columns(
         pl.lit(value, dtype=kind).alias(name) for name, (value, kind) in defaults.items() if name not in rows.columns
     )
@@ -92,7 +87,7 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
 def cells(rows: pl.DataFrame) -> pl.DataFrame:
     """`cell_means` of the valid rows with `energy_per_output_token_j` and its `sd` (null for a single repetition)."""
     tokens = pl.col("batch") * pl.col("output_tokens")
-    means = cell_means(complete(rows))
+    means = cell_means(rows)
     return means.with_columns(energy_per_output_token_j=pl.col("energy_j") / tokens, sd=pl.col("energy_sd_j") / tokens)
 
 
@@ -113,20 +108,9 @@ def ratios(means: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def headline(means: pl.DataFrame) -> dict[str, Any] | None:
-    """The group and batch with the largest ratio of worst to best cell, as a row of `ratios`."""
-    table = ratios(means).sort("ratio", descending=True, maintain_order=True)
-    return table.row(0, named=True) if table.height else None
-
-
 def is_of(row: Mapping[str, Any], group: Group) -> bool:
     """Whether a row belongs to `group`."""
     return all(row[name] == group[name] for name in GROUP)
-
-
-def rows_of(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
-    """The rows of `frame` that belong to `group`."""
-    return frame.filter(*(pl.col(name) == group[name] for name in GROUP))
 
 
 def group_names(groups: Sequence[Group]) -> list[str]:

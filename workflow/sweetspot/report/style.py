@@ -7,18 +7,18 @@ lightness shows on white and on near-black pages, so a page needs to swap only i
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from seaborn.utils import relative_luminance
 
 from sweetspot.report.words import number
 
@@ -142,16 +142,28 @@ def figure(width: float, height: float, title: str, subtitle: str, label: str) -
 
 def readable_on(colour: Any) -> str:
     """White or near black, whichever has more contrast on `colour` (relative luminance of WCAG 2)."""
-    channels = np.array(to_rgb(colour))
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     dark = "#161616"  # not INK, which turns light on a dark page
-    return "#ffffff" if linear @ (0.2126, 0.7152, 0.0722) < 0.195 else dark
+    return "#ffffff" if relative_luminance(colour) < 0.195 else dark
 
 
 def band(errors: Any) -> float:
     """Half-width in percent of a band around 0: the smallest round one with 95 % of `errors` (percent) inside."""
     reach = np.quantile(np.abs(errors), 0.95)
     return next((width for width in _BANDS if reach <= width), _BANDS[-1])
+
+
+def panels(fig: Figure, count: int, columns: int, x: str, y: str, **shared: Any) -> list[Any]:
+    """The axes of `count` panels in rows of `columns`; only the outer ones are labelled."""
+    axes = fig.subplots(-(-count // columns), columns, squeeze=False, **shared)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    for position, ax in enumerate(axes.flat[:count]):
+        if position % columns == 0:
+            ax.set_ylabel(y)
+        if position + columns >= count:
+            ax.set_xlabel(x)
+            ax.tick_params(labelbottom=True)
+    return list(axes.flat[:count])
 
 
 def columns(panels: int, most: float = 3) -> int:
@@ -190,13 +202,12 @@ def value_axis(axis: Any) -> None:
 def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
     """Write `name`.svg and `name`.png and add a page to `pdf`; the same figure gives the same bytes."""
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweetspot"}):
-        layout: Any = fig.get_layout_engine()
-        layout.execute(fig)
-        fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
-        fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-        pdf.savefig(fig)  # type: ignore[no-untyped-call]
+    layout: Any = fig.get_layout_engine()
+    layout.execute(fig)
+    fig.set_layout_engine(None)  # the layout just computed serves both formats; it costs as much as drawing
+    fig.savefig(svg, facecolor="none", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    fig.savefig(png, dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
+    pdf.savefig(fig)  # type: ignore[no-untyped-call]
     # Verdana, as wide as DejaVu Sans, is for readers who do not have DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
@@ -207,6 +218,20 @@ def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
 def _short_coordinates(attribute: re.Match[str]) -> str:
     """Cut coordinates to a hundredth of a point, finer than any screen; text between tags is not touched."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+
+
+def rows_axis(ax: Any, names: Sequence[str]) -> None:
+    """Name the rows of a chart whose values lie along x."""
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+
+
+def dots(model: str, alpha: float, raster: bool) -> dict[str, Any]:
+    """How `scatter` draws the cells or rows of a model."""
+    look = model_style(model)
+    shape = {"color": look.colour, "marker": look.marker, "s": 9, "linewidths": 0}
+    return {**shape, "alpha": alpha, "rasterized": raster}
 
 
 def shortened(name: str) -> str:

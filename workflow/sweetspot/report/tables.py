@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 
+from sweetspot.fit.heldout import SCHEMES
 from sweetspot.measure.protocol import Protocol
 from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
 from sweetspot.report import words
-from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios, rows_of
+from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios
 from sweetspot.report.words import Group, listed, number, percent, tokens
-from sweetspot.table.schema import CELL, GROUP
+from sweetspot.table.schema import CELL, GROUP, rows_of
 from sweetspot.vocabulary import LEVEL, UNSPECIFIED
 
 _ROLES = {
@@ -30,7 +31,6 @@ _SHORT = {  # for a narrow table, which must not break at a hyphen
     "leave-one-batch-out": "held‑out: batches",
     "leave-one-model-out": "held‑out: models",
 }
-_SCHEMES = ("in-sample", "5-fold", "leave-one-length-out", "leave-one-batch-out", "leave-one-model-out")
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class Table:
 def provenance(results: Results) -> Table:
     """What was run and on what."""
     rows, means, predictor, campaign = results.rows, results.means, results.predictor, results.campaign
-    config: Mapping[str, Any] = (campaign or {}).get("config", {})
     facts: list[tuple[str, Any]] = [
-        ("Campaign", (campaign or {}).get("campaign")),
+        ("Campaign", campaign.get("campaign")),
         ("Source of the rows", _distinct(rows, "source")),
         ("Rows", f"{rows.height:,}, {int(rows['valid'].sum()):,} of them valid"),
         ("Cells with a valid row", f"{means.height:,}"),
@@ -66,11 +65,11 @@ def provenance(results: Results) -> Table:
         ("Temperature", _span(rows, "temperature_c", "°C")),
         ("SM clock", _span(rows, "sm_clock_mhz", "MHz")),
         ("Idle power, context and weights loaded", _span(rows, "idle_w", "W")),
-        ("Random seed", config.get("seed")),
+        ("Random seed", campaign.get("config", {}).get("seed")),
         ("Fitted by", predictor.get("created_by")),
-        ("Run by", campaign and f"sweetspot {campaign.get('sweetspot_version')}"),
-        ("Python", (campaign or {}).get("python")),
-        ("Platform", (campaign or {}).get("platform")),
+        ("Run by", f"sweetspot {campaign.get('sweetspot_version')}" if campaign else None),
+        ("Python", campaign.get("python")),
+        ("Platform", campaign.get("platform")),
     ]
     shown = [[name, str(value)] for name, value in facts if value not in (None, "")]
     return Table("Provenance", ["what", "value"], shown, text=2)
@@ -91,24 +90,22 @@ def measured_on(results: Results) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def architectures(campaign: Mapping[str, Any] | None) -> Table | None:
+def architectures(campaign: Mapping[str, Any]) -> Table | None:
     """The models of the campaign and where their dimensions come from."""
-    models = (campaign or {}).get("models", [])
-    keys = ("layers", "hidden", "heads", "kv_heads")
     rows = [
         [str(model.get(key, "–")) for key in ("name", "family", "attention", "precision", "source")]
         + [f"{number(model['parameters'] / 1e9)} × 10⁹" if model.get("parameters") else "–"]
-        + [str(model.get(key, "–")) for key in keys]
-        for model in models
+        + [str(model.get(key, "–")) for key in ("layers", "hidden", "heads", "kv_heads")]
+        for model in campaign.get("models", [])
     ]
     head = ["model", "family", "attention", "precision", "source of its dimensions", "parameters"]
     head += ["layers", "hidden size", "heads", "KV heads"]
     return Table("Models", head, rows, text=5) if rows else None
 
 
-def protocol(campaign: Mapping[str, Any] | None) -> Table | None:
+def protocol(campaign: Mapping[str, Any]) -> Table | None:
     """The numbers of the measurement protocol, with what they mean."""
-    values: Mapping[str, Any] = (campaign or {}).get("config", {}).get("protocol", {})
+    values: Mapping[str, Any] = campaign.get("config", {}).get("protocol", {})
     meaning = {field.name: str(field.metadata.get("description", "")) for field in fields(Protocol)}
     rows = [[key, meaning.get(key, "").replace("`", ""), str(value)] for key, value in values.items()]
     return Table("Measurement protocol", ["setting", "meaning", "value"], rows, text=2) if rows else None
@@ -169,14 +166,10 @@ def best_and_worst(results: Results) -> Table | None:
     for group, name in zip(results.groups, results.names, strict=True):
         part = ratios(rows_of(results.means, group))
         for row in part.filter(pl.col("batch").is_in(words.representative(part["batch"]))).iter_rows(named=True):
-            ends = [
-                text
-                for which in ("best", "worst")
-                for text in (
-                    f"{row[f'{which}_input_tokens']:,} → {row[f'{which}_output_tokens']:,}",
-                    number(row[which]),
-                )
-            ]
+            ends: list[str] = []
+            for which in ("best", "worst"):
+                lengths = f"{row[f'{which}_input_tokens']:,} → {row[f'{which}_output_tokens']:,}"
+                ends += [lengths, number(row[which])]
             rows.append([name, str(row["batch"]), *ends, number(row["ratio"]), str(row["cells"])])
     head = ["model", "batch", "best cell, in → out", "J/token", "worst cell, in → out", "J/token", "ratio", "cells"]
     caption = "Best and worst measured cell; at most four batches per model are listed, the figure shows all"
@@ -194,7 +187,7 @@ def accuracy(results: Results) -> Table | None:
     rows: list[list[str]] = []
     strong: list[int] = []
     for name, source, part in parts:
-        for scheme in _SCHEMES[:1] if name == "tdp-time" else _SCHEMES:
+        for scheme in ["in-sample"] if name == "tdp-time" else SCHEMES:
             of_scheme = part.filter(pl.col("scheme") == scheme)
             if of_scheme.height:
                 mapes = of_scheme["mape_percent"].to_list()
@@ -218,7 +211,7 @@ def latency(results: Results) -> Table | None:
         "tpot_mean_s": "time per further token, mean",
         "tpot_p95_s": "time per further token, 95th percentile",
     }
-    held_out = _SCHEMES[1:4]
+    held_out = ("5-fold", "leave-one-length-out", "leave-one-batch-out")
     rows = []
     for group, name in zip(results.groups, results.names, strict=True):
         for latency_name, words_ in shown.items():
@@ -232,15 +225,14 @@ def latency(results: Results) -> Table | None:
 def accuracy_overview(results: Results) -> Table | None:
     """Mean MAPE over the models by law and scheme: the chosen laws, the paper's form, the baselines."""
     errors = results.validation.filter(pl.col("mape_percent").is_not_null())
-    schemes = [scheme for scheme in _SCHEMES if scheme in set(errors["scheme"])]
+    schemes = _present(errors)
     chosen = of_chosen_law(errors, results.groups)
     covered = coverage(of_chosen_law(results.validation, results.groups)).filter(pl.col("scheme") == "5-fold")
-    first = "chosen law"
     shown = [law for law in dict.fromkeys([*_ROLES, *errors["law"]]) if law in _ROLES or law not in LAWS]
     parts = [(f"{law} ({_ROLES.get(law, 'baseline')})", errors.filter(pl.col("law") == law)) for law in shown]
     rows = []
     most = sum(bool(group.get("law")) for group in results.groups)
-    for name, part in [(first, chosen), *parts]:
+    for name, part in [("chosen law", chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
         if any(values):  # trees need an optional package, the law across models needs several models
             rows.append([name, *(_mean(v, most).replace(" %", "") for v in values)])
@@ -254,6 +246,10 @@ def accuracy_overview(results: Results) -> Table | None:
     return Table(caption, ["law", *(_SHORT[scheme] for scheme in schemes)], rows, strong=(0,))
 
 
+def _present(validation: pl.DataFrame) -> list[str]:
+    return [scheme for scheme in SCHEMES if scheme in set(validation["scheme"])]
+
+
 def _mean(mapes: Sequence[float], most: int) -> str:
     """The mean, with the number of models if that is not all of them."""
     if not mapes:
@@ -263,7 +259,7 @@ def _mean(mapes: Sequence[float], most: int) -> str:
 
 def accuracy_of(validation: pl.DataFrame, law: str | None) -> Table | None:
     """MAPE of one group by law and scheme."""
-    present = [scheme for scheme in _SCHEMES if scheme in set(validation["scheme"])]
+    present = _present(validation)
     mape = {(row["law"], row["scheme"]): row["mape_percent"] for row in validation.iter_rows(named=True)}
     laws = [name for name in LAWS if any((name, scheme) in mape for scheme in present)]
     rows = [[name, *(percent(mape.get((name, scheme))) for scheme in present)] for name in laws]
@@ -306,16 +302,8 @@ def worst_predicted(results: Results) -> Table | None:
         ]
         for row in worst.sort("ape_percent", descending=True, maintain_order=True).head(10).iter_rows(named=True)
     ]
-    head = [
-        "model",
-        "law",
-        "batch",
-        "input tokens",
-        "output tokens",
-        "measured, J/token",
-        "predicted, J/token",
-        "error",
-    ]
+    head = ["model", "law", "batch", "input tokens", "output tokens"]
+    head += ["measured, J/token", "predicted, J/token", "error"]
     return Table("The ten worst predicted cells (held-out, 5-fold, chosen law)", head, rows, text=2) if rows else None
 
 

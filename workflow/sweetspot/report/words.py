@@ -34,6 +34,12 @@ def source_label(sources: Iterable[str]) -> str:
     return "" if kinds == {"measured"} else "SOURCE NOT STATED"
 
 
+def some(what: str, shown: Sequence[int], every: Iterable[int]) -> str:
+    """ "Batches 1, 8 of 1, 2, 8." if not all are shown, else nothing."""
+    distinct = sorted(set(every))
+    return f"{what} {listed(shown)} of {listed(distinct)}." if len(shown) < len(distinct) else ""
+
+
 def law_words(groups: Sequence[Group]) -> str:
     """The chosen laws for a sentence: "paper-6", or "paper-6 for 10 models, batch-8 for 3"."""
     laws = [str(group["law"]) for group in groups if group.get("law")]

@@ -9,6 +9,7 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table.batch_energy import folded, whole_batch
+from sweetspot.table.files import renamed
 from sweetspot.table.schema import CELL, GROUP, Row
 from sweetspot.vocabulary import UNSPECIFIED
 
@@ -73,12 +74,12 @@ def named(
     Applies `rename` (theirs to ours), then unambiguous headers for columns still missing, then `constants` (one value
     for every row). Raises SweetspotError if a required column is missing or several columns could be it.
     """
-    _check_renames(raws, rename)
-    _check_constants(constants)
+    for ours, value in constants.items():
+        if ours not in SETTABLE:
+            raise SweetspotError(f"--set {ours}={value}: only {', '.join(SETTABLE)} can be the same in every row")
     frames = []
     said: dict[str, None] = {}
-    for path, raw in raws:
-        mapped = _renamed(path, raw, rename)
+    for (path, _), mapped in zip(raws, renamed(raws, rename), strict=True):
         theirs, notes = _found(path, mapped, rename, constants)
         said |= dict.fromkeys(notes)
         frame = mapped.rename({column: ours for ours, column in theirs.items() if column != ours})
@@ -172,31 +173,6 @@ def _check_millijoules(path: Path, header: str) -> None:
         raise SweetspotError(
             f"{path}: column {header} may be millijoules or megajoules; name it energy_mJ or energy_MJ in the file"
         )
-
-
-def _check_renames(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> None:
-    there = sorted({column for _, raw in raws for column in raw.columns if column not in _KEPT})
-    for theirs, ours in rename.items():
-        if theirs not in there:
-            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
-    if repeated := {ours for ours in rename.values() if list(rename.values()).count(ours) > 1}:
-        raise SweetspotError(f"--map: two columns are mapped to {sorted(repeated)[0]!r}; map one")
-
-
-def _check_constants(constants: Mapping[str, str]) -> None:
-    for ours, value in constants.items():
-        if ours not in SETTABLE:
-            raise SweetspotError(f"--set {ours}={value}: only {', '.join(SETTABLE)} can be the same in every row")
-
-
-def _renamed(path: Path, raw: pl.DataFrame, rename: Mapping[str, str]) -> pl.DataFrame:
-    present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
-    for theirs, ours in present.items():
-        if ours in raw.columns and ours not in present:
-            raise SweetspotError(
-                f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; remove one of them"
-            )
-    return raw.rename(present)
 
 
 def _check_missing(path: Path, frame: pl.DataFrame) -> None:

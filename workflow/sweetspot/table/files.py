@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from sweetspot.errors import SweetspotError
+from sweetspot.files import write_atomically
 
 _TEXT, _LINES, _PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".parquet", ".pq")
 OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
@@ -151,6 +151,29 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(named).cast(pl.String), pl.col(exact).cast(pl.Float64))
 
 
+def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> list[pl.DataFrame]:
+    """Each file's frame with the columns renamed (theirs to ours).
+
+    Raises SweetspotError for a column that no file has, and if two columns would have one name.
+    """
+    there = sorted({column for _, raw in raws for column in raw.columns if column != "_row"})
+    for theirs, ours in rename.items():
+        if theirs not in there:
+            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
+        if list(rename.values()).count(ours) > 1:
+            raise SweetspotError(f"--map {theirs}={ours}, but another column is mapped to {ours!r}; map one")
+    frames = []
+    for path, raw in raws:
+        present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
+        for theirs, ours in present.items():
+            if ours in raw.columns and ours not in present:
+                raise SweetspotError(
+                    f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; remove one of them"
+                )
+        frames.append(raw.rename(present))
+    return frames
+
+
 def numbers(series: pl.Series) -> pl.Series:
     """The series as floats; null for anything that is not a finite number. Booleans, dates and lists are not."""
     if series.dtype != pl.String and not series.dtype.is_numeric():
@@ -201,10 +224,6 @@ def read_result(path: Path) -> Any:
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        frame.write_parquet(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    frame.write_parquet(content)
+    write_atomically(path, content.getvalue())

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.files import load, whole_numbers
+from sweetspot.table.files import load, renamed, whole_numbers
 
 _LENGTHS = ("input_tokens", "output_tokens")
 
@@ -18,14 +18,15 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> dict[tuple[int,
     columns of the file to these names. Raises SweetspotError if the file cannot be read, lacks a column, has no
     requests, or has values that are not whole numbers.
     """
-    frame = _renamed(path, load(path, comments=False), rename or {})
+    (frame,) = renamed([(path, load(path, comments=False))], rename or {})
     if not frame.height:
         raise SweetspotError(f"{path}: no requests; give rows with {' and '.join(_LENGTHS)}")
     if missing := [name for name in _LENGTHS if name not in frame.columns]:
         remedy = " ".join(f"--map THEIRS={name}" for name in missing)
         raise SweetspotError(
-            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {_columns(frame)}; if "
-            f"the file has other names for them, add {remedy}"
+            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
+            f"{', '.join(name for name in frame.columns if name != '_row')}; if the file has other names for them, add "
+            f"{remedy}"
         )
     if "count" not in frame.columns:
         frame = frame.with_columns(count=pl.lit(1))
@@ -35,20 +36,3 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> dict[tuple[int,
     if not counted.height:
         raise SweetspotError(f"{path}: no requests; every count is 0")
     return {(n, m): count for n, m, count in counted.iter_rows()}
-
-
-def _renamed(path: Path, frame: pl.DataFrame, rename: Mapping[str, str]) -> pl.DataFrame:
-    for theirs, ours in rename.items():
-        if theirs not in frame.columns:
-            raise SweetspotError(
-                f"{path}: --map {theirs}={ours}, but there is no column {theirs!r}; there are {_columns(frame)}"
-            )
-        if theirs != ours and ours in frame.columns and ours not in rename:
-            raise SweetspotError(f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; map one")
-        if list(rename.values()).count(ours) > 1:
-            raise SweetspotError(f"{path}: --map {theirs}={ours}, but another column is mapped to {ours!r}; map one")
-    return frame.rename(dict(rename))
-
-
-def _columns(frame: pl.DataFrame) -> str:
-    return ", ".join(name for name in frame.columns if name != "_row")

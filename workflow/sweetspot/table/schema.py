@@ -1,9 +1,10 @@
 """The columns of a measured row, and those that define its group and cell."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandera.polars as pa
+import polars as pl
 
 from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
 
@@ -16,6 +17,11 @@ _COUNT: dict[str, Any] = {"gt": 0, "lt": 2**31}
 _ENERGY: dict[str, Any] = {"gt": 1e-9, "lt": 1e12}
 
 
+def _optional(description: str, default: Any = None, **checks: Any) -> Any:
+    """A column that a table may lack; without a default, values may be missing."""
+    return pa.Field(nullable=default is None, description=description, metadata={"default": default}, **checks)
+
+
 class Row(pa.DataFrameModel):
     """One measured row: the energy of one run of a whole batch. Other columns pass through unchanged."""
 
@@ -24,61 +30,33 @@ class Row(pa.DataFrameModel):
     input_tokens: int = pa.Field(**_COUNT, description="Prompt length of each request, in tokens.")
     output_tokens: int = pa.Field(**_COUNT, description="Reply length of each request, in tokens.")
     energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")
-    gpu: str = pa.Field(description="GPU, by its NVML name.", metadata={"default": UNSPECIFIED})
-    engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
-    precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
-    source: str = pa.Field(
-        isin=SOURCES,
-        description="Origin of the row: `simulated`, `simulated-kernels`, `measured` or `published`.",
-        metadata={"default": UNSPECIFIED},
+    gpu: str = _optional("GPU, by its NVML name.", UNSPECIFIED)
+    engine: str = _optional("Inference engine.", UNSPECIFIED)
+    precision: str = _optional("Data type of the weights.", UNSPECIFIED)
+    source: str = _optional(
+        "Origin of the row: `simulated`, `simulated-kernels`, `measured` or `published`.", UNSPECIFIED, isin=SOURCES
     )
-    duration_s: float = pa.Field(
-        nullable=True, gt=0, lt=1e9, description="Duration of that run, in seconds.", metadata={"default": None}
-    )
-    idle_w: float = pa.Field(
-        nullable=True,
-        gt=0,
-        lt=1e6,
-        description="Board power with the engine loaded and idle, in W.",
-        metadata={"default": None},
-    )
-    in_flight: int = pa.Field(
-        nullable=True,
-        gt=0,
-        lt=2**31,
-        description="Largest number of requests of the batch that ran at once.",
-        metadata={"default": None},
-    )
-    waves: float = pa.Field(
+    duration_s: float = _optional("Duration of that run, in seconds.", gt=0, lt=1e9)
+    idle_w: float = _optional("Board power with the engine loaded and idle, in W.", gt=0, lt=1e6)
+    in_flight: int = _optional("Largest number of requests of the batch that ran at once.", **_COUNT)
+    waves: float = _optional(
+        "Number of waves in which the batch ran: 1 unless the KV cache was too small for all requests at once.",
+        1.0,
         ge=1,
         lt=2**31,
-        description="Number of waves in which the batch ran: 1 unless the KV cache was too small for all requests at "
-        "once.",
-        metadata={"default": 1.0},
     )
-    repetition: int = pa.Field(
-        nullable=True, ge=0, lt=2**31, description="Number of the repetition.", metadata={"default": None}
+    repetition: int = _optional("Number of the repetition.", ge=0, lt=2**31)
+    experts: int = _optional("Experts per layer of a mixture-of-experts model.", **_COUNT)
+    experts_per_token: int = _optional("Experts that each token activates.", **_COUNT)
+    uncertainty_gain: float = _optional(
+        "Bound on the relative gain error of this board's sensors, the same in all its rows.", ge=0, lt=1
     )
-    experts: int = pa.Field(
-        nullable=True,
-        **_COUNT,
-        description="Experts per layer of a mixture-of-experts model.",
-        metadata={"default": None},
-    )
-    experts_per_token: int = pa.Field(
-        nullable=True, **_COUNT, description="Experts that each token activates.", metadata={"default": None}
-    )
-    uncertainty_gain: float = pa.Field(
-        nullable=True,
-        ge=0,
-        lt=1,
-        description="Bound on the relative gain error of this board's sensors, the same in all its rows.",
-        metadata={"default": None},
-    )
-    valid: bool = pa.Field(
-        description="Whether the row passed its checks; `false` rows are kept but not fitted.",
-        metadata={"default": True},
-    )
+    valid: bool = _optional("Whether the row passed its checks; `false` rows are kept but not fitted.", True)
+
+
+def rows_of(frame: pl.DataFrame, group: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows of `frame` that belong to `group`."""
+    return frame.filter(*(pl.col(name) == group[name] for name in GROUP))
 
 
 def group_name(group: Iterable[str]) -> str:
