@@ -15,6 +15,7 @@ from sweetspot import architecture, engines
 
 REAL = ("vllm", "trt-engine", "trt-pytorch")
 API = Path(__file__).resolve().parent / "api"
+BOARD_BYTES = 81559 << 20  # what NVML says of an H100, less than its data sheet
 ENVIRONMENT = (
     "HF_HUB_OFFLINE",
     "VLLM_ENABLE_V1_MULTIPROCESSING",
@@ -64,9 +65,10 @@ class Reply:
 class Standin:
     """The package `name` in sys.modules, and a record of what was asked of it.
 
-    In place of NVML there is a sensor that nothing is asked of; `gpus` lists which GPU was wanted. `made` lists
-    (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A test may change
-    `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or "generate".
+    In place of NVML there is a sensor that only tells `board_bytes`, the board's memory; `gpus` lists which GPU was
+    wanted. `made` lists (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A
+    test may change `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or
+    "generate".
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, version: str) -> None:
@@ -75,6 +77,7 @@ class Standin:
         self.models: list[Any] = []
         self.closed = 0
         self.gpus: list[str | None] = []
+        self.board_bytes = BOARD_BYTES
         self.fail = lambda doing: None
         self.reply_tokens = lambda wanted: wanted
         self._monkeypatch, self._api, self._modules = monkeypatch, api(name), dict[str, ModuleType]()
@@ -136,7 +139,8 @@ class Standin:
 
     def _open_sensor(self, expected_gpu: str | None, uuid: str | None, servers: object) -> object:
         self.gpus.append(expected_gpu)
-        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
+        told = {"memory_bytes": lambda: self.board_bytes, "power_limit_w": lambda: 700.0}
+        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None, **told)
 
     def close(self) -> None:
         """Counted."""

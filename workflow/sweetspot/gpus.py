@@ -1,7 +1,9 @@
 """Data-sheet figures of the known GPUs."""
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,8 +13,8 @@ class Gpu:
     name: str
     memory_bytes: int
     tdp_w: float
-    bandwidth_bytes_per_s: float
-    peak_flops: dict[str, float]
+    bandwidth_bytes_per_s: float = math.nan
+    peak_flops: Mapping[str, float] = field(default_factory=dict)
 
 
 # NVIDIA's data sheets. Rates are dense (half of the figures with sparsity) and accumulate in float32, at half rate on

@@ -22,23 +22,26 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NamedTuple, Protocol
 
+from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.files import write_atomically
+from sweetspot.gpus import Gpu
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 
 SCHEMA_VERSION = 1
 
 _WHERE = ("url", "pid", "container")
-_RUN_SETTINGS = ("cuda_graphs", "in_flight_batching")  # settings that a built engine does not depend on
+# What a built engine does not depend on. Who measures has the board's own word instead of a data sheet.
+_RUN_SETTINGS = ("cuda_graphs", "in_flight_batching", "board")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class EngineSpec:
     """What an engine is built for. Lengths in tokens; `kv_cache_fraction` is a share of the memory left by the weights.
 
     `weights`: "dummy" (the engine's own random ones), "gaussian", "checkpoint" (read from the directory `checkpoint`)
-    or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none.
+    or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none. `board` is
+    what the campaign, or the board itself, says of `gpu`; None: what its data sheet says.
     """
 
     name: str
@@ -64,6 +68,7 @@ class EngineSpec:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     cuda_graphs: bool = True
     in_flight_batching: bool = True
+    board: Gpu | None = None
     url: str = ""  # of a server; the rest is for servers too
     command: str = ""
     pid: int | None = None
@@ -73,6 +78,15 @@ class EngineSpec:
     def total_tokens(self) -> int:
         """Prompt and reply of the longest request, in tokens."""
         return self.max_total_tokens or self.max_input_tokens + self.max_output_tokens
+
+    @property
+    def known_board(self) -> Gpu | None:
+        """What is known of the board; None if it has no data sheet here and nobody has said anything."""
+        return self.board or gpus.find(self.gpu)
+
+    def on(self, sensor: Sensor) -> "EngineSpec":
+        """The same on the board behind `sensor`, which tells its memory and power limit itself."""
+        return replace(self, board=Gpu(self.gpu, sensor.memory_bytes(), sensor.power_limit_w()))
 
 
 class RequestTimes(NamedTuple):

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sweetspot import architecture, gpus
+from sweetspot import architecture
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
@@ -48,17 +48,17 @@ def load_package(name: str, remedy: str) -> Any:
         raise UnfitMachine(f"the package {name} cannot be imported ({_first_line(error)}); {remedy}") from None
 
 
-def memory_plan(spec: EngineSpec) -> Memory:
-    """How the model fills the board's memory.
+def memory_plan(spec: EngineSpec) -> Memory | None:
+    """How the model fills the board's memory; None while nothing is known of the board.
 
-    Raises SweetspotError for an unknown GPU, or if the weights and one request of the longest cell do not fit.
+    Raises OutOfMemory if the weights and one request of the longest cell do not fit.
     """
-    gpu, arch = gpus.find(spec.gpu), spec.architecture
+    gpu, arch = spec.known_board, spec.architecture
     if gpu is None:
-        raise SweetspotError(f"gpu {spec.gpu!r} is not known; known: {', '.join(gpus.names())}")
+        return None
     memory = Memory.of(arch, gpu, spec.precision, spec.kv_cache_fraction)
     if memory.requests(spec.total_tokens, 0) < 1:
-        raise SweetspotError(
+        raise OutOfMemory(
             f"{arch.name}: weights and the KV cache of one request of {spec.total_tokens} tokens exceed the memory of "
             f"{gpu.name}; choose shorter cells or a larger GPU"
         )

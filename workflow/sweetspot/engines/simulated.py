@@ -15,6 +15,7 @@ from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import Memory, element_bytes, split_in_waves
+from sweetspot.precision import Precision
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 from sweetspot.sensors.simulated import SimulatedGpu, SimulatedSensor, Work
@@ -177,7 +178,7 @@ class SimulatedEngine:
             pass_s += self._memory_s(sampled) + kernels.HOST_S
             return Work(count * pass_s, count * (kernels.J_PER_FLOP * flops + kernels.J_PER_BYTE * (moved + sampled)))
         reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
-        compute_s = flops / (self._device.gpu.peak_flops[self._spec.precision] * reached)
+        compute_s = flops / (self._device.gpu.peak_flops[Precision.of(self._spec.precision).activations] * reached)
         overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
         pass_s = max(compute_s, self._memory_s(moved)) + overhead_s
         return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
@@ -194,7 +195,7 @@ class _Steady(random.Random):
 
 
 def _kernels(spec: EngineSpec) -> kernels.Kernels | None:
-    found = kernels.load(spec.gpu, spec.precision)
+    found = None if spec.board else kernels.load(spec.gpu, spec.precision)
     return found if found and found.covers(spec.architecture) else None
 
 
@@ -206,9 +207,10 @@ def _times(requests: int, input_tokens: int, start_s: float, filled_s: float, en
 
 
 def _gpu(spec: EngineSpec) -> gpus.Gpu:
-    gpu = gpus.find(spec.gpu)
-    if gpu is None or spec.precision not in gpu.peak_flops:
+    gpu, computed = spec.known_board, Precision.of(spec.precision).activations
+    if gpu is None or computed not in gpu.peak_flops:
         raise SweetspotError(
-            f"no {spec.precision} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}"
+            f"no {computed} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}; a campaign can "
+            "describe another under `board`"
         )
     return gpu

@@ -77,14 +77,14 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Check version and memory, write the model's directory, build a TensorRT engine.
 
-    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build from the board's counter.
+    Returns the memory plan in bytes, if the board is known, and the gross energy of a build from the board's counter.
     Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
     plan = memory_plan(spec)
     model = prepare_model(spec, directory)
-    found: dict[str, Any] = {"memory": plan.as_dict()}
+    found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
         sensor = open_sensor(spec.gpu)  # first, as in open_device
         start_mj = sensor.energy_mj()
@@ -111,6 +111,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine",
     Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
     """
     sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
+    memory_plan(spec := spec.on(sensor))
     return TensorRtLlmEngine(spec, directory), sensor, WallClock()
 
 

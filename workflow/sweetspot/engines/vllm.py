@@ -53,8 +53,8 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
     return ""
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
-    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes.
+def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
+    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes, if known.
 
     Raises SweetspotError, naming the remedy, for anything that would otherwise fail after minutes of loading.
     """
@@ -67,7 +67,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
             f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(sorted(wanted)) or 'it'}; "
             "install a version that does, or leave the model out with `select`"
         )
-    return {"memory": plan.as_dict()}
+    return {"memory": plan and plan.as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
@@ -76,7 +76,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor
     Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
     """
     sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    return VllmEngine(spec, directory), sensor, WallClock()
+    return VllmEngine(spec.on(sensor), directory), sensor, WallClock()
 
 
 class VllmEngine:
@@ -151,7 +151,7 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "max_model_len": spec.total_tokens,
         "max_num_seqs": spec.batch,
         "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
-        "kv_cache_memory_bytes": plan.kv_cache_bytes,
+        "kv_cache_memory_bytes": plan and plan.kv_cache_bytes,
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
         "disable_log_stats": False,  # otherwise there are no times of requests
