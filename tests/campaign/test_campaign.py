@@ -79,7 +79,6 @@ def test_positions_of_a_checkpoint_are_never_extended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "reason"),
     [
-        ("trt-pytorch", "opt-1.3b float16", "engine trt-pytorch does not run opt models; it runs llama, qwen2"),
         ("trt-engine", "llama-3.2-1b bfloat16 gaussian", "no access to its weights"),
         ("vllm", "llama-3.2-1b fp8", "not in fp8"),
         ("trt-engine", "llama-3.2-1b float32", "not in float32"),

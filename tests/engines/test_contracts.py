@@ -80,6 +80,16 @@ def test_methods_accept_the_recorded_arguments(package: str, name: str) -> None:
     ], "an argument is missing"
 
 
+@pytest.mark.parametrize(("package", "name"), cases("registries"))
+def test_the_registries_know_the_recorded_architectures(package: str, name: str) -> None:
+    version = installed(package).__version__
+    if name == "tensorrt_llm.models.MODEL_MAP" and not version.startswith("1.2"):
+        pytest.skip(f"NOT CHECKED: TensorRT-LLM {version} has no TensorRT engines")
+    found = resolve(name)
+    recorded = {f"{family}ForCausalLM" for family in standins.api(package)["registries"][name]}
+    assert recorded <= set(found() if callable(found) else found)
+
+
 MODELS = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
 
 

@@ -255,7 +255,7 @@ class Campaign:
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch = model.architecture
         weights, flags = self._weights(model.row), []
-        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.row.precision, weights)
+        skipped = engines.refusal(self.config.engine.name, model.row.precision, weights)
         if n + m > arch.max_positions:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")

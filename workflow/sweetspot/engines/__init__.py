@@ -146,9 +146,12 @@ def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "checkpoint": Path(checkpoint).name} if checkpoint else kept
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why the engine `name` cannot run such a model, or "". Needs neither package nor GPU, so the plan can call it."""
-    reason: str = _module(name).refusal(name, model_type, precision, weights)
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why the engine `name` cannot run any model so, or "". Needs neither package nor GPU, so the plan can call it.
+
+    Which models an engine knows, only its package tells, when the engine is built.
+    """
+    reason: str = _module(name).refusal(name, precision, weights)
     return reason
 
 
@@ -158,7 +161,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     Raises SweetspotError for an unknown engine or a model it cannot run, OutOfMemory if the GPU is too small.
     """
     module = _module(spec.name)
-    if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
+    if reason := refusal(spec.name, spec.precision, spec.weights):
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
     with _aside(directory) as own:
         start_s = time.monotonic()

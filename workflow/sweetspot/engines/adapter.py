@@ -4,7 +4,7 @@ import gc
 import importlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -86,6 +86,16 @@ def prepare_model(spec: EngineSpec, directory: Path) -> Path:
     place = directory / MODEL_DIRECTORY
     write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
     return place
+
+
+def check_known(spec: EngineSpec, engine: str, known: Collection[str]) -> None:
+    """Raise SweetspotError unless the engine's own registry has an architecture that the model's config.json names."""
+    wanted = [str(name) for name in spec.model_config.get("architectures") or []]
+    if not set(wanted) & set(known):
+        raise SweetspotError(
+            f"{spec.architecture.name}: {engine} does not run {', '.join(wanted) or 'it'}; install a version that "
+            "does, or leave the model out with `select`"
+        )
 
 
 def _check_weights(place: Path) -> None:

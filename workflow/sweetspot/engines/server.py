@@ -41,7 +41,7 @@ def version() -> str:
     return "any"
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str) -> str:
     """Never refuse: only the server knows what it runs."""
     return ""
 

@@ -50,7 +50,7 @@ def version() -> str:
     return VERSION
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str) -> str:
     """Never refuse: the simulation needs only a model's dimensions."""
     return ""
 

@@ -1,7 +1,7 @@
 """TensorRT-LLM: `trt-engine` builds a TensorRT engine, `trt-pytorch` runs the PyTorch backend.
 
 Checked against the published sources of `tensorrt_llm.llmapi.llm_args`, `_tensorrt_engine` and `sampling_params`.
-Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend, which runs fewer models.
+Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend, which knows other models.
 """
 
 import os
@@ -18,6 +18,7 @@ from sweetspot.engines.adapter import (
     PRECISIONS,
     Prompts,
     Reply,
+    check_known,
     load_package,
     loading,
     memory_plan,
@@ -43,9 +44,10 @@ _REMEDY = "install it as envs/tensorrt-llm.md describes and set engine.python to
 # The oldest version, and the first that these calls were not checked against: their arguments change from minor to
 # minor, and 1.3 has no TensorRT engines.
 _OLDEST, _ENDED = (1, 2), (1, 3)
-_MODEL_TYPES = {
-    _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
-    _PYTORCH: ("llama", "qwen2"),
+# Where each backend registers the architectures that it knows.
+_REGISTRIES = {
+    _ENGINE: ("tensorrt_llm.models", "MODEL_MAP"),
+    _PYTORCH: ("tensorrt_llm._torch.models.modeling_utils", "MODEL_CLASS_MAPPING"),
 }
 # Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
@@ -60,10 +62,8 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why the backend `name` cannot run such a model, or ""."""
-    if model_type not in _MODEL_TYPES[name]:
-        return f"engine {name} does not run {model_type} models; it runs {', '.join(_MODEL_TYPES[name])}"
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why the backend `name` cannot run any model so, or ""."""
     if precision not in PRECISIONS:
         return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
     if weights == "gaussian":
@@ -75,7 +75,7 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version and memory, write the model's directory, build a TensorRT engine.
+    """Check version, memory and architecture, write the model's directory, build a TensorRT engine.
 
     Returns the memory plan in bytes, if the board is known, and the gross energy of a build from the board's counter.
     Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
@@ -84,6 +84,9 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     _check_version(spec.name, str(package.__version__))
     plan = memory_plan(spec)
     model = prepare_model(spec, directory)
+    module, registry = _REGISTRIES[spec.name]
+    known = getattr(load_package(module, _REMEDY), registry)
+    check_known(spec, f"{spec.name} of TensorRT-LLM {package.__version__}", known)
     found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
         sensor = open_sensor(spec.gpu)  # first, as in open_device

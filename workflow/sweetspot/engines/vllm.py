@@ -14,6 +14,7 @@ from sweetspot.engines.adapter import (
     PRECISIONS,
     Prompts,
     Reply,
+    check_known,
     load_package,
     loading,
     memory_plan,
@@ -22,7 +23,7 @@ from sweetspot.engines.adapter import (
     run_in_waves,
     synchronize,
 )
-from sweetspot.errors import SweetspotError, UnfitMachine
+from sweetspot.errors import UnfitMachine
 from sweetspot.sensors import open_sensor
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
@@ -32,7 +33,6 @@ SIMULATED = False
 FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
-_MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
 # Run the engine in this process, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 _PASSES_IN_FLIGHT = 2  # asynchronous scheduling prepares a pass while another runs
@@ -44,10 +44,8 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why vLLM cannot run such a model, or ""."""
-    if model_type not in _MODEL_TYPES:
-        return f"engine {name} is not known to run {model_type} models; it runs {', '.join(_MODEL_TYPES)}"
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why vLLM cannot run any model so, or ""."""
     if precision not in PRECISIONS:
         return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
     return ""
@@ -61,12 +59,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     package = _package()
     plan = memory_plan(spec)
     prepare_model(spec, directory)
-    wanted = set(spec.model_config.get("architectures") or [])
-    if not wanted & set(package.ModelRegistry.get_supported_archs()):
-        raise SweetspotError(
-            f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(sorted(wanted)) or 'it'}; "
-            "install a version that does, or leave the model out with `select`"
-        )
+    check_known(spec, f"vLLM {package.__version__}", package.ModelRegistry.get_supported_archs())
     return {"memory": plan and plan.as_dict()}
 
 
