@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[engines.EngineSpec, dict[str, Any], str]] = {
         "opt-1.3b: trt-pytorch of TensorRT-LLM 1.2.1 does not run OPTForCausalLM; install a version that does",
     ),
     "gaussian in TensorRT-LLM": (spec("trt-engine", weights="gaussian"), {}, "no access to its weights"),
-    "fp8": (spec("vllm", precision="fp8"), {}, "bfloat16 or float16 only, not in fp8"),
+    "float32": (spec("vllm", precision="float32"), {}, "does not run in float32, but in bfloat16, float16, fp8"),
     "too large": (spec("vllm", max_total_tokens=10_000_000), {}, "one request of 10000000 tokens exceed the memory"),
     **{
         f"unknown to {name}": (

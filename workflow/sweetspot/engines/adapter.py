@@ -4,7 +4,8 @@ import gc
 import importlib
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,13 +17,14 @@ from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
+from sweetspot.precision import Precision
 
 Prompt = TypeVar("Prompt")
 
-PRECISIONS = ("bfloat16", "float16")
 PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
 MODEL_DIRECTORY = "model"
 
+_PLAIN = ("bfloat16", "float16")
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 # A prompt is a slice of this many random ids, at a random position: drawing each token of 128 prompts of 4096 tokens
 # would keep the GPU waiting for tenths of a second in every run.
@@ -65,11 +67,12 @@ def memory_plan(spec: EngineSpec) -> Memory | None:
     return memory
 
 
-def prepare_model(spec: EngineSpec, directory: Path) -> Path:
+def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> Path:
     """The directory that an engine reads the model from: the checkpoint, or one in `directory` with only a config.json.
 
-    If the position table is too short for the longest cell, that config.json extends it (random weights only). Raises
-    SweetspotError if there is no published config.json, or the checkpoint is of another model or has no weights.
+    If the position table is too short for the longest cell, that config.json extends it (random weights only), and it
+    names the `quantization` of random weights. Raises SweetspotError if there is no published config.json, or the
+    checkpoint is of another model or precision or has no weights.
     """
     if spec.weights == "checkpoint":
         return _checkpoint(spec)
@@ -80,12 +83,58 @@ def prepare_model(spec: EngineSpec, directory: Path) -> Path:
         )
     # auto_map makes an engine download and run code; the engines have these models built in.
     config = {key: value for key, value in spec.model_config.items() if key not in ("auto_map", "dtype")}
-    config["torch_dtype"] = spec.precision
+    config["torch_dtype"] = Precision.of(spec.precision).plain
+    if weights_format(config) != kind(spec.precision):
+        config.pop("quantization_config", None)
+    if quantization:
+        config["quantization_config"] = quantization
     if spec.total_tokens > spec.architecture.max_positions:
         config["max_position_embeddings"] = spec.total_tokens
     place = directory / MODEL_DIRECTORY
     write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
     return place
+
+
+def kind(precision: str) -> str:
+    """The name of a quantised precision without its cache, 16-bit activations called bfloat16; "" if none of it is."""
+    weights, computed, _ = Precision.of(precision)
+    if weights in _PLAIN and computed == weights:
+        return ""
+    return Precision.of(weights, "bfloat16" if computed in _PLAIN else computed).name
+
+
+def precision_refusal(name: str, precision: str, kinds: Collection[str], caches: Collection[str]) -> str:
+    """Why the engine `name`, which runs these kinds, with these caches besides the 16-bit ones, does not; or ""."""
+    wanted = Precision.of(precision)
+    if wanted.plain == "float32" or kind(precision) not in ("", *kinds):
+        return f"engine {name} does not run in {precision}, but in {', '.join([*_PLAIN, *kinds])}"
+    if wanted.cache not in (wanted.plain, *caches):
+        return f"engine {name} does not cache in {wanted.cache}, but in {', '.join([wanted.plain, *caches])}"
+    return ""
+
+
+def weights_format(config: Mapping[str, Any]) -> str:
+    """The format of weights that a config.json describes in its quantization_config; "" if none, or an unknown one."""
+    own = config.get("quantization_config") or {}
+    groups = [group.get("weights") or {} for group in (own.get("config_groups") or {}).values()]
+    said = " ".join(str(own.get(key)) for key in ("quant_method", "quant_algo", "format")).lower()
+    named = re.search(r"w(\d)a", said)
+    bits = own.get("bits") or (groups[0].get("num_bits") if groups else named and named[1])
+    formats = (name for name in ("nvfp4", "mxfp4", "fp8") if name in said.replace("float-quantized", "fp8"))
+    return next(formats, f"int{bits}" if bits else "")
+
+
+def to_quantise(spec: EngineSpec) -> str:
+    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights.
+
+    Raises SweetspotError for mxfp4, which engines have only of models published so.
+    """
+    found = kind(spec.precision)
+    if spec.weights == "checkpoint" or weights_format(spec.model_config) == found:
+        return ""
+    if found == "mxfp4":
+        raise SweetspotError(f"{spec.architecture.name}: {spec.name} has mxfp4 weights only of models published so")
+    return found
 
 
 def check_known(spec: EngineSpec, engine: str, known: Collection[str]) -> None:
@@ -120,6 +169,13 @@ def _checkpoint(spec: EngineSpec) -> Path:
             f"checkpoint {place}: a different model from {spec.architecture.name}; give the directory that the "
             "architecture was read from, or set the architecture to this directory too"
         )
+    precision = Precision.of(spec.precision)
+    config = json.loads((place / "config.json").read_text())
+    if (beside := place / "hf_quant_config.json").is_file():  # NVIDIA's ModelOpt
+        config["quantization_config"] = json.loads(beside.read_text())["quantization"]
+    stored = weights_format(config) or precision.plain
+    if stored != precision.weights:
+        raise SweetspotError(f"checkpoint {place} has {stored} weights, not {spec.precision}: set precision so")
     if spec.total_tokens > spec.architecture.max_positions:
         raise SweetspotError(
             f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "

@@ -17,7 +17,7 @@ CONTEXT_W = 120.0
 # Power of running kernels, whatever they compute: raised clocks, schedulers, L2. With it the model matches the 413 W
 # that LLM-Inference-Bench (SC24 workshops) reports for TensorRT-LLM at batch 1, where 2 TB/s of weights are read.
 ACTIVE_W = 80.0
-STATIC_SHARE, ACTIVE_SHARE = 0.3, 0.2  # of the power limit at most: those of an A100 of 400 W, for smaller boards
+FULL_LIMIT_W = 400.0  # a board with a lower power limit draws these powers in proportion to it
 LEAKAGE_PER_K = 0.004  # static power grows with temperature; 0.3-0.5 % per kelvin is usual for FinFET processes
 REFERENCE_C = 35.0
 AMBIENT_C = 28.0
@@ -51,8 +51,8 @@ class SimulatedGpu:
         self.gpu = gpu
         self.clock = VirtualClock()
         self.seed = seed
-        self._context_w = min(CONTEXT_W, STATIC_SHARE * gpu.tdp_w)
-        self._active_w = min(ACTIVE_W, ACTIVE_SHARE * gpu.tdp_w)
+        share = min(1.0, gpu.tdp_w / FULL_LIMIT_W)
+        self._context_w, self._active_w = share * CONTEXT_W, share * ACTIVE_W
         self.temperature_c = AMBIENT_C + KELVIN_PER_W * self._context_w
         self._ends = [0.0]  # end of each stretch of constant power, s
         self._busy_until = 0.0
