@@ -67,6 +67,7 @@ class Campaign:
         self.python = self.config.engine.python or sys.executable
         self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
         self.gpu = _board(self.config) or gpus.find(self.config.gpu)
+        self.board = asdict(self.gpu) if self.config.board and self.gpu else None
         self.gpu_name = self.gpu.name if self.gpu else self.config.gpu
         if self.gpu is None and not self.gpus_per_job:
             raise SweetspotError(
@@ -227,8 +228,8 @@ class Campaign:
         # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
         engine |= {name: value for name in _SERVER if (value := getattr(config, name)) is not None}
-        if self.config.board and self.gpu and not self.gpus_per_job:  # a real one speaks for itself
-            engine["board"] = asdict(self.gpu)
+        if self.board and not self.gpus_per_job:  # a real one speaks for itself
+            engine["board"] = self.board
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
         return engine

@@ -162,7 +162,7 @@ def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
             *("simulated", found.architecture, row.precision, "none", campaign.gpu_name, cell.batch, longest, longest),
             config.engine.kv_cache_fraction,
             config.seed,
-            board=campaign.gpu if config.board else None,
+            board=campaign.board,
         )
         energy_j, duration_s, waves = simulated.expected(spec, cell.input_tokens, cell.output_tokens)
         place = {name: getattr(cell, name) for name in CELL}

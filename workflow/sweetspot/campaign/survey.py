@@ -272,7 +272,7 @@ class _Simulator:
             precision=campaign.models[model].row.precision,
             weights="none",
             gpu=campaign.gpu_name,
-            board=campaign.gpu if campaign.config.board else None,
+            board=campaign.board,
             batch=batch,
             max_input_tokens=0,
             max_output_tokens=0,

@@ -50,7 +50,7 @@ class EngineSpec:
 
     `weights`: "dummy" (the engine's own random ones), "gaussian", "checkpoint" (read from the directory `checkpoint`)
     or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none. `board` is
-    what the campaign, or the board itself, says of `gpu`; None: what its data sheet says.
+    what the campaign, or the board itself, says of `gpu` (fields of Gpu); None: what its data sheet says.
     """
 
     name: str
@@ -68,7 +68,7 @@ class EngineSpec:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     cuda_graphs: bool = True
     in_flight_batching: bool = True
-    board: Gpu | None = None
+    board: Mapping[str, Any] | None = None
     url: str = ""  # of a server; the rest is for servers too
     command: str = ""
     pid: int | None = None
@@ -82,11 +82,12 @@ class EngineSpec:
     @property
     def known_board(self) -> Gpu | None:
         """What is known of the board; None if it has no data sheet here and nobody has said anything."""
-        return self.board or gpus.find(self.gpu)
+        return Gpu(**self.board) if self.board else gpus.find(self.gpu)
 
     def on(self, sensor: Sensor) -> "EngineSpec":
         """The same on the board behind `sensor`, which tells its memory and power limit itself."""
-        return replace(self, board=Gpu(self.gpu, sensor.memory_bytes(), sensor.power_limit_w()))
+        told = {"memory_bytes": sensor.memory_bytes(), "tdp_w": sensor.power_limit_w()}
+        return replace(self, board={"name": self.gpu, **told})
 
 
 class RequestTimes(NamedTuple):

@@ -22,7 +22,6 @@ from typing import Any
 from sweetspot import engines, files
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
-from sweetspot.gpus import Gpu
 from sweetspot.measure import journal, pace, raw, rows
 from sweetspot.measure.journal import Cell, Place
 from sweetspot.measure.protocol import Protocol, measure_idle, open_meter
@@ -388,8 +387,6 @@ class _Device:
 
 def _spec(job: Mapping[str, Any], resolved: Mapping[str, Any], limits: Mapping[str, int]) -> engines.EngineSpec:
     fields: dict[str, Any] = {**job["engine"], **limits}
-    if "board" in fields:
-        fields["board"] = Gpu(**fields["board"])
     return engines.EngineSpec(
         architecture=Architecture(**resolved["architecture"]),
         batch=job["batch"],
