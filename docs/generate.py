@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from sweetspot.campaign.config import Config, EngineConfig, ModelRow
+from sweetspot.campaign.config import Board, Config, EngineConfig, ModelRow
 from sweetspot.commands.main import parser
 from sweetspot.measure.protocol import Protocol
 
@@ -38,6 +38,11 @@ def _configuration() -> str:
         "An unknown key is refused with the nearest known one.",
         "## The campaign",
         _table(Config),
+        "## `board`",
+        "Plans and simulations of a GPU use its data sheet. `workflow/sweetspot/gpus.py` holds those of common GPUs; "
+        "describe another here. A GPU without a data sheet can be measured all the same, since it tells its memory and "
+        "power limit itself, but its plan names neither time nor energy.",
+        _table(Board),
         "## `engine`",
         _table(EngineConfig),
         "## `protocol`",

@@ -15,7 +15,7 @@ MAY_IMPORT = {  # the wings that each may import, besides the base and itself
     "base": (),
     "sensors": (),
     "models": (),
-    "engines": ("sensors",),
+    "engines": ("sensors", "models"),
     "measure": ("engines", "sensors", "models"),
     "predict": (),
     "table": ("sensors",),
@@ -71,3 +71,15 @@ def test_every_wing_says_what_it_is() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_file_is_too_long_to_hold_in_mind(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_one_place_chooses_the_vendor_of_a_board() -> None:
+    named = [path for path in FILES if {"sweetspot.sensors.nvml", "pynvml"} & set(strings_and_imports(path))]
+    assert {path.relative_to(PACKAGE).as_posix() for path in named} == {"sensors/__init__.py", "sensors/nvml.py"}
+
+
+def strings_and_imports(path: Path) -> Iterator[str]:
+    """What a file imports, also by a name in a string."""
+    tree = ast.parse(path.read_text())
+    yield from imports(tree)
+    yield from (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))

@@ -79,10 +79,10 @@ def test_positions_of_a_checkpoint_are_never_extended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "reason"),
     [
-        ("trt-pytorch", "opt-1.3b float16", "engine trt-pytorch does not run opt models; it runs llama, qwen2"),
         ("trt-engine", "llama-3.2-1b bfloat16 gaussian", "no access to its weights"),
-        ("vllm", "llama-3.2-1b fp8", "not in fp8"),
-        ("trt-engine", "llama-3.2-1b float32", "not in float32"),
+        ("vllm", "llama-3.2-1b float32", "engine vllm does not run in float32, but in bfloat16, float16, fp8, "),
+        ("vllm", "llama-3.2-1b fp8 gaussian", "weights in fp8 cannot be gaussian; set weights to dummy"),
+        ("trt-engine", "llama-3.2-1b float32", "does not run in float32"),
     ],
 )
 def test_what_an_engine_cannot_run_is_skipped_with_its_reason(

@@ -8,7 +8,7 @@ import inspect
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -78,6 +78,31 @@ def test_methods_accept_the_recorded_arguments(package: str, name: str) -> None:
         and parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ], "an argument is missing"
+
+
+@pytest.mark.parametrize(("package", "name"), cases("registries"))
+def test_the_registries_know_the_recorded_architectures(package: str, name: str) -> None:
+    version = installed(package).__version__
+    if name == "tensorrt_llm.models.MODEL_MAP" and not version.startswith("1.2"):
+        pytest.skip(f"NOT CHECKED: TensorRT-LLM {version} has no TensorRT engines")
+    found = resolve(name)
+    recorded = {f"{family}ForCausalLM" for family in standins.api(package)["registries"][name]}
+    assert recorded <= set(found() if callable(found) else found)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in adapter._KINDS if kind != "mxfp4"])
+def test_vllm_reads_how_random_weights_are_stored(kind: str) -> None:
+    """Its own reader of compressed-tensors takes every description; only a GPU could tell whether it has a kernel."""
+    installed("vllm")
+    config = resolve("vllm.model_executor.layers.quantization.get_quantization_config")("compressed-tensors")
+    read = config.from_config(adapter._quantization(kind)).target_scheme_map["Linear"]
+    assert read["weights"].num_bits == (4 if "4" in kind.partition("+")[0] else 8)
+    assert (read["input_activations"] is None) == (kind == "int4" or "+" in kind)
+
+
+def test_vllm_knows_the_formats_of_the_cache() -> None:
+    installed("vllm")
+    assert set(adapter._CACHES.values()) | {"auto"} <= set(get_args(resolve("vllm.config.cache.CacheDType")))
 
 
 MODELS = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))

@@ -95,16 +95,19 @@ REFUSED: dict[str, tuple[engines.EngineSpec, dict[str, Any], str]] = {
     "OPT in PyTorch": (
         spec("trt-pytorch", "opt-1.3b"),
         {},
-        "trt-pytorch does not run opt models; it runs llama, qwen2",
+        "opt-1.3b: trt-pytorch of TensorRT-LLM 1.2.1 does not run OPTForCausalLM; install a version that does",
     ),
     "gaussian in TensorRT-LLM": (spec("trt-engine", weights="gaussian"), {}, "no access to its weights"),
-    "fp8": (spec("vllm", precision="fp8"), {}, "bfloat16 or float16 only, not in fp8"),
+    "float32": (spec("vllm", precision="float32"), {}, "does not run in float32, but in bfloat16, float16, fp8"),
     "too large": (spec("vllm", max_total_tokens=10_000_000), {}, "one request of 10000000 tokens exceed the memory"),
-    "unknown to vLLM": (
-        spec("vllm", model_config={"architectures": ["NewForCausalLM"]}),
-        {},
-        "vLLM 0.26.0 does not run NewForCausalLM",
-    ),
+    **{
+        f"unknown to {name}": (
+            spec(name, model_config={"architectures": ["NewForCausalLM"]}),
+            {},
+            "llama-3.2-1b: .* does not run NewForCausalLM; install a version that does, or leave the model out",
+        )
+        for name in REAL
+    },
     "no published config": (spec("trt-engine", model_config={}), {}, "key 'architectures' is missing"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import standins
 from blocks import COLUMNS
 from simulation import H100
-from standins import REAL, opened, spec
+from standins import BOARD_BYTES, REAL, opened, spec
 from sweetspot import engines
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.measure.visit import unmeasured_cell
@@ -79,7 +79,7 @@ def test_vllm_loads_random_weights_from_only_a_config(monkeypatch: pytest.Monkey
     assert arguments["max_model_len"] == 700
     assert arguments["max_num_seqs"] == 8
     assert arguments["max_num_batched_tokens"] == 8192
-    free = 0.9 * (H100.memory_bytes - 2 * wanted.architecture.parameters)
+    free = 0.9 * (BOARD_BYTES - 2 * wanted.architecture.parameters)
     assert arguments["kv_cache_memory_bytes"] == pytest.approx(free, abs=1)
     assert arguments.get("trust_remote_code", False) is False
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"

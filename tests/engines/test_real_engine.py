@@ -45,6 +45,57 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("llama-3.2-1b", {"architectures": ["MistralForCausalLM"], "model_type": "mistral"} | NARROW),
     "opt": ("opt-1.3b", {"ffn_dim": 512, "word_embed_proj_dim": 256}),
     "qwen2": ("qwen2-1.5b", NARROW),
+    "qwen3": ("qwen2-1.5b", {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"} | NARROW),
+    "qwen3_moe": (
+        "qwen2-1.5b",
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "norm_topk_prob": True,
+        }
+        | NARROW,
+    ),
+    "gemma3": (
+        "gemma-2-2b",
+        {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "sliding_window_pattern": 2,
+            "rope_local_base_freq": 10000.0,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        }
+        | NARROW,
+    ),
+    "phi3": (
+        "llama-3.2-1b",
+        {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "rope_scaling": None} | NARROW,
+    ),
+    "gpt_oss": (
+        "llama-3.2-1b",
+        {
+            "architectures": ["GptOssForCausalLM"],
+            "model_type": "gpt_oss",
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "attention_bias": True,
+            "sliding_window": 128,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "swiglu_limit": 7.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "original_max_position_embeddings": 4096,
+                "truncate": False,
+            },
+        }
+        | NARROW,
+    ),
 }
 
 
@@ -137,6 +188,26 @@ def test_a_family_runs_whole_batches_of_exact_lengths(family: str, loaded: Any) 
         assert [len(reply.outputs[0].token_ids) for reply in replies] == [output_tokens] * BATCH
         assert not any(reply.num_cached_tokens for reply in replies), "every prompt is computed"
         assert max(made.running) == BATCH, "the whole batch is in flight at once"
+
+
+@pytest.mark.parametrize(
+    ("precision", "kinds", "cache"),
+    [
+        ("fp8+kv_fp8", {"torch.bfloat16", "torch.float32", "torch.float8_e4m3fn"}, "fp8"),
+        ("int8", {"torch.bfloat16", "torch.float32", "torch.int8"}, "auto"),
+        ("int4", {"torch.bfloat16", "torch.int32", "torch.int64"}, "auto"),
+    ],
+)
+def test_random_weights_are_quantised_as_asked(precision: str, kinds: set[str], cache: str, loaded: Any) -> None:
+    """What the CPU has kernels for: not weights-only fp8 and int8, nvfp4, mxfp4, nor caches in int8 and nvfp4."""
+    made = loaded("llama", precision=precision)
+    stored = made.engine._llm.apply_model(lambda model: {str(p.dtype) for p in model.parameters()})[0]
+    assert stored <= kinds
+    assert stored & (kinds - {"torch.bfloat16", "torch.float32"}) or precision == "int8"
+    assert made.engine._llm.llm_engine.vllm_config.cache_config.cache_dtype == cache
+    ran = made.engine.run(256, 64)
+    assert (ran.in_flight, ran.waves) == (BATCH, 1)
+    assert [len(reply.outputs[0].token_ids) for reply in made.batches[-1]] == [64] * BATCH
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -103,6 +103,10 @@ def identify(stub: Stub, visible: str | None = None, uuid: str | None = None, gp
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
+def memory_bytes(stub: Stub) -> int:
+    return nvml.open_sensor().memory_bytes()
+
+
 def visible_to_a_command(stub: Stub, visible: str | None, uuid: str | None) -> str | None:
     """CUDA_VISIBLE_DEVICES of a command that is metered."""
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)

@@ -234,6 +234,12 @@ int nvmlDeviceGetMigMode(uintptr_t handle, unsigned *current, unsigned *pending)
     unsigned mode = number(&state, "mig", 0);
     return pair(handle, __func__, current, pending, mode, mode);
 }
+int nvmlDeviceGetMemoryInfo(uintptr_t handle, unsigned long long *total_free_used) {
+    BEGIN;
+    (void)handle;
+    total_free_used[0] = (unsigned long long)number(&state, "memory_mib", 81559) << 20;
+    return OK;
+}
 int nvmlDeviceGetCurrentClocksEventReasons(uintptr_t handle, unsigned long long *bits) {
     BEGIN;
     (void)handle;

@@ -15,6 +15,7 @@ from sweetspot import engines, models
 
 REAL = ("vllm", "trt-engine", "trt-pytorch")
 API = Path(__file__).resolve().parent / "api"
+BOARD_BYTES = 81559 << 20  # what NVML says of an H100, less than its data sheet
 ENVIRONMENT = (
     "HF_HUB_OFFLINE",
     "VLLM_ENABLE_V1_MULTIPROCESSING",
@@ -64,9 +65,10 @@ class Reply:
 class Standin:
     """The package `name` in sys.modules, and a record of what was asked of it.
 
-    In place of NVML there is a sensor that nothing is asked of; `gpus` lists which GPU was wanted. `made` lists
-    (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A test may change
-    `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or "generate".
+    In place of NVML there is a sensor that only tells `board_bytes`, the board's memory; `gpus` lists which GPU was
+    wanted. `made` lists (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A
+    test may change `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or
+    "generate".
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, version: str) -> None:
@@ -75,9 +77,10 @@ class Standin:
         self.models: list[Any] = []
         self.closed = 0
         self.gpus: list[str | None] = []
+        self.board_bytes = BOARD_BYTES
         self.fail = lambda doing: None
         self.reply_tokens = lambda wanted: wanted
-        self._monkeypatch, self._api, self._modules = monkeypatch, api(name), dict[str, ModuleType]()
+        self._monkeypatch, self.api, self._modules = monkeypatch, api(name), dict[str, ModuleType]()
         for variable in ENVIRONMENT:
             monkeypatch.setenv(variable, "unset")  # so that what an adapter sets ends with the test
         self.package = self.module(name, __version__=version)
@@ -86,7 +89,7 @@ class Standin:
         monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", nvml)
         cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
         self.module("torch", cuda=cuda, manual_seed=lambda seed: None, zeros=lambda size, device: None)
-        for class_name in self._api["classes"]:
+        for class_name in self.api["classes"]:
             place, _, own = class_name.rpartition(".")
             setattr(self._modules.get(place) or self.module(place), own, self.strict(class_name))
 
@@ -98,12 +101,16 @@ class Standin:
         self._monkeypatch.setitem(sys.modules, name, module)
         parent, _, own = name.rpartition(".")
         if parent:
-            setattr(self._modules[parent], own, module)
+            setattr(self._modules.get(parent) or self.module(parent), own, module)
         return module
+
+    def registry(self, place: str) -> dict[str, object]:
+        """The architectures that the package is known to register in `place`."""
+        return {f"{name}ForCausalLM": object() for name in self.api["registries"][place]}
 
     def strict(self, class_name: str) -> type:
         """A class that takes the listed keyword arguments, of the listed types, with the listed defaults."""
-        known: dict[str, Any] = self._api["classes"][class_name]["arguments"]
+        known: dict[str, Any] = self.api["classes"][class_name]["arguments"]
 
         def create(instance: Any, **arguments: Any) -> None:
             for key, value in arguments.items():
@@ -136,7 +143,8 @@ class Standin:
 
     def _open_sensor(self, expected_gpu: str | None, uuid: str | None, servers: object) -> object:
         self.gpus.append(expected_gpu)
-        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
+        told = {"memory_bytes": lambda: self.board_bytes, "power_limit_w": lambda: 700.0}
+        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None, **told)
 
     def close(self) -> None:
         """Counted."""
@@ -166,8 +174,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch, blocks: int = 10_000, windows: tuple[i
     standin.package.LLM.generate = generate
     standin.package.LLM.llm_engine = SimpleNamespace(engine_core=client)
     standin.package.LLM.apply_model = lambda llm, func: [func(llm)]
-    architectures = {f"{name}ForCausalLM": None for name in ("OPT", "Llama", "Falcon", "Gemma2", "Qwen2", "Granite")}
-    standin.package.ModelRegistry = SimpleNamespace(get_supported_archs=architectures.keys)
+    known = standin.registry("vllm.ModelRegistry.get_supported_archs").keys
+    standin.package.ModelRegistry = SimpleNamespace(get_supported_archs=known)
     standin.module("vllm.distributed", cleanup_dist_env_and_memory=lambda: None)
     return standin
 
@@ -175,6 +183,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch, blocks: int = 10_000, windows: tuple[i
 def tensorrt_llm(monkeypatch: pytest.MonkeyPatch, version: str = "1.2.1", blocks: int = 10_000) -> Standin:
     """TensorRT-LLM with a KV cache of `blocks` blocks of 32 tokens."""
     standin = Standin(monkeypatch, "tensorrt_llm", version)
+    for place in standin.api["registries"]:
+        module, _, name = place.rpartition(".")
+        setattr(standin.module(module), name, standin.registry(place))
     policies = SimpleNamespace(GUARANTEED_NO_EVICT="GUARANTEED_NO_EVICT", STATIC_BATCH="STATIC_BATCH")
     standin.package.llmapi.CapacitySchedulerPolicy = policies
 

@@ -191,6 +191,11 @@ def test_a_machine_that_changed_between_sessions_is_found(stub: Stub, inside: Ca
     ]
 
 
+def test_a_board_tells_its_memory(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set("memory_mib 24564")
+    assert inside(nvml_inside.memory_bytes) == 24564 * 1024**2
+
+
 def test_values_that_a_board_does_not_report_are_none(stub: Stub, inside: Callable[..., Any]) -> None:
     stub.set("fail:nvmlDeviceGetEccMode 3", "fail:nvmlDeviceGetDefaultApplicationsClock 26")
     machine = inside(nvml_inside.describe)

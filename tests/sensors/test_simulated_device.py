@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simulation import H100, Bench
-from sweetspot import engines
+from sweetspot import engines, gpus
 from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError
 
@@ -33,6 +34,16 @@ def test_more_work_costs_more(batch: int) -> None:
     bench = Bench(batch=batch)
     assert energy(bench, 64, 64) < energy(bench, 512, 64) < energy(bench, 4096, 64)
     assert energy(bench, 64, 64) < energy(bench, 64, 256) < energy(bench, 64, 1024)
+
+
+@pytest.mark.parametrize("name", gpus.names())
+def test_every_board_with_a_data_sheet_can_be_simulated(name: str) -> None:
+    """Within its power limit, and above an idle board's power: also those of 70 W."""
+    wanted = replace(Bench().spec, gpu=name, architecture=Bench("llama-3.2-1b").spec.architecture, precision="float16")
+    energy_j, duration_s, _ = simulated.expected(wanted, 128, 32)
+    gpu = gpus.find(name)
+    assert gpu is not None
+    assert 0.15 * gpu.tdp_w < energy_j / duration_s <= gpu.tdp_w * 1.001
 
 
 def test_a_batch_shares_the_weights() -> None:

@@ -4,7 +4,7 @@ The library lies in wings, and imports point one way:
 
     base (errors, files, gpus, precision, architecture, memory) <- sensors <- engines <- measure
     base <- models, predict
-    models <- measure
+    models <- engines, measure
     base, sensors <- table
     predict, table, models <- fit
     fit, table, measure, sensors <- report

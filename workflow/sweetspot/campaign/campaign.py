@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from sweetspot.architecture import Architecture
 from sweetspot.campaign.config import Config, ModelRow, parse, read_cells, selected
 from sweetspot.errors import SweetspotError
 from sweetspot.files import key, write_atomically
+from sweetspot.gpus import Gpu
 from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
 from sweetspot.memory import Memory
@@ -81,10 +82,14 @@ class Campaign:
         self.models = {row.model: _model(row, path) for row, path in chosen}
         self.python = self.config.engine.python or sys.executable
         self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
-        gpu = gpus.find(self.config.gpu)
-        if gpu is None:
-            raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
-        self.gpu = gpu
+        self.gpu = _board(self.config) or gpus.find(self.config.gpu)
+        self.board = asdict(self.gpu) if self.config.board and self.gpu else None
+        self.gpu_name = self.gpu.name if self.gpu else self.config.gpu
+        if self.gpu is None and not self.gpus_per_job:
+            raise SweetspotError(
+                f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}; describe another "
+                "under `board`"
+            )
         if self.config.rows is not None and not Path(self.config.rows).is_file():
             raise SweetspotError(f"{source}: rows: {self.config.rows}: no such file; remove the key to measure")
         if not self.jobs:
@@ -233,7 +238,7 @@ class Campaign:
         config, row, precision = self.config.engine, self.models[model].row, self.models[model].precision
         engine = {
             "name": config.name,
-            "gpu": self.gpu.name,
+            "gpu": self.gpu_name,
             "precision": precision,
             "weights": self._weights(row),
             "kv_cache_fraction": config.kv_cache_fraction,
@@ -242,6 +247,8 @@ class Campaign:
         # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
         engine |= {name: value for name in _SERVER if (value := getattr(config, name)) is not None}
+        if self.board and not self.gpus_per_job:  # a real one speaks for itself
+            engine["board"] = self.board
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
         return engine
@@ -268,7 +275,7 @@ class Campaign:
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch = model.architecture
         weights, flags = self._weights(model.row), []
-        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.precision, weights)
+        skipped = engines.refusal(self.config.engine.name, model.precision, weights)
         if n + m > arch.max_positions:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
@@ -276,14 +283,28 @@ class Campaign:
                 skipped = skipped or (
                     f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
                 )
-        memory = Memory.of(arch, self.gpu, model.precision, self.config.engine.kv_cache_fraction)
-        fit = batch if weights == "served" else memory.requests(n, m)  # only a server knows what it holds
-        if fit < 1:
-            skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"
-        elif fit < batch:
-            flags.append("kv_limited")
+        if self.gpu and weights != "served":  # only a server knows what it runs and holds
+            computed = Precision.of(model.precision).activations
+            if computed not in self.gpu.peak_flops:
+                known = ", ".join(self.gpu.peak_flops)
+                skipped = skipped or f"precision: {self.gpu.name} does not compute in {computed}, but in {known}"
+            memory = Memory.of(arch, self.gpu, model.precision, self.config.engine.kv_cache_fraction)
+            if (fit := memory.requests(n, m)) < 1:
+                what = "weights and the KV cache of one request"
+                skipped = skipped or f"memory: {what} exceed the memory of {self.gpu.name}"
+            elif fit < batch:
+                flags.append("kv_limited")
         status = "skipped" if skipped else "run"
         return PlannedCell(model.row.model, batch, n, m, status, skipped, ";".join(flags))
+
+
+def _board(config: Config) -> Gpu | None:
+    """The GPU that the configuration describes."""
+    if (board := config.board) is None:
+        return None
+    rates = {name: tflops * 1e12 for name, tflops in board.tflops.items()}
+    sizes = int(board.memory_gb * 1e9), board.power_limit_w, board.bandwidth_gb_per_s * 1e9
+    return Gpu(config.gpu, *sizes, rates)
 
 
 def _described(cells: list[PlannedCell]) -> list[dict[str, Any]]:

@@ -6,25 +6,27 @@ The checks, the JSON schemas in workflow/schemas and docs/configuration.md all c
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
-from sweetspot import engines
+from sweetspot import engines, gpus
 from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.models import find
-from sweetspot.precision import NAMES, Precision
+from sweetspot.precision import ACTIVATIONS, NAMES, Precision
 from sweetspot.table.files import load, whole_numbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Length = Annotated[int, Field(gt=0, strict=True)]
 if TYPE_CHECKING:
     from builtins import str as EngineName
+    from builtins import str as Format
 else:
     EngineName = Literal[tuple(engines.names())]
+    Format = Literal[ACTIVATIONS]
 
 
 class _Strict(BaseModel):
@@ -98,6 +100,19 @@ class EngineConfig(_Strict):
         return self
 
 
+class Board(_Strict):
+    """What the data sheet of a GPU says, for plans and simulations; where it is measured, the GPU speaks for itself."""
+
+    memory_gb: float = Field(gt=0, description="Memory, in 10^9 bytes.")
+    power_limit_w: float = Field(gt=0, description="Power limit.")
+    bandwidth_gb_per_s: float = Field(gt=0, description="Memory bandwidth, in 10^9 bytes per second.")
+    tflops: dict[Format, PositiveFloat] = Field(
+        min_length=1,
+        description=f"Rates of the tensor cores by format ({', '.join(ACTIVATIONS)}), in 10^12 operations per second: "
+        "dense, without sparsity. A format that is left out is one that the GPU cannot compute in.",
+    )
+
+
 class Config(_Strict):
     """One campaign."""
 
@@ -120,6 +135,7 @@ class Config(_Strict):
     )
     engine: EngineConfig
     gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by its NVML name.")
+    board: Board | None = None
     machine: str | None = Field(
         None,
         description="Machine record of `sweetspot probe`: its numbers replace the protocol's defaults, but not what "
@@ -137,6 +153,12 @@ class Config(_Strict):
         1, ge=0, strict=True, description="Seed of the order of cells, the random prompts and the simulator."
     )
     protocol: Protocol = Field(default_factory=Protocol, description="The measurement protocol.")
+
+    @model_validator(mode="after")
+    def _board_of_another_gpu(self) -> "Config":
+        if self.board and self.gpu in gpus.names():
+            raise ValueError(f"gpu {self.gpu!r} has a data sheet here; leave board out, or name the GPU it describes")
+        return self
 
     @model_validator(mode="after")
     def _no_repeats(self) -> "Config":
@@ -276,6 +298,7 @@ def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[s
     if not location:
         return model.model_fields
     kind = model.model_fields[str(location[0])].annotation
+    kind = next(iter(get_args(kind)), kind)  # of one that may be left out
     return getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
 
 

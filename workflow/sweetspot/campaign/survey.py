@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -152,7 +153,7 @@ def as_text(found: Survey) -> str:
         return f"campaign {campaign.config.campaign}: rows come from {campaign.config.rows}; nothing is measured"
     skipped = Counter(f"{cell.model}: {cell.reason}" for cell in cells if cell.status == "skipped")
     lines = [
-        f"campaign {campaign.config.campaign} on {campaign.gpu.name}, engine {campaign.config.engine.name}"
+        f"campaign {campaign.config.campaign} on {campaign.gpu_name}, engine {campaign.config.engine.name}"
         f"{_simulated(campaign)}",
         f"cells: {len(cells)} of {_counted(len(campaign.models), 'model')} in "
         f"{_counted(len(campaign.config.batches), 'batch', 'es')}; {len(cells) - skipped.total()} to run in "
@@ -161,7 +162,7 @@ def as_text(found: Survey) -> str:
         f"done:  {_counted(found.done, 'cell')}, {found.spent}",
         f"left:  {_left(found)}" if found.left else "left:  nothing",
     ]
-    if found.left:
+    if found.left and campaign.gpu:
         longest = max(found.left, key=lambda job: found.left_cost[job].time_s)
         cost = found.estimate([longest])
         lines.append(f"       longest job: {_name(longest)}, about {_number(cost.time_s / 3600)} h")
@@ -256,9 +257,10 @@ def simulated_spec(campaign: Campaign, model: str, batch: int, longest: int = 0)
     """The simulated engine for a model and batch of the campaign, whatever its engine is."""
     found, config = campaign.models[model], campaign.config
     return engines.EngineSpec(
-        *("simulated", found.architecture, found.precision, "none", campaign.gpu.name, batch, longest, longest),
+        *("simulated", found.architecture, found.precision, "none", campaign.gpu_name, batch, longest, longest),
         config.engine.kv_cache_fraction,
         config.seed,
+        board=campaign.board,
     )
 
 
@@ -266,13 +268,17 @@ class _Simulator:
     """The simulator's estimates for the cells of one model and batch."""
 
     def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
-        self._protocol = campaign.config.protocol
+        self._protocol, self._known = campaign.config.protocol, campaign.gpu is not None
+        if campaign.gpu is None:
+            return
         self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
         self._engine = SimulatedEngine(simulated_spec(campaign, model, batch), self._device, _SEGMENT_PASSES)
         self._ran = functools.cache(self._run)
 
     def visit(self, cell: Cell, visit: int | None) -> Cost:
-        """A visit of the cell as the protocol plans it."""
+        """A visit of the cell as the protocol plans it; nan if there is no data sheet to simulate the GPU with."""
+        if not self._known:
+            return Cost(nan, nan)
         duration_s, power_w = self._ran(cell)
         time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
         return Cost(time_s, time_s * power_w)
@@ -298,6 +304,11 @@ def _left(found: Survey) -> str:
     if not found.loads_s and not engines.is_simulated(found.campaign.config.engine.name):
         basis += "; plus building and loading engines"
     counts = f"{_counted(found.missing, 'cell')} in {_counted(len(found.left), 'job')}"
+    if found.campaign.gpu is None:
+        return (
+            f"{counts}; there is no data sheet of {found.campaign.gpu_name!r} here, so their time and energy are not "
+            "known, nor which fit its memory, before they are measured; describe the GPU under `board` to plan them"
+        )
     return f"{counts}, about {found.estimate()} ({basis})"
 
 
@@ -317,7 +328,7 @@ def _settings(config: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) ->
     """The settings that rows depend on, by display name; the path of the engine's Python, for example, is not one."""
     found = {f"protocol.{name}": value for name, value in config["protocol"].items()}
     found |= {f"engine.{name}": config["engine"][name] for name in ("name", "kv_cache_fraction")}
-    found |= {name: config[name] for name in ("gpu", "seed")}
+    found |= {name: config.get(name) for name in ("gpu", "board", "seed")}
     for model in models:
         found |= {
             f"{name} of {model['name']}": value for name, value in model.items() if name not in ("name", "source")

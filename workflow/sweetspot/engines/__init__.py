@@ -22,23 +22,26 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NamedTuple, Protocol
 
+from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.files import write_atomically
+from sweetspot.gpus import Gpu
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 
 SCHEMA_VERSION = 1
 
 _WHERE = ("url", "pid", "container")
-_RUN_SETTINGS = ("cuda_graphs", "in_flight_batching")  # settings that a built engine does not depend on
+# What a built engine does not depend on. Who measures has the board's own word instead of a data sheet.
+_RUN_SETTINGS = ("cuda_graphs", "in_flight_batching", "board")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class EngineSpec:
     """What an engine is built for. Lengths in tokens; `kv_cache_fraction` is a share of the memory left by the weights.
 
     `weights`: "dummy" (the engine's own random ones), "gaussian", "checkpoint" (read from the directory `checkpoint`)
-    or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none.
+    or "none" (the simulation). `model_config` is the publisher's config.json; the simulation needs none. `board` is
+    what the campaign, or the board itself, says of `gpu` (fields of Gpu); None: what its data sheet says.
     """
 
     name: str
@@ -64,6 +68,7 @@ class EngineSpec:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     cuda_graphs: bool = True
     in_flight_batching: bool = True
+    board: Mapping[str, Any] | None = None
     url: str = ""  # of a server; the rest is for servers too
     command: str = ""
     pid: int | None = None
@@ -73,6 +78,16 @@ class EngineSpec:
     def total_tokens(self) -> int:
         """Prompt and reply of the longest request, in tokens."""
         return self.max_total_tokens or self.max_input_tokens + self.max_output_tokens
+
+    @property
+    def known_board(self) -> Gpu | None:
+        """What is known of the board; None if it has no data sheet here and nobody has said anything."""
+        return Gpu(**self.board) if self.board else gpus.find(self.gpu)
+
+    def on(self, sensor: Sensor) -> "EngineSpec":
+        """The same on the board behind `sensor`, which tells its memory and power limit itself."""
+        told = {"memory_bytes": sensor.memory_bytes(), "tdp_w": sensor.power_limit_w()}
+        return replace(self, board={"name": self.gpu, **told})
 
 
 class RequestTimes(NamedTuple):
@@ -132,9 +147,12 @@ def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "checkpoint": Path(checkpoint).name} if checkpoint else kept
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why the engine `name` cannot run such a model, or "". Needs neither package nor GPU, so the plan can call it."""
-    reason: str = _module(name).refusal(name, model_type, precision, weights)
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why the engine `name` cannot run any model so, or "". Needs neither package nor GPU, so the plan can call it.
+
+    Which models an engine knows, only its package tells, when the engine is built.
+    """
+    reason: str = _module(name).refusal(name, precision, weights)
     return reason
 
 
@@ -144,7 +162,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     Raises SweetspotError for an unknown engine or a model it cannot run, OutOfMemory if the GPU is too small.
     """
     module = _module(spec.name)
-    if reason := refusal(spec.name, spec.architecture.model_type, spec.precision, spec.weights):
+    if reason := refusal(spec.name, spec.precision, spec.weights):
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
     with _aside(directory) as own:
         start_s = time.monotonic()

@@ -5,24 +5,25 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sweetspot import gpus
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
+from sweetspot.models.quantization import stored as stored_format
+from sweetspot.precision import Precision
 
 Prompt = TypeVar("Prompt")
 
-PRECISIONS = ("bfloat16", "float16")
 PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
 MODEL_DIRECTORY = "model"
 
+_PLAIN = ("bfloat16", "float16")
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 # A prompt is a slice of this many random ids, at a random position: drawing each token of 128 prompts of 4096 tokens
 # would keep the GPU waiting for tenths of a second in every run.
@@ -48,28 +49,29 @@ def load_package(name: str, remedy: str) -> Any:
         raise UnfitMachine(f"the package {name} cannot be imported ({_first_line(error)}); {remedy}") from None
 
 
-def memory_plan(spec: EngineSpec) -> Memory:
-    """How the model fills the board's memory.
+def memory_plan(spec: EngineSpec) -> Memory | None:
+    """How the model fills the board's memory; None while nothing is known of the board.
 
-    Raises SweetspotError for an unknown GPU, or if the weights and one request of the longest cell do not fit.
+    Raises OutOfMemory if the weights and one request of the longest cell do not fit.
     """
-    gpu, arch = gpus.find(spec.gpu), spec.architecture
+    gpu, arch = spec.known_board, spec.architecture
     if gpu is None:
-        raise SweetspotError(f"gpu {spec.gpu!r} is not known; known: {', '.join(gpus.names())}")
+        return None
     memory = Memory.of(arch, gpu, spec.precision, spec.kv_cache_fraction)
     if memory.requests(spec.total_tokens, 0) < 1:
-        raise SweetspotError(
+        raise OutOfMemory(
             f"{arch.name}: weights and the KV cache of one request of {spec.total_tokens} tokens exceed the memory of "
             f"{gpu.name}; choose shorter cells or a larger GPU"
         )
     return memory
 
 
-def prepare_model(spec: EngineSpec, directory: Path) -> Path:
+def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> Path:
     """The directory that an engine reads the model from: the checkpoint, or one in `directory` with only a config.json.
 
-    If the position table is too short for the longest cell, that config.json extends it (random weights only). Raises
-    SweetspotError if there is no published config.json, or the checkpoint is of another model or has no weights.
+    If the position table is too short for the longest cell, that config.json extends it (random weights only), and it
+    names the `quantization` of random weights. Raises SweetspotError if there is no published config.json, or the
+    checkpoint is of another model or precision or has no weights.
     """
     if spec.weights == "checkpoint":
         return _checkpoint(spec)
@@ -80,12 +82,57 @@ def prepare_model(spec: EngineSpec, directory: Path) -> Path:
         )
     # auto_map makes an engine download and run code; the engines have these models built in.
     config = {key: value for key, value in spec.model_config.items() if key not in ("auto_map", "dtype")}
-    config["torch_dtype"] = spec.precision
+    config["torch_dtype"] = Precision.of(spec.precision).plain
+    if stored_format(config) != kind(spec.precision):
+        config.pop("quantization_config", None)
+    if quantization:
+        config["quantization_config"] = quantization
     if spec.total_tokens > spec.architecture.max_positions:
         config["max_position_embeddings"] = spec.total_tokens
     place = directory / MODEL_DIRECTORY
     write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
     return place
+
+
+def kind(precision: str) -> str:
+    """The name of a quantised precision without its cache, 16-bit activations called bfloat16; "" if none of it is."""
+    weights, computed, _ = Precision.of(precision)
+    if weights in _PLAIN and computed == weights:
+        return ""
+    return Precision.of(weights, "bfloat16" if computed in _PLAIN else computed).name
+
+
+def precision_refusal(name: str, precision: str, kinds: Collection[str], caches: Collection[str]) -> str:
+    """Why the engine `name`, which runs these kinds, with these caches besides the 16-bit ones, does not; or ""."""
+    wanted = Precision.of(precision)
+    if wanted.plain == "float32" or kind(precision) not in ("", *kinds):
+        return f"engine {name} does not run in {precision}, but in {', '.join([*_PLAIN, *kinds])}"
+    if wanted.cache not in (wanted.plain, *caches):
+        return f"engine {name} does not cache in {wanted.cache}, but in {', '.join([wanted.plain, *caches])}"
+    return ""
+
+
+def to_quantise(spec: EngineSpec) -> str:
+    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights.
+
+    Raises SweetspotError for mxfp4, which engines have only of models published so.
+    """
+    found = kind(spec.precision)
+    if spec.weights == "checkpoint" or stored_format(spec.model_config) == found:
+        return ""
+    if found == "mxfp4":
+        raise SweetspotError(f"{spec.architecture.name}: {spec.name} has mxfp4 weights only of models published so")
+    return found
+
+
+def check_known(spec: EngineSpec, engine: str, known: Collection[str]) -> None:
+    """Raise SweetspotError unless the engine's own registry has an architecture that the model's config.json names."""
+    wanted = [str(name) for name in spec.model_config.get("architectures") or []]
+    if not set(wanted) & set(known):
+        raise SweetspotError(
+            f"{spec.architecture.name}: {engine} does not run {', '.join(wanted) or 'it'}; install a version that "
+            "does, or leave the model out with `select`"
+        )
 
 
 def _check_weights(place: Path) -> None:
@@ -112,6 +159,12 @@ def _checkpoint(spec: EngineSpec) -> Path:
             f"{published[first]}); give the directory that the architecture was read from, or set the architecture to "
             "this directory too"
         )
+    precision = Precision.of(spec.precision)
+    beside = place / "hf_quant_config.json"  # NVIDIA's ModelOpt
+    more = json.loads(beside.read_text()) if beside.is_file() else None
+    stored = stored_format(json.loads((place / "config.json").read_text()), more) or precision.plain
+    if stored != precision.weights:
+        raise SweetspotError(f"checkpoint {place} has {stored} weights, not {spec.precision}: set precision so")
     if spec.total_tokens > spec.architecture.max_positions:
         raise SweetspotError(
             f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "
@@ -121,8 +174,8 @@ def _checkpoint(spec: EngineSpec) -> Path:
 
 
 def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The numbers, lists and quantization of a config.json that tell one model from another, by their keys."""
-    found: dict[str, Any] = {"quantization_config": bool(config.get("quantization_config"))}
+    """The numbers and lists of a config.json that tell one model from another, by their keys."""
+    found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and name.endswith("_config") and name != "quantization_config":
             found |= _sizes(value, f"{above}{name}.")

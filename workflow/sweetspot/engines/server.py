@@ -41,7 +41,7 @@ def version() -> str:
     return "any"
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str) -> str:
     """Never refuse: only the server knows what it runs."""
     return ""
 
@@ -66,12 +66,13 @@ def mistake(url: str | None, command: str | None) -> str:
     return ""
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
+def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Write the model's directory if `engine.command` names it as {model}. Returns its memory plan in bytes."""
     if "{model}" not in spec.command:
         return {}  # only the server knows what it serves, and how much memory that takes
     prepare_model(spec, directory)
-    return {"memory": memory_plan(spec).as_dict()}
+    plan = memory_plan(spec)
+    return {"memory": plan and plan.as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sensor, Clock]:

@@ -50,7 +50,7 @@ def version() -> str:
     return VERSION
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str) -> str:
     """Never refuse: the simulation needs only a model's dimensions."""
     return ""
 
@@ -195,7 +195,7 @@ class _Steady(random.Random):
 
 
 def _kernels(spec: EngineSpec) -> kernels.Kernels | None:
-    found = kernels.load(spec.gpu, spec.precision)
+    found = None if spec.board else kernels.load(spec.gpu, spec.precision)
     return found if found and found.covers(spec.architecture) else None
 
 
@@ -207,9 +207,10 @@ def _times(requests: int, input_tokens: int, start_s: float, filled_s: float, en
 
 
 def _gpu(spec: EngineSpec) -> gpus.Gpu:
-    gpu = gpus.find(spec.gpu)
-    if gpu is None or Precision.of(spec.precision).activations not in gpu.peak_flops:
+    gpu, computed = spec.known_board, Precision.of(spec.precision).activations
+    if gpu is None or computed not in gpu.peak_flops:
         raise SweetspotError(
-            f"no {spec.precision} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}"
+            f"no {computed} FLOP rate is known for {spec.gpu!r}; known GPUs: {', '.join(gpus.names())}; a campaign can "
+            "describe another under `board`"
         )
     return gpu

@@ -1,9 +1,10 @@
 """TensorRT-LLM: `trt-engine` builds a TensorRT engine, `trt-pytorch` runs the PyTorch backend.
 
 Checked against the published sources of `tensorrt_llm.llmapi.llm_args`, `_tensorrt_engine` and `sampling_params`.
-Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend, which runs fewer models.
+Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend, which knows other models.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -11,23 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.engines.adapter import (
-    MODEL_DIRECTORY,
-    PASS_TOKENS,
-    PRECISIONS,
-    Prompts,
-    Reply,
-    load_package,
-    loading,
-    memory_plan,
-    memory_watched,
-    prepare_model,
-    release_memory,
-    run_in_waves,
-    synchronize,
-)
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
 from sweetspot.errors import SweetspotError, UnfitMachine
+from sweetspot.files import write_atomically
+from sweetspot.precision import Precision
 from sweetspot.sensors import open_sensor
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
@@ -43,10 +31,18 @@ _REMEDY = "install it as envs/tensorrt-llm.md describes and set engine.python to
 # The oldest version, and the first that these calls were not checked against: their arguments change from minor to
 # minor, and 1.3 has no TensorRT engines.
 _OLDEST, _ENDED = (1, 2), (1, 3)
-_MODEL_TYPES = {
-    _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
-    _PYTORCH: ("llama", "qwen2"),
+# Where each backend registers the architectures that it knows.
+_REGISTRIES = {
+    _ENGINE: ("tensorrt_llm.models", "MODEL_MAP"),
+    _PYTORCH: ("tensorrt_llm._torch.models.modeling_utils", "MODEL_CLASS_MAPPING"),
 }
+# What each backend calls the kinds of quantisation and the formats of the KV cache.
+_BOTH = {"fp8": "FP8", "int8+a_bfloat16": "W8A16", "int4": "W4A16_AWQ", "nvfp4": "NVFP4"}
+_ALGORITHMS = {
+    _ENGINE: {**_BOTH, "int8": "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"},
+    _PYTORCH: {**_BOTH, "mxfp4": "W4A16_MXFP4"},
+}
+_CACHES = {_ENGINE: {"fp8": "FP8", "int8": "INT8"}, _PYTORCH: {"fp8": "fp8", "nvfp4": "nvfp4"}}
 # Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
 # Importing the package runs MPI_Init. Inside srun or mpirun, as under Slurm, that would join the launcher's MPI job or
@@ -60,39 +56,45 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why the backend `name` cannot run such a model, or ""."""
-    if model_type not in _MODEL_TYPES[name]:
-        return f"engine {name} does not run {model_type} models; it runs {', '.join(_MODEL_TYPES[name])}"
-    if precision not in PRECISIONS:
-        return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why the backend `name` cannot run any model so, or ""."""
     if weights == "gaussian":
         return (
             f"engine {name} gives no access to its weights; write gaussian ones with transformers and use them as a "
             "checkpoint (docs/how-to.md), or set weights to dummy"
         )
-    return ""
+    return adapter.precision_refusal(name, precision, _ALGORITHMS[name], _CACHES[name])
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version and memory, write the model's directory, build a TensorRT engine.
+    """Check version, memory and architecture, write the model's directory, build a TensorRT engine.
 
-    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build from the board's counter.
+    Returns the memory plan in bytes, if the board is known, and the gross energy of a build from the board's counter.
     Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
-    plan = memory_plan(spec)
-    model = prepare_model(spec, directory)
-    found: dict[str, Any] = {"memory": plan.as_dict()}
+    plan = adapter.memory_plan(spec)
+    model = adapter.prepare_model(spec, directory)
+    precision, algorithm = Precision.of(spec.precision), _ALGORITHMS[spec.name].get(adapter.to_quantise(spec))
+    if algorithm and spec.name == _PYTORCH:
+        said = {"quant_algo": algorithm, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
+        write_atomically(model / "hf_quant_config.json", json.dumps({"quantization": said}) + "\n")
+    module, registry = _REGISTRIES[spec.name]
+    known = getattr(adapter.load_package(module, _REMEDY), registry)
+    adapter.check_known(spec, f"{spec.name} of TensorRT-LLM {package.__version__}", known)
+    found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
         sensor = open_sensor(spec.gpu)  # first, as in open_device
         start_mj = sensor.energy_mj()
-        with memory_watched(spec, "building the engine"):
+        with adapter.memory_watched(spec, "building the engine"):
             llm = _llm_class(spec)(
                 model=str(model),
                 load_format=_load_format(spec),
-                dtype=spec.precision,
+                dtype=precision.plain,
+                quant_config=package.llmapi.QuantConfig(
+                    quant_algo=algorithm, kv_cache_quant_algo=_CACHES[_ENGINE].get(precision.cache)
+                ),
                 build_config=package.llmapi.BuildConfig(**_sizes(spec), max_beam_width=1),
                 **_common(spec),
             )
@@ -111,6 +113,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine",
     Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
     """
     sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
+    adapter.memory_plan(spec := spec.on(sensor))
     return TensorRtLlmEngine(spec, directory), sensor, WallClock()
 
 
@@ -122,8 +125,8 @@ class TensorRtLlmEngine:
         package = _package()
         self.version = str(package.__version__)
         _check_version(spec.name, self.version)
-        self._spec, self._package, self._prompts = spec, package, Prompts(spec)
-        with loading(spec):
+        self._spec, self._package, self._prompts = spec, package, adapter.Prompts(spec)
+        with adapter.loading(spec):
             self._llm = _llm_class(spec)(**_common(spec), **_runtime(spec, directory))
         self._blocks, self._block_tokens = self._cache()
 
@@ -131,7 +134,7 @@ class TensorRtLlmEngine:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
         fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
         generate = self._generate(output_tokens)
-        return run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+        return adapter.run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
 
     def reasons(self) -> tuple[str, ...]:
         """None: prompts are never cached, and no request is preempted."""
@@ -143,9 +146,9 @@ class TensorRtLlmEngine:
             return
         self._llm.shutdown()
         self._llm = None
-        release_memory()
+        adapter.release_memory()
 
-    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], list[Reply]]:
+    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], list[adapter.Reply]]:
         # Without a tokenizer, end_id is required; -1 is no token, so only the length ends a reply.
         sampling = self._package.SamplingParams(
             max_tokens=output_tokens,
@@ -156,16 +159,16 @@ class TensorRtLlmEngine:
             return_perf_metrics=True,  # a request's times
         )
 
-        def generate(prompts: list[list[int]]) -> list[Reply]:
+        def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
             done = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
-            synchronize()
-            return [Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
+            adapter.synchronize()
+            return [adapter.Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
 
         return generate
 
     def _cache(self) -> tuple[int, int]:
         """Number of KV-cache blocks and tokens per block, from the statistics of a one-token run."""
-        run_in_waves(replace(self._spec, batch=1), 1, self._prompts.take, 1, 1, self._generate(1))
+        adapter.run_in_waves(replace(self._spec, batch=1), 1, self._prompts.take, 1, 1, self._generate(1))
         for statistics in reversed(self._llm.get_stats(timeout=5)):
             cache = statistics.get("kvCacheStats") or {}
             if cache.get("maxNumBlocks") and cache.get("tokensPerBlock"):
@@ -189,13 +192,17 @@ def _times(metrics: Any) -> RequestTimes | None:
 def _common(spec: EngineSpec) -> dict[str, Any]:
     """Arguments common to building and running, for both backends."""
     api = _package().llmapi
+    # A TensorRT engine has the format of its cache from its build.
+    cached = _CACHES[_PYTORCH].get(Precision.of(spec.precision).cache, "auto") if spec.name == _PYTORCH else "auto"
     policies = api.CapacitySchedulerPolicy
     policy = policies.GUARANTEED_NO_EVICT if spec.in_flight_batching else policies.STATIC_BATCH
     return {
         "skip_tokenizer_init": True,
         **_sizes(spec),
         # Block reuse would skip the prefill of repeated prompts.
-        "kv_cache_config": api.KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction),
+        "kv_cache_config": api.KvCacheConfig(
+            enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction, dtype=cached
+        ),
         "scheduler_config": api.SchedulerConfig(capacity_scheduler_policy=policy),
     }
 
@@ -206,7 +213,7 @@ def _sizes(spec: EngineSpec) -> dict[str, int]:
         "max_input_len": spec.max_input_tokens,
         "max_seq_len": spec.total_tokens,
         # Without chunked prefill a prompt must fit in one pass.
-        "max_num_tokens": max(PASS_TOKENS, spec.max_input_tokens, spec.batch),
+        "max_num_tokens": max(adapter.PASS_TOKENS, spec.max_input_tokens, spec.batch),
     }
 
 
@@ -219,9 +226,9 @@ def _runtime(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     checkpoint = spec.weights == "checkpoint"
     graphs = api.CudaGraphConfig(max_batch_size=spec.batch, enable_padding=True) if spec.cuda_graphs else None
     return {
-        "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
+        "model": str(spec.checkpoint if checkpoint else directory / adapter.MODEL_DIRECTORY),
         "load_format": _load_format(spec),
-        "dtype": spec.precision,
+        "dtype": Precision.of(spec.precision).plain,
         "cuda_graph_config": graphs,  # None: no CUDA graphs
         "enable_iter_perf_stats": True,  # otherwise get_stats returns nothing
     }
@@ -233,7 +240,7 @@ def _load_format(spec: EngineSpec) -> str:
 
 def _llm_class(spec: EngineSpec) -> Any:
     if spec.name == _ENGINE:
-        return load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
+        return adapter.load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
     return _package().LLM
 
 
@@ -241,7 +248,7 @@ def _package() -> Any:
     for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
         del os.environ[name]
     os.environ.update(_ENVIRONMENT)
-    package = load_package("tensorrt_llm", _REMEDY)
+    package = adapter.load_package("tensorrt_llm", _REMEDY)
     if not hasattr(package, "LLM"):
         raise UnfitMachine(
             f"the package tensorrt_llm is the empty placeholder of the public index, not TensorRT-LLM; {_REMEDY}"

@@ -7,22 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.engines.adapter import (
-    MODEL_DIRECTORY,
-    PASS_TOKENS,
-    PRECISIONS,
-    Prompts,
-    Reply,
-    load_package,
-    loading,
-    memory_plan,
-    prepare_model,
-    release_memory,
-    run_in_waves,
-    synchronize,
-)
-from sweetspot.errors import SweetspotError, UnfitMachine
+from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
+from sweetspot.errors import UnfitMachine
+from sweetspot.precision import Precision
 from sweetspot.sensors import open_sensor
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
@@ -32,9 +19,16 @@ SIMULATED = False
 FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
-_MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
 # Run the engine in this process, so that NVML counts its GPU use as ours.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+_KINDS = ("fp8", "fp8+a_bfloat16", "int8", "int8+a_bfloat16", "int4", "nvfp4", "nvfp4+a_bfloat16", "mxfp4")
+_CACHES = {"fp8": "fp8", "int8": "int8_per_token_head", "nvfp4": "nvfp4"}  # vLLM's names
+_WEIGHTS: dict[str, dict[str, Any]] = {  # in the terms of compressed-tensors
+    "fp8": {"num_bits": 8, "type": "float", "strategy": "channel"},
+    "int8": {"num_bits": 8, "type": "int", "strategy": "channel"},
+    "int4": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128},
+    "nvfp4": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
+}
 _PASSES_IN_FLIGHT = 2  # asynchronous scheduling prepares a pass while another runs
 _GAUSSIAN_SD = 0.02  # the initializer_range of most published config.json files
 
@@ -44,30 +38,23 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
-    """Why vLLM cannot run such a model, or ""."""
-    if model_type not in _MODEL_TYPES:
-        return f"engine {name} is not known to run {model_type} models; it runs {', '.join(_MODEL_TYPES)}"
-    if precision not in PRECISIONS:
-        return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
-    return ""
+def refusal(name: str, precision: str, weights: str) -> str:
+    """Why vLLM cannot run any model so, or ""."""
+    if weights == "gaussian" and adapter.kind(precision):
+        return f"weights in {precision} cannot be gaussian; set weights to dummy"
+    return adapter.precision_refusal(name, precision, _KINDS, _CACHES)
 
 
-def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
-    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes.
+def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
+    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes, if known.
 
     Raises SweetspotError, naming the remedy, for anything that would otherwise fail after minutes of loading.
     """
     package = _package()
-    plan = memory_plan(spec)
-    prepare_model(spec, directory)
-    wanted = set(spec.model_config.get("architectures") or [])
-    if not wanted & set(package.ModelRegistry.get_supported_archs()):
-        raise SweetspotError(
-            f"{spec.architecture.name}: vLLM {package.__version__} does not run {', '.join(sorted(wanted)) or 'it'}; "
-            "install a version that does, or leave the model out with `select`"
-        )
-    return {"memory": plan.as_dict()}
+    plan = adapter.memory_plan(spec)
+    adapter.prepare_model(spec, directory, _quantization(adapter.to_quantise(spec)))
+    adapter.check_known(spec, f"vLLM {package.__version__}", package.ModelRegistry.get_supported_archs())
+    return {"memory": plan and plan.as_dict()}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
@@ -76,7 +63,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor
     Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
     """
     sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    return VllmEngine(spec, directory), sensor, WallClock()
+    return VllmEngine(spec.on(sensor), directory), sensor, WallClock()
 
 
 class VllmEngine:
@@ -86,8 +73,8 @@ class VllmEngine:
         """Load the model, with the weights named by `spec.weights`."""
         package = _package()
         self.version = str(package.__version__)
-        self._spec, self._package, self._prompts = spec, package, Prompts(spec)
-        with loading(spec):
+        self._spec, self._package, self._prompts = spec, package, adapter.Prompts(spec)
+        with adapter.loading(spec):
             self._llm = package.LLM(**_arguments(spec, directory))
             self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
@@ -99,13 +86,13 @@ class VllmEngine:
             temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
         )
 
-        def generate(prompts: list[list[int]]) -> list[Reply]:
+        def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
             done = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-            synchronize()
-            return [Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
+            adapter.synchronize()
+            return [adapter.Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
 
         fit = self._requests_that_fit(input_tokens + output_tokens)
-        return run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+        return adapter.run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
 
     def reasons(self) -> tuple[str, ...]:
         """None: prompts are never cached, and no request is preempted."""
@@ -117,8 +104,8 @@ class VllmEngine:
             return
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
-        load_package("vllm.distributed", "reinstall vLLM").cleanup_dist_env_and_memory()
-        release_memory()
+        adapter.load_package("vllm.distributed", "reinstall vLLM").cleanup_dist_env_and_memory()
+        adapter.release_memory()
 
     def _requests_that_fit(self, tokens: int) -> int:
         """How many requests of `tokens` tokens fit in vLLM's KV cache at once.
@@ -133,25 +120,40 @@ class VllmEngine:
             kind, held = group.kv_cache_spec, tokens
             window = getattr(kind, "sliding_window", None)
             if window is not None:
-                held = min(tokens, window - 1 + _PASSES_IN_FLIGHT * PASS_TOKENS)
+                held = min(tokens, window - 1 + _PASSES_IN_FLIGHT * adapter.PASS_TOKENS)
             blocks += -(-held // kind.block_size) + (held < tokens)
         return int((cache.num_blocks - 1) // blocks)  # vLLM reserves one block as a placeholder for freed ones
 
 
+def _quantization(kind: str) -> dict[str, Any] | None:
+    """How a checkpoint of llm-compressor describes such weights; vLLM makes random ones by it."""
+    if not kind:
+        return None
+    name, _, sixteen = kind.partition("+")
+    weights = {**_WEIGHTS[name], "symmetric": True, "dynamic": False}
+    at_once = {"dynamic": "local"} if name == "nvfp4" else {"strategy": "token", "dynamic": True}
+    activations = None if sixteen or name == "int4" else weights | at_once
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
+    layout = "float" if name == "fp8" else "nvfp4-pack" if name == "nvfp4" else "int" if activations else "pack"
+    groups = {"config_groups": {"group_0": group}, "ignore": ["lm_head"]}
+    return {"quant_method": "compressed-tensors", "format": f"{layout}-quantized", **groups}
+
+
 def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    plan = memory_plan(spec)
+    plan, precision = adapter.memory_plan(spec), Precision.of(spec.precision)
     checkpoint = spec.weights == "checkpoint"
     return {
-        "model": str(spec.checkpoint if checkpoint else directory / MODEL_DIRECTORY),
+        "model": str(spec.checkpoint if checkpoint else directory / adapter.MODEL_DIRECTORY),
         "load_format": "auto" if checkpoint else "dummy",
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
-        "dtype": spec.precision,
+        "dtype": precision.plain,
+        "kv_cache_dtype": _CACHES.get(precision.cache, "auto"),
         "seed": spec.seed,
         "max_model_len": spec.total_tokens,
         "max_num_seqs": spec.batch,
-        "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
-        "kv_cache_memory_bytes": plan.kv_cache_bytes,
+        "max_num_batched_tokens": max(adapter.PASS_TOKENS, spec.batch),
+        "kv_cache_memory_bytes": plan and plan.kv_cache_bytes,
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
         "disable_log_stats": False,  # otherwise there are no times of requests
@@ -167,7 +169,7 @@ def _times(metrics: Any) -> RequestTimes | None:
 
 def _initialize(model: Any, seed: int) -> None:
     """Initialise the weights as before training: matrices N(0, 0.02), norms 1, biases 0."""
-    torch = load_package("torch", "vLLM installs it")
+    torch = adapter.load_package("torch", "vLLM installs it")
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -178,7 +180,7 @@ def _initialize(model: Any, seed: int) -> None:
 
 def _package() -> Any:
     os.environ.update(_ENVIRONMENT)
-    package = load_package("vllm", "install vLLM (envs/vllm.yaml) and set engine.python to its Python")
+    package = adapter.load_package("vllm", "install vLLM (envs/vllm.yaml) and set engine.python to its Python")
     if tuple(int(part) for part in package.__version__.split(".")[:2] if part.isdigit()) < _OLDEST:
         raise UnfitMachine(
             f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install it again from "

@@ -116,6 +116,14 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
     )
 
 
+def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> str:
+    """The format of most of the weights that `read` finds; "" if they are not quantised. Raises SweetspotError too."""
+    found = read(config, beside)
+    formats = [found.rest, *found.named.values()] if found else []
+    quantised = [weights for weights, _ in formats if precision.bits(weights) < 16]
+    return max(quantised, key=quantised.count, default="")
+
+
 def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> Quantization:
     """The layout of compressed-tensors: groups of modules with the same formats, named or all "Linear" ones."""
     rest: tuple[str, str] = (_SIXTEEN, _SIXTEEN)

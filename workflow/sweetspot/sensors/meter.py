@@ -56,6 +56,9 @@ class Sensor(Protocol):
     def power_limit_w(self) -> float:
         """The power limit in force."""
 
+    def memory_bytes(self) -> int:
+        """The board's memory."""
+
     def strangers(self) -> tuple[int, ...] | None:
         """Ids of compute processes on the board that are not ours; None if the board lists no processes."""
 

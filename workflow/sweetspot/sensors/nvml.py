@@ -132,6 +132,10 @@ class NvmlSensor:
         """The limit in force, the lowest of all that are set."""
         return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
 
+    def memory_bytes(self) -> int:
+        """The board's memory, with the share that the driver keeps for itself (under 1 %)."""
+        return int(self._ask("nvmlDeviceGetMemoryInfo").total)
+
     def strangers(self) -> tuple[int, ...] | None:
         """Ids of the compute processes on the board that are not ours; None if the board does not tell.
 

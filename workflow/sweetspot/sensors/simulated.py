@@ -17,6 +17,7 @@ CONTEXT_W = 120.0
 # Power of running kernels, whatever they compute: raised clocks, schedulers, L2. With it the model matches the 413 W
 # that LLM-Inference-Bench (SC24 workshops) reports for TensorRT-LLM at batch 1, where 2 TB/s of weights are read.
 ACTIVE_W = 80.0
+FULL_LIMIT_W = 400.0  # a board with a lower power limit draws these powers in proportion to it
 LEAKAGE_PER_K = 0.004  # static power grows with temperature; 0.3-0.5 % per kelvin is usual for FinFET processes
 REFERENCE_C = 35.0
 AMBIENT_C = 28.0
@@ -50,7 +51,9 @@ class SimulatedGpu:
         self.gpu = gpu
         self.clock = VirtualClock()
         self.seed = seed
-        self.temperature_c = AMBIENT_C + KELVIN_PER_W * CONTEXT_W
+        share = min(1.0, gpu.tdp_w / FULL_LIMIT_W)
+        self._context_w, self._active_w = share * CONTEXT_W, share * ACTIVE_W
+        self.temperature_c = AMBIENT_C + KELVIN_PER_W * self._context_w
         self._ends = [0.0]  # end of each stretch of constant power, s
         self._busy_until = 0.0
         self._energies = [0.0]  # energy from time 0 to that end, J
@@ -62,13 +65,13 @@ class SimulatedGpu:
         for stretch in work:
             static_w = self._static_w()
             clock, duration_s = 1.0, stretch.duration_s
-            power_w = static_w + ACTIVE_W + stretch.dynamic_j / duration_s
+            power_w = static_w + self._active_w + stretch.dynamic_j / duration_s
             if power_w > self.gpu.tdp_w:
                 # Lower clocks also lower the voltage, so dynamic power falls with the square of the clock c: solve
-                # static + ACTIVE c + dynamic c^2 = cap. The same work takes 1/c times as long.
+                # static + active c + dynamic c^2 = cap. The same work takes 1/c times as long.
                 dynamic_w = stretch.dynamic_j / duration_s
                 room_w = self.gpu.tdp_w - static_w
-                clock = (math.sqrt(ACTIVE_W**2 + 4 * dynamic_w * room_w) - ACTIVE_W) / (2 * dynamic_w)
+                clock = (math.sqrt(self._active_w**2 + 4 * dynamic_w * room_w) - self._active_w) / (2 * dynamic_w)
                 duration_s /= clock
                 power_w = self.gpu.tdp_w
             self._spend(duration_s, power_w, clock)
@@ -105,7 +108,7 @@ class SimulatedGpu:
         self.temperature_c = settled_c + (self.temperature_c - settled_c) * math.exp(-duration_s / HEATING_S)
 
     def _static_w(self) -> float:
-        return CONTEXT_W * (1 + LEAKAGE_PER_K * (self.temperature_c - REFERENCE_C))
+        return self._context_w * (1 + LEAKAGE_PER_K * (self.temperature_c - REFERENCE_C))
 
     def _energy_at(self, at_s: float) -> float:
         self._settle()
@@ -163,6 +166,10 @@ class SimulatedSensor:
     def power_limit_w(self) -> float:
         """The limit never changes."""
         return self._device.gpu.tdp_w
+
+    def memory_bytes(self) -> int:
+        """That of the data sheet."""
+        return self._device.gpu.memory_bytes
 
     def strangers(self) -> tuple[int, ...]:
         """No other process uses the board."""
