@@ -334,7 +334,6 @@ REFUSALS = [
     *[(GQA, without(key), f"key '{key}' is missing; copy it from the publisher's config.json") for key in NEEDED],
     (GQA, without("model_type"), "key 'model_type' is missing, and transformers"),
     (MHA, without("ffn_dim"), "key 'ffn_dim' is missing; copy it from the publisher's config.json"),
-    (SLIDING, without("head_dim"), "key 'head_dim' is missing; copy it from the publisher's config.json"),
     (BIASED, without("num_key_value_heads"), "key 'num_key_value_heads' is missing; copy it from the publisher's"),
     (GQA, lambda c: c | {"hidden_size": None}, "key 'hidden_size' is missing; copy"),
     (GQA, lambda c: c | {"hidden_size": "12"}, "key 'hidden_size' is '12', not an integer; write it as in"),

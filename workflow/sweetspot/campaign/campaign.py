@@ -55,17 +55,11 @@ def _model(row: ModelRow, path: Path) -> Model:
     """Read a model. Raises SweetspotError if the table contradicts its quantization_config."""
     resolved = models.resolved(path)
     architecture = Architecture.of(resolved["architecture"])
-    published = Precision.of(architecture.precision)
-    if architecture.quantised:
-        asked = Precision.of(row.precision) if row.precision else published
-        if asked[:2] != published[:2]:
-            raise SweetspotError(
-                f"{row.model}: precision {asked.name} in the table of models, but {published.name} by the "
-                f"quantization_config of {path}; leave the column empty, or give the config.json of other weights"
-            )
-    return Model(
-        row, row.precision or (published.name if architecture.quantised else "bfloat16"), path, architecture, resolved
-    )
+    try:
+        precision = models.precision(architecture, Precision.of(row.precision) if row.precision else None)
+    except SweetspotError as error:
+        raise SweetspotError(f"{row.model}, with the config.json {path}: {error}") from None
+    return Model(row, precision.name, path, architecture, resolved)
 
 
 class Campaign:

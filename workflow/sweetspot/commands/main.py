@@ -15,6 +15,7 @@ from sweetspot.commands import (
     fit,
     kernels,
     meter,
+    model,
     plan,
     predict,
     probe,
@@ -25,7 +26,7 @@ from sweetspot.errors import SweetspotError
 
 # In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
 # answers at once, and `unattended` runs without the packages that fitting needs.
-COMMANDS = (plan, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset, kernels)
+COMMANDS = (plan, model, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset, kernels)
 
 
 def main(arguments: list[str] | None = None) -> int:

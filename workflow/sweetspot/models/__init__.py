@@ -18,13 +18,14 @@ from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.files import key, write_atomically
 from sweetspot.models import earlier, quantization
+from sweetspot.precision import Precision
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: it is not needed
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SIZES = (
     *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"),
-    *("intermediate_size", "ffn_dim", "head_dim"),
+    *("intermediate_size", "ffn_dim"),
 )
 _TEXT = ("text_config", "llm_config")
 _LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern")  # a kind for each layer
@@ -39,15 +40,16 @@ def find(place: str, base: Path = Path()) -> Path:
     path = base / place
     if path.exists() or not _HUB_NAME.fullmatch(place):
         return path / "config.json" if path.is_dir() else path
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         try:
             return Path(hf_hub_download(place, "config.json", local_files_only=True))
         except LocalEntryNotFoundError:
-            return Path(hf_hub_download(place, "config.json", etag_timeout=10))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            get_session().head(hf_hub_url(place, "config.json"), timeout=10)  # fails at once if there is no network
+            return Path(hf_hub_download(place, "config.json"))
+    except Exception as error:  # errors of the HTTP library, of the hub, and of the cache's file system
         raise SweetspotError(
             f"{place}: neither a file here nor a model whose config.json the hub's cache holds, and the hub does not "
             f"give it ({_first_line(error)}); download the config.json and name the file"
@@ -63,6 +65,22 @@ def load(path: Path) -> Architecture:
     if isinstance(config.get("architecture"), Mapping) and isinstance(config.get("config"), Mapping):
         return of_record(config)
     return _architecture(config, _name(file), file)
+
+
+def precision(architecture: Architecture, asked: Precision | None) -> Precision:
+    """The precision that a model has if `asked` is wanted; None: that of its file, bfloat16 if it is not quantised.
+
+    Raises SweetspotError if its published weights are quantised in another way.
+    """
+    published = Precision.of(architecture.precision)
+    if not architecture.quantised:
+        return asked or Precision.of("bfloat16")
+    if asked and asked[:2] != published[:2]:
+        raise SweetspotError(
+            f"{architecture.name}: precision {asked.name} is asked for, but its quantization_config says "
+            f"{published.name}; leave the precision out, or give the config.json of other weights"
+        )
+    return asked or published
 
 
 def of_record(record: Mapping[str, Any]) -> Architecture:
