@@ -64,9 +64,10 @@ class Reply:
 class Standin:
     """The package `name` in sys.modules, and a record of what was asked of it.
 
-    In place of NVML there is a sensor that nothing is asked of; `gpus` lists which GPU was wanted. `made` lists
-    (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A test may change
-    `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or "generate".
+    In place of NVML there are sensors that nothing is asked of; `gpus` and `boards` list which and how many were
+    wanted. `made` lists (class, arguments) in order, `batches` the prompts and sampling of every call of generate. A
+    test may change `reply_tokens`, or have `fail` raise what the real package would: fail(doing) with doing "load" or
+    "generate".
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, version: str) -> None:
@@ -75,6 +76,7 @@ class Standin:
         self.models: list[Any] = []
         self.closed = 0
         self.gpus: list[str | None] = []
+        self.boards: list[int | None] = []
         self.fail = lambda doing: None
         self.reply_tokens = lambda wanted: wanted
         self._monkeypatch, self._api, self._modules = monkeypatch, api(name), dict[str, ModuleType]()
@@ -82,7 +84,7 @@ class Standin:
             monkeypatch.setenv(variable, "unset")  # so that what an adapter sets ends with the test
         self.package = self.module(name, __version__=version)
         nvml = ModuleType("sweetspot.sensors.nvml")
-        nvml.open_sensor = self._open_sensor  # type: ignore[attr-defined]
+        nvml.open_sensors = self._open_sensors  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", nvml)
         cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
         self.module("torch", cuda=cuda, manual_seed=lambda seed: None, zeros=lambda size, device: None)
@@ -134,9 +136,13 @@ class Standin:
         self.batches.append((prompts, sampling))
         return [Reply(self.reply_tokens(sampling.max_tokens), index) for index in range(len(prompts))]
 
-    def _open_sensor(self, expected_gpu: str | None, uuid: str | None, servers: object) -> object:
-        self.gpus.append(expected_gpu)
-        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
+    def _open_sensors(self, gpu: str | None, boards: int | None, uuid: str | None, servers: object) -> list[object]:
+        self.gpus.append(gpu)
+        self.boards.append(boards)
+        return [
+            SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None)
+            for _ in range(boards or 1)
+        ]
 
     def close(self) -> None:
         """Counted."""

@@ -187,7 +187,7 @@ def test_a_job_goes_back_into_the_queue_and_ctrl_c_cancels_it(
     stub = nvml_stub.build(tmp_path)
     stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
     seen, python = tmp_path / "seen", tmp_path / "python"
-    find = "from sweetspot.sensors import nvml; print(nvml.open_sensor().uuid)"
+    find = "from sweetspot.sensors import nvml; print(nvml.open_sensors()[0].uuid)"
     settings = " ".join(f"{name}={value}" for name, value in stub.environment.items())
     python.write_text(f"#!/bin/sh\n{settings} {sys.executable} -c '{find}' >> {seen}\nexec {sys.executable} \"$@\"\n")
     python.chmod(0o755)
@@ -217,7 +217,9 @@ def test_each_job_finds_the_gpu_that_it_was_given(cluster: Path, tmp_path: Path)
     """Two jobs at a time on a node of two GPUs: each sees both boards and measures its own, by UUID."""
     stub = nvml_stub.build(tmp_path)
     stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
-    code = "import time; from sweetspot.sensors import nvml; print(nvml.open_sensor().uuid, flush=True); time.sleep(2)"
+    code = (
+        "import time; from sweetspot.sensors import nvml; print(nvml.open_sensors()[0].uuid, flush=True); time.sleep(2)"
+    )
     command = ["srun", "--quiet", "--partition=gpu", "--gpus=h100:1", "--mem=200", sys.executable, "-c", code]
     environment = {**os.environ, **stub.environment}
     environment.pop("CUDA_VISIBLE_DEVICES", None)

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A board: NVML's name, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision."""
+    """A board: NVML's name, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision.
+
+    `link_bytes_per_s` is what it can send to other boards of a node: NVLink's rate for boards that have it all to all,
+    otherwise that of PCIe 4.0 x16.
+    """
 
     name: str
     memory_bytes: int
     tdp_w: float
     bandwidth_bytes_per_s: float
     peak_flops: dict[str, float]
+    link_bytes_per_s: float = 32e9
 
 
 # NVIDIA's data sheets. Rates are dense (half of the figures with sparsity); float32 means TF32 on the tensor cores, on
@@ -27,16 +32,18 @@ _A10 = {"float32": 62.5e12, "bfloat16": 125e12, "float16": 125e12}
 _A30 = {"float32": 82e12, "bfloat16": 165e12, "float16": 165e12}
 _A6000 = {"float32": 77.4e12, "bfloat16": 154.8e12, "float16": 154.8e12}
 
+_NVLINK_4, _NVLINK_3, _NVLINK_2 = 450e9, 300e9, 150e9  # one direction: half of the data sheet's figure
+
 # Names are those that NVML reports. A chip's name alone means the first of its boards.
 _GPUS = (
-    Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100),
+    Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100, _NVLINK_4),
     Gpu("NVIDIA H100 PCIe", 80 * 1024**3, 350.0, 2.0e12, _H100_PCIE),
     Gpu("NVIDIA H100 NVL", 94 * 10**9, 400.0, 3.9e12, _NVL),
-    Gpu("NVIDIA H200", 141 * 10**9, 700.0, 4.8e12, _H100),
+    Gpu("NVIDIA H200", 141 * 10**9, 700.0, 4.8e12, _H100, _NVLINK_4),
     Gpu("NVIDIA H200 NVL", 141 * 10**9, 600.0, 4.8e12, _NVL),
-    Gpu("NVIDIA GH200 480GB", 96 * 10**9, 900.0, 4.0e12, _H100),  # the module: CPU and GPU share the 900 W
-    Gpu("NVIDIA A100-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100),
-    Gpu("NVIDIA A100-SXM4-40GB", 40 * 1024**3, 400.0, 1.555e12, _A100),
+    Gpu("NVIDIA GH200 480GB", 96 * 10**9, 900.0, 4.0e12, _H100, _NVLINK_4),  # the module: CPU and GPU share the 900 W
+    Gpu("NVIDIA A100-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100, _NVLINK_3),
+    Gpu("NVIDIA A100-SXM4-40GB", 40 * 1024**3, 400.0, 1.555e12, _A100, _NVLINK_3),
     Gpu("NVIDIA A100 80GB PCIe", 80 * 1024**3, 300.0, 1.935e12, _A100),
     Gpu("NVIDIA A100-PCIE-40GB", 40 * 1024**3, 250.0, 1.555e12, _A100),
     Gpu("NVIDIA L40S", 48 * 10**9, 350.0, 0.864e12, _L40S),
@@ -44,8 +51,8 @@ _GPUS = (
     Gpu("NVIDIA A30", 24 * 10**9, 165.0, 0.933e12, _A30),
     Gpu("NVIDIA A10", 24 * 10**9, 150.0, 0.6e12, _A10),
     Gpu("NVIDIA RTX A6000", 48 * 10**9, 300.0, 0.768e12, _A6000),
-    Gpu("Tesla V100-SXM2-32GB", 32 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}),
-    Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}),
+    Gpu("Tesla V100-SXM2-32GB", 32 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}, _NVLINK_2),
+    Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, {"float32": 15.7e12, "float16": 125e12}, _NVLINK_2),
     Gpu("Tesla T4", 16 * 10**9, 70.0, 0.32e12, {"float32": 8.1e12, "float16": 65e12}),
 )
 _FORMS = ("pcie", "nvl")  # a name with neither means the SXM module, or the only board

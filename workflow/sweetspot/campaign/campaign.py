@@ -20,7 +20,6 @@ from sweetspot.errors import SweetspotError
 from sweetspot.files import key, write_atomically
 from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
-from sweetspot.memory import Memory
 
 _SERVER = ("url", "command", "pid", "container")  # settings of servers
 
@@ -63,7 +62,6 @@ class Campaign:
             row.model: Model(row, path, architecture.load(path), architecture.resolved(path)) for row, path in chosen
         }
         self.python = self.config.engine.python or sys.executable
-        self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
         gpu = gpus.find(self.config.gpu)
         if gpu is None:
             raise SweetspotError(f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}")
@@ -120,6 +118,10 @@ class Campaign:
         """Where each measuring job keeps its files."""
         return {job: Place(self.directory, *job) for job in self.jobs}
 
+    def gpus_of_job(self, model: str) -> int:
+        """The number of GPUs that a job of a model takes."""
+        return self.models[model].row.parallelism.gpus
+
     def tables(self) -> list[str]:
         """The files that hold the campaign's rows: one per job, or the table named in the configuration."""
         if self.config.rows is not None:
@@ -170,6 +172,7 @@ class Campaign:
                     "name": name,
                     "source": model.architecture.source or model.row.architecture,
                     "precision": model.row.precision,
+                    **model.row.parallel,
                     "weights": self._weights(model.row),
                     "checkpoint": engines.identity(self._engine(name)).get("checkpoint"),
                     "parameters": model.architecture.parameters(),
@@ -221,6 +224,7 @@ class Campaign:
         }
         # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
+        engine |= row.parallel
         engine |= {name: value for name in _SERVER if (value := getattr(config, name)) is not None}
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
@@ -248,7 +252,9 @@ class Campaign:
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch = model.architecture
         weights, flags = self._weights(model.row), []
-        skipped = engines.refusal(self.config.engine.name, arch.model_type, model.row.precision, weights)
+        spread, precision = model.row.parallelism, model.row.precision
+        skipped = engines.refusal(self.config.engine.name, arch.model_type, precision, weights, spread)
+        skipped = skipped or spread.refusal(arch)
         if n + m > arch.max_positions:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
@@ -256,10 +262,11 @@ class Campaign:
                 skipped = skipped or (
                     f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
                 )
-        memory = Memory.of(arch, self.gpu, model.row.precision, self.config.engine.kv_cache_fraction)
+        memory = spread.memory(arch, self.gpu, precision, self.config.engine.kv_cache_fraction)
         fit = batch if weights == "served" else memory.requests(n, m)  # only a server knows what it holds
         if fit < 1:
-            skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {self.gpu.name}"
+            boards = f"{spread.gpus} {self.gpu.name}" if spread.gpus > 1 else self.gpu.name
+            skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {boards}"
         elif fit < batch:
             flags.append("kv_limited")
         status = "skipped" if skipped else "run"

@@ -16,6 +16,7 @@ from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.memory import PRECISIONS
+from sweetspot.parallelism import Parallelism
 from sweetspot.table.files import load, whole_numbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 else:
     EngineName = Literal[tuple(engines.names())]
     Precision = Literal[PRECISIONS]
+
+
+_PARALLEL = ("tensor_parallel", "pipeline_parallel", "expert_parallel")
 
 
 class _Strict(BaseModel):
@@ -165,6 +169,28 @@ class ModelRow(_Strict):
         description="Directory of a downloaded model with its weights, relative to this table. Its name identifies "
         "the weights: the directory may move, but other weights need another name.",
     )
+
+    tensor_parallel: Length = Field(
+        1, description="GPUs of one node that share each layer. It divides the model's attention heads."
+    )
+    pipeline_parallel: Length = Field(
+        1,
+        description="Groups of layers, each on `tensor_parallel` GPUs of its own; a job takes the product of both.",
+    )
+    expert_parallel: bool = Field(
+        False,
+        description="Whether the experts of a mixture are spread over the `tensor_parallel` GPUs, each whole on one.",
+    )
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the model is spread over GPUs."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.expert_parallel)
+
+    @property
+    def parallel(self) -> dict[str, Any]:
+        """The settings of `parallelism` that are not the default."""
+        return self.model_dump(include={*_PARALLEL}, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _checkpoint_for_its_weights(self) -> "ModelRow":

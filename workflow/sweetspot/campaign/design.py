@@ -162,6 +162,7 @@ def _grid(campaign: Campaign, model: str) -> pl.DataFrame:
             *("simulated", found.architecture, row.precision, "none", config.gpu, cell.batch, longest, longest),
             config.engine.kv_cache_fraction,
             config.seed,
+            **row.parallel,
         )
         energy_j, duration_s, waves = simulated.expected(spec, cell.input_tokens, cell.output_tokens)
         place = {name: getattr(cell, name) for name in CELL}

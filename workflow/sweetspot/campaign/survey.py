@@ -163,7 +163,8 @@ def as_text(found: Survey) -> str:
     if found.left:
         longest = max(found.left, key=lambda job: found.left_cost[job].time_s)
         cost = found.estimate([longest])
-        lines.append(f"       longest job: {_name(longest)}, about {_number(cost.time_s / 3600)} h")
+        hours = cost.time_s / 3600 / campaign.gpus_of_job(longest[0])
+        lines.append(f"       longest job: {_name(longest)}, about {_number(hours)} h")
     if found.again:
         lines += ["", f"warning: {warning(found)}"]
     for title, counts in (("skipped", skipped), ("without a valid repetition", found.invalid)):
@@ -181,21 +182,22 @@ def as_text(found: Survey) -> str:
 def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> None:
     campaign = found.campaign
     place, protocol = Place(campaign.directory, model, batch), campaign.config.protocol
+    boards = campaign.gpus_of_job(model)
     key = session.key(json.loads(campaign.measure_job(*jobs[0])), campaign.models[model].resolved)
     visits: dict[tuple[Cell, int | None], list[dict[str, Any]]] = {}
     others: dict[Cell, Cost] = {}
     simulate = _Simulator(campaign, model, batch)
     if (build_s := _build_s(place)) is not None:
-        found.builds_s[model, batch] = build_s
-        found.spent.time_s += build_s
+        found.builds_s[model, batch] = boards * build_s
+        found.spent.time_s += boards * build_s
     for record in journal.records(place.journals):
         ours = record["key"] == key
         if "load_s" in record and ours:
-            found.spent.time_s += record["load_s"]
-            found.loads_s.append(record["load_s"])
+            found.spent.time_s += boards * record["load_s"]
+            found.loads_s.append(boards * record["load_s"])
         if "rows" not in record:
             continue
-        cell, cost = rows.place(record), _cost(record)
+        cell, cost = rows.place(record), _cost(record, boards)
         if ours:
             visits.setdefault((cell, record["visit"]), []).append(record)
             found.spent.add(cost.time_s, cost.energy_j)
@@ -234,7 +236,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
 def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
     """What a job costs beyond loading and its visits: the anchor cell, and idle power at the end."""
     protocol, cells = campaign.config.protocol, campaign.jobs[job]
-    cost = Cost(protocol.idle_s, 0.0)
+    cost = Cost(campaign.gpus_of_job(job[0]) * protocol.idle_s, 0.0)
     every = protocol.anchor_every
     if every and 2 * visits >= every:
         lengths = sorted(((c.input_tokens, c.output_tokens) for c in cells), key=lambda cell: (sum(cell), cell))
@@ -274,7 +276,9 @@ class _Simulator:
             max_output_tokens=0,
             kv_cache_fraction=campaign.config.engine.kv_cache_fraction,
             seed=campaign.config.seed,
+            **campaign.models[model].row.parallel,
         )
+        self._gpus = spec.gpus
         self._runs: dict[Cell, tuple[float, float]] = {}
         self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
         self._engine = SimulatedEngine(spec, self._device, _SEGMENT_PASSES)
@@ -283,22 +287,23 @@ class _Simulator:
         """A visit of the cell as the protocol plans it."""
         duration_s, power_w = self._run(cell)
         time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
-        return Cost(time_s, time_s * power_w)
+        return Cost(self._gpus * time_s, time_s * power_w)
 
     def _run(self, cell: Cell) -> tuple[float, float]:
         if cell not in self._runs:
             start_s = self._device.clock.now()
             self._engine.run(*cell)
             end_s = self._device.clock.now()
-            self._runs[cell] = end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
+            energy_j = self._gpus * self._device.true_energy_j(start_s, end_s)
+            self._runs[cell] = end_s - start_s, energy_j / (end_s - start_s)
         return self._runs[cell]
 
 
-def _cost(record: Mapping[str, Any]) -> Cost:
-    """Time of a visit, and its energy: that time times the mean power of its windows."""
+def _cost(record: Mapping[str, Any], boards: int) -> Cost:
+    """GPU time of a visit on so many boards, and its energy: its time times the mean power of its windows."""
     powers_w = [row["power_w"] for row in record["rows"] if row["power_w"] is not None]
     took_s = record.get("took_s") or 0.0  # earlier versions did not record it
-    return Cost(took_s, took_s * fmean(powers_w) if powers_w else 0.0)
+    return Cost(boards * took_s, took_s * fmean(powers_w) if powers_w else 0.0)
 
 
 def _left(found: Survey) -> str:

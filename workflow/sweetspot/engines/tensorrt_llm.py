@@ -6,7 +6,7 @@ Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from sweetspot.engines.adapter import (
     synchronize,
 )
 from sweetspot.errors import SweetspotError, UnfitMachine
-from sweetspot.sensors import open_sensor
+from sweetspot.parallelism import Parallelism
+from sweetspot.sensors import open_sensors
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
@@ -60,12 +61,14 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, model_type: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Why the backend `name` cannot run such a model, or ""."""
     if model_type not in _MODEL_TYPES[name]:
         return f"engine {name} does not run {model_type} models; it runs {', '.join(_MODEL_TYPES[name])}"
     if precision not in PRECISIONS:
         return f"engine {name} runs in {' or '.join(PRECISIONS)} only, not in {precision}"
+    if parallelism.experts and name == _ENGINE:
+        return f"engine {name} is not known to spread experts over GPUs; use {_PYTORCH}, or leave expert_parallel out"
     if weights == "gaussian":
         return (
             f"engine {name} gives no access to its weights; write gaussian ones with transformers and use them as a "
@@ -77,7 +80,7 @@ def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Check version and memory, write the model's directory, build a TensorRT engine.
 
-    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build from the board's counter.
+    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build by the boards' counters.
     Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
     """
     package = _package()
@@ -86,8 +89,8 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     model = prepare_model(spec, directory)
     found: dict[str, Any] = {"memory": plan.as_dict()}
     if spec.name == _ENGINE:
-        sensor = open_sensor(spec.gpu)  # first, as in open_device
-        start_mj = sensor.energy_mj()
+        sensors = open_sensors(spec.gpu, spec.gpus)  # first, as in open_device
+        start_mj = sum(sensor.energy_mj() for sensor in sensors)
         with memory_watched(spec, "building the engine"):
             llm = _llm_class(spec)(
                 model=str(model),
@@ -100,18 +103,19 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
                 llm.save(str(directory / _ENGINE_DIRECTORY))
             finally:
                 llm.shutdown()
-        found["build_j"] = (sensor.energy_mj() - start_mj) / 1000
-        sensor.close()
+        found["build_j"] = (sum(sensor.energy_mj() for sensor in sensors) - start_mj) / 1000
+        for sensor in sensors:
+            sensor.close()
     return found
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sensor, Clock]:
-    """Load the engine on the GPU; returns it with that GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sequence[Sensor], Clock]:
+    """Load the engine on its GPUs; returns it with their sensors and the clock.
 
     Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    return TensorRtLlmEngine(spec, directory), sensor, WallClock()
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    return TensorRtLlmEngine(spec, directory), sensors, WallClock()
 
 
 class TensorRtLlmEngine:
@@ -158,7 +162,7 @@ class TensorRtLlmEngine:
 
         def generate(prompts: list[list[int]]) -> list[Reply]:
             done = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
-            synchronize()
+            synchronize(self._spec)
             return [Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
 
         return generate
@@ -197,6 +201,9 @@ def _common(spec: EngineSpec) -> dict[str, Any]:
         # Block reuse would skip the prefill of repeated prompts.
         "kv_cache_config": api.KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction),
         "scheduler_config": api.SchedulerConfig(capacity_scheduler_policy=policy),
+        "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        **({"moe_expert_parallel_size": spec.tensor_parallel} if spec.expert_parallel else {}),
     }
 
 
@@ -232,6 +239,8 @@ def _load_format(spec: EngineSpec) -> str:
 
 
 def _llm_class(spec: EngineSpec) -> Any:
+    if spec.gpus > 1:
+        os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] = "0"  # then MPI starts a worker for each GPU, below this process
     if spec.name == _ENGINE:
         return load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
     return _package().LLM

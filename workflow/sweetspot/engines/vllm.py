@@ -4,6 +4,8 @@ vLLM builds no engine: `build` checks everything that can be checked without loa
 """
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from sweetspot.engines.adapter import (
     synchronize,
 )
 from sweetspot.errors import SweetspotError, UnfitMachine
-from sweetspot.sensors import open_sensor
+from sweetspot.parallelism import Parallelism
+from sweetspot.sensors import open_sensors
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
@@ -33,7 +36,8 @@ FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
 _MODEL_TYPES = ("falcon", "gemma", "gemma2", "granite", "llama", "mistral", "opt", "qwen2")
-# Run the engine in this process, so that NVML counts its GPU use as ours.
+# Run the engine in this process, so that NVML counts its GPU use as ours. On several GPUs it starts a worker for each;
+# these are our descendants, and so ours too.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 _PASSES_IN_FLIGHT = 2  # asynchronous scheduling prepares a pass while another runs
 _GAUSSIAN_SD = 0.02  # the initializer_range of most published config.json files
@@ -44,7 +48,7 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, model_type: str, precision: str, weights: str) -> str:
+def refusal(name: str, model_type: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Why vLLM cannot run such a model, or ""."""
     if model_type not in _MODEL_TYPES:
         return f"engine {name} is not known to run {model_type} models; it runs {', '.join(_MODEL_TYPES)}"
@@ -70,13 +74,13 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     return {"memory": plan.as_dict()}
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
-    """Load the model on the GPU; returns the engine, that GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sequence[Sensor], Clock]:
+    """Load the model on its GPUs; returns the engine, their sensors and the clock.
 
     Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    return VllmEngine(spec, directory), sensor, WallClock()
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    return VllmEngine(spec, directory), sensors, WallClock()
 
 
 class VllmEngine:
@@ -91,7 +95,7 @@ class VllmEngine:
             self._llm = package.LLM(**_arguments(spec, directory))
             self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
-                self._llm.apply_model(lambda model: _initialize(model, spec.seed))
+                self._llm.apply_model(partial(_initialize, seed=spec.seed))  # workers can unpickle this, but no lambda
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
@@ -101,7 +105,7 @@ class VllmEngine:
 
         def generate(prompts: list[list[int]]) -> list[Reply]:
             done = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-            synchronize()
+            synchronize(self._spec)
             return [Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
 
         fit = self._requests_that_fit(input_tokens + output_tokens)
@@ -151,10 +155,14 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "max_model_len": spec.total_tokens,
         "max_num_seqs": spec.batch,
         "max_num_batched_tokens": max(PASS_TOKENS, spec.batch),
-        "kv_cache_memory_bytes": plan.kv_cache_bytes,
+        # Of each GPU, whatever it stores of the keys and values that others store too.
+        "kv_cache_memory_bytes": int(plan.kv_cache_bytes * spec.parallelism.kv_copies(spec.architecture) / spec.gpus),
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
         "disable_log_stats": False,  # otherwise there are no times of requests
+        "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        "enable_expert_parallel": spec.expert_parallel,
     }
 
 
