@@ -20,6 +20,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.files import key, write_atomically
 from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
+from sweetspot.sensors import visible_boards
 
 _SERVER = ("url", "command", "pid", "container")  # settings of servers
 
@@ -117,6 +118,18 @@ class Campaign:
     def places(self) -> dict[tuple[str, int, str], Place]:
         """Where each measuring job keeps its files."""
         return {job: Place(self.directory, *job) for job in self.jobs}
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether its jobs need real GPUs."""
+        return not engines.is_simulated(self.config.engine.name)
+
+    def gpus_here(self) -> int:
+        """The number of GPUs that jobs on this machine share; 1 if they share a server, or if no GPU is found."""
+        try:
+            return 1 if self.config.engine.url else max(1, visible_boards())
+        except SweetspotError:
+            return 1  # the job says what is wrong
 
     def gpus_of_job(self, model: str) -> int:
         """The number of GPUs that a job of a model takes."""

@@ -170,11 +170,12 @@ class ModelRow(_Strict):
         "the weights: the directory may move, but other weights need another name.",
     )
 
-    tensor_parallel: Length = Field(
-        1, description="GPUs of one node that share each layer. It divides the model's attention heads."
+    tensor_parallel: int = Field(
+        1, gt=0, description="GPUs of one node that share each layer. It divides the model's attention heads."
     )
-    pipeline_parallel: Length = Field(
+    pipeline_parallel: int = Field(
         1,
+        gt=0,
         description="Groups of layers, each on `tensor_parallel` GPUs of its own; a job takes the product of both.",
     )
     expert_parallel: bool = Field(

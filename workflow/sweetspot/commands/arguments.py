@@ -40,8 +40,8 @@ def add_set(command: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="one value for all rows of a missing column: model, batch, gpu, engine, precision or source; may be "
-        "repeated",
+        help="one value for all rows of a missing column: model, batch, gpu, engine, precision, parallelism or source; "
+        "may be repeated",
     )
 
 
@@ -67,7 +67,7 @@ def pairs(items: Iterable[str], option: str, form: str) -> dict[str, str]:
 
 
 def add_group(command: argparse.ArgumentParser) -> None:
-    """`--gpu`, `--engine` and `--precision`, which choose among the groups of one model."""
+    """`--gpu`, `--engine`, `--precision` and `--parallelism`, which choose among the groups of one model."""
     for name in SELECTORS:
         command.add_argument(f"--{name}", help="needed if the predictor holds several for this model")
 

@@ -16,7 +16,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command."""
     command = commands.add_parser(
         "compare",
-        help="compare two predictors or tables: GPUs, engines, precisions",
+        help="compare two predictors or tables: GPUs, engines, precisions, parallelism",
         description="Show how much more or less energy B needs than A for the same requests, with an interval, by "
         "region of batches and lengths. Predictors are compared by their laws within the range that both measured, "
         "tables by the cells they have in common.",
@@ -34,8 +34,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
             default=[],
             metavar="KEY=VALUE",
             dest=f"of_{letter}",
-            help=f"use only groups of {letter.upper()} with this in their model, gpu, engine or precision; may be "
-            "repeated",
+            help=f"use only groups of {letter.upper()} with this in their model, gpu, engine, precision or "
+            "parallelism; may be repeated",
         )
     command.add_argument("--json", action="store_true", help="print one JSON array with an object per pair")
     command.set_defaults(run=_run)

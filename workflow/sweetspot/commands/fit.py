@@ -14,12 +14,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "fit",
         help="fit energy laws to a table of measurements and validate them",
         description="Fit every energy law to a table of measurements, separately for each (model, gpu, engine, "
-        "precision), and validate the laws on held-out cells. Writes predictor.json, validation.csv and "
+        "precision, parallelism), and validate the laws on held-out cells. Writes predictor.json, validation.csv and "
         "predictions.parquet.",
         epilog="Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole "
-        "batch, whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source "
-        "(simulated, measured or published), valid. Common alternative column names are recognised and reported. Other "
-        "columns pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted",
+        "batch, whole boards, idle included). Optional: gpu, engine, precision, parallelism, duration_s, repetition, "
+        "source (simulated, measured or published), valid. Common alternative column names are recognised and "
+        "reported. Other columns pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 "
+        "--out fitted",
     )
     command.add_argument(
         "tables",

@@ -13,9 +13,9 @@ from scipy import stats
 
 from sweetspot.fit.solve import t_quantile
 from sweetspot.table.schema import CELL
-from sweetspot.vocabulary import CONFIDENCE
+from sweetspot.vocabulary import CONFIDENCE, SELECTORS
 
-_ALIKE = ["architecture", "gpu", "engine", "precision"]
+_ALIKE = ["architecture", *SELECTORS]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
 
 SCHEMA = {
@@ -23,9 +23,7 @@ SCHEMA = {
     "weights": pl.String,
     "reference_model": pl.String,
     "reference_weights": pl.String,
-    "gpu": pl.String,
-    "engine": pl.String,
-    "precision": pl.String,
+    **dict.fromkeys(SELECTORS, pl.String),
     "cells": pl.Int64,
     "ratio": pl.Float64,
     "low": pl.Float64,

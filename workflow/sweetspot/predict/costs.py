@@ -10,6 +10,7 @@ from typing import Any
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
 from sweetspot.predict.prediction import Interval, Prediction
+from sweetspot.vocabulary import SELECTORS
 
 _BEYOND = 4  # for a request rate, batches up to this many times the largest measured one are tried
 _SLOW = 0.95  # the latency of a mix of lengths is this quantile of its requests' latencies
@@ -91,7 +92,7 @@ class Costs:
         summariser: str | None = None,
         **choice: str | None,
     ) -> None:
-        """`place`: typical lengths, used to look up the group; `choice`: gpu, engine, precision."""
+        """`place`: typical lengths, used to look up the group; `choice`: of vocabulary.SELECTORS."""
         first = predictors.predict(predictor, model, place.input_tokens, place.output_tokens, batch, **choice)
         self._predictor, self._batch, self.rate_per_s = predictor, batch, rate_per_s
         self._model = {"model": first.model, **self._where(first)}
@@ -102,8 +103,9 @@ class Costs:
         if summariser is not None and summariser.casefold() != first.model.casefold():
             where = {"gpu": first.gpu, "engine": first.engine}
             same = [g for g in predictor["groups"] if g["model"].casefold() == summariser.casefold()]
-            if any(g["precision"] == first.precision for g in same):
-                where["precision"] = first.precision
+            for name in ("precision", "parallelism"):
+                if any(g[name] == getattr(first, name) for g in same):
+                    where[name] = getattr(first, name)
             found = predictors.predict(predictor, summariser, place.input_tokens, place.output_tokens, batch, **where)
             self._summariser = {"model": found.model, **self._where(found)}
         if rate_per_s is not None and first.duration_s is None:
@@ -115,7 +117,7 @@ class Costs:
 
     @staticmethod
     def _where(prediction: Prediction) -> dict[str, str]:
-        return {name: getattr(prediction, name) for name in ("gpu", "engine", "precision")}
+        return {name: getattr(prediction, name) for name in SELECTORS}
 
     @property
     def summariser(self) -> str:
@@ -129,7 +131,7 @@ class Costs:
 
     def _at(self, ask: Ask, batch: int) -> Prediction:
         who = self._summariser if ask.summary else self._model
-        model, where = who["model"], {name: who[name] for name in ("gpu", "engine", "precision")}
+        model, where = who["model"], {name: who[name] for name in SELECTORS}
         return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
 
     def energy_j(self, asks: Sequence[Ask], running: Running) -> float:

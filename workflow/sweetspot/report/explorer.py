@@ -11,12 +11,14 @@ from typing import Any
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
-from sweetspot.memory import Memory, element_bytes
+from sweetspot.memory import element_bytes
+from sweetspot.parallelism import Parallelism
 from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.results import Results, is_of, rows_of
 from sweetspot.report.words import Group
+from sweetspot.table.schema import GROUP
 
 _HERE = Path(__file__).parent
 _CELL = ("batch", "input_tokens", "output_tokens", "energy_per_output_token_j")
@@ -51,15 +53,16 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
     """What the law across models needs to predict the model of a group; None if it was not fitted to that model."""
     for entry in predictor.get("across_models", []):
         own = entry["models"].get(group["model"])
-        alike = all(entry[name] == group[name] for name in ("gpu", "engine", "source"))
+        alike = all(entry[name] == group[name] for name in ("gpu", "engine", "parallelism", "source"))
         if not (alike and own and not entry["reason"] and group["precision"] in entry["precisions"]):
             continue
         if "architecture" not in own:  # a file of an earlier version
             continue
         architecture, board = Architecture(**own["architecture"]), gpus.find(entry["gpu"])
-        memory = Memory.of(architecture, board, group["precision"]) if board else None
+        spread = Parallelism.parse(group["parallelism"])
+        memory = spread.memory(architecture, board, group["precision"]) if board else None
         return {
-            **{name: group[name] for name in ("model", "gpu", "engine", "precision", "source")},
+            **{name: group[name] for name in (*GROUP, "source")},
             **{name: entry[name] for name in ("measured_range", "idle_w", "power_cap_w")},
             "cells": own["cells"],
             "architecture": own["architecture"],
@@ -67,7 +70,7 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
                 **element_bytes(group["precision"])._asdict(),
                 "kv_cache_bytes": memory and memory.kv_cache_bytes,
                 "weights_gb": memory and f"{memory.weights_bytes / 1e9:.1f}",
-                "board": board and board.name,
+                "board": board and f"{'one' if spread.gpus == 1 else spread.gpus} {board.name}",
             },
             **{target: _law(entry[target]) for target in ("energy", "duration")},
             "own": {target: _prices(own[target] or entry[target]) for target in ("energy", "duration")},

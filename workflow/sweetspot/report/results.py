@@ -15,7 +15,7 @@ from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
 from sweetspot.table.files import read_result
 from sweetspot.table.schema import GROUP
-from sweetspot.vocabulary import UNSPECIFIED
+from sweetspot.vocabulary import ONE_GPU, UNSPECIFIED
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` with every column that figures and report use; missing ones are unspecified, valid, unflagged or null."""
     defaults: dict[str, tuple[Any, Any]] = {
         **{name: (UNSPECIFIED, pl.String) for name in (*GROUP, "source")},
+        "parallelism": (ONE_GPU, pl.String),
         **{name: ("", pl.String) for name in ("reasons", "flags")},
         "valid": (True, pl.Boolean),
         **{name: (None, pl.Float64) for name in ("duration_s", "idle_w")},

@@ -98,9 +98,12 @@ def open_sensors(
 def visible_boards() -> int:
     """As sensors.visible_boards."""
     try:
-        return len(_visible_boards(_Nvml())[0])
+        nvml = _Nvml()
+        found = len(_visible_boards(nvml)[0])
+        nvml("nvmlShutdown")
     except SensorError as error:
         raise UnfitMachine(str(error)) from None
+    return found
 
 
 def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], wanted: int) -> "NvmlSensor":

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandera.polars as pa
 
-from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
+from sweetspot.vocabulary import ONE_GPU, SELECTORS, SIMULATED, UNSAID, UNSPECIFIED
 
 GROUP = ["model", *SELECTORS]
 CELL = ["batch", "input_tokens", "output_tokens"]
@@ -27,6 +27,12 @@ class Row(pa.DataFrameModel):
     gpu: str = pa.Field(description="GPU, by its NVML name.", metadata={"default": UNSPECIFIED})
     engine: str = pa.Field(description="Inference engine.", metadata={"default": UNSPECIFIED})
     precision: str = pa.Field(description="Data type of the weights.", metadata={"default": UNSPECIFIED})
+    parallelism: str = pa.Field(
+        str_matches=r"^tp[1-9]\d*(-pp[1-9]\d*)?(-ep)?$",
+        description="GPUs that share each layer, groups of layers, and `ep` if experts are spread: `tp1`, `tp4`, "
+        "`tp2-pp2`, `tp8-ep`.",
+        metadata={"default": ONE_GPU},
+    )
     source: str = pa.Field(
         isin=SOURCES,
         description="Origin of the row: `simulated`, `simulated-kernels`, `measured` or `published`.",
@@ -82,5 +88,5 @@ class Row(pa.DataFrameModel):
 
 
 def group_name(group: Iterable[str]) -> str:
-    """A group (model, gpu, engine, precision) for display, without its unspecified parts."""
-    return ", ".join(part for part in group if part != UNSPECIFIED)
+    """A group (model, gpu, engine, precision, parallelism) for display, without what needs no mention."""
+    return ", ".join(part for part in group if part not in UNSAID)
