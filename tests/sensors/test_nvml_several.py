@@ -125,8 +125,8 @@ def test_a_job_takes_as_many_boards_as_it_needs(
 @pytest.mark.parametrize(
     ("boards", "lines", "wanted", "parts"),
     [
-        ((H100, OTHER), [], 8, ["needs 8 GPUs of one node, but 2 are visible", "tensor_parallel", *UUIDS[:2]]),
-        ((H100,), [], 2, ["needs 2 GPUs of one node, but 1 is visible"]),
+        ((H100, OTHER), [], 8, ["needs 8 GPUs of one node, but this process sees 2", "tensor_parallel", *UUIDS[:2]]),
+        ((H100,), [], 2, ["needs 2 GPUs of one node, but this process sees 1"]),
         ((H100, A100), [], 2, [f"1:{A100.split()[0]} is a NVIDIA A100", "all GPUs of a job must be alike"]),
         ((H100, OTHER), ["2/mig 1"], 2, [UUIDS[1], "MIG", "whole GPU"]),
         ((H100, OTHER), [f"process {os.getpid()} 2"], 2, [f"{NAMES[1]} is in use by process {os.getpid()}"]),

@@ -37,6 +37,10 @@ class Parallelism(NamedTuple):
         """The number of boards."""
         return self.tensor * self.pipeline
 
+    def on(self, gpu: Gpu) -> str:
+        """The boards in words: their kind, with their number if there are several."""
+        return f"{self.gpus} {gpu.name}" if self.gpus > 1 else gpu.name
+
     def kv_copies(self, architecture: Architecture) -> float:
         """How often each cached key and value is stored: once, unless more boards than heads share a layer."""
         return max(1.0, self.tensor / architecture.kv_heads)

@@ -278,7 +278,7 @@ class Campaign:
         memory = spread.memory(arch, self.gpu, precision, self.config.engine.kv_cache_fraction)
         fit = batch if weights == "served" else memory.requests(n, m)  # only a server knows what it holds
         if fit < 1:
-            boards = f"{spread.gpus} {self.gpu.name}" if spread.gpus > 1 else self.gpu.name
+            boards = spread.on(self.gpu)
             skipped = skipped or f"memory: weights and the KV cache of one request exceed the memory of {boards}"
         elif fit < batch:
             flags.append("kv_limited")

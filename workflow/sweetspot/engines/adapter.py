@@ -58,10 +58,9 @@ def memory_plan(spec: EngineSpec) -> Memory:
         raise SweetspotError(f"gpu {spec.gpu!r} is not known; known: {', '.join(gpus.names())}")
     memory = spec.parallelism.memory(arch, gpu, spec.precision, spec.kv_cache_fraction)
     if memory.requests(spec.total_tokens, 0) < 1:
-        boards = f"{spec.gpus} {gpu.name}" if spec.gpus > 1 else gpu.name
         raise SweetspotError(
             f"{arch.name}: weights and the KV cache of one request of {spec.total_tokens} tokens exceed the memory of "
-            f"{boards}; choose shorter cells, a larger GPU, or spread the model over more GPUs (tensor_parallel)"
+            f"{spec.parallelism.on(gpu)}; choose shorter cells, a larger GPU, or more of them (tensor_parallel)"
         )
     return memory
 

@@ -65,7 +65,7 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     memory = spec.parallelism.memory(arch, board, spec.precision, spec.kv_cache_fraction)
     if memory.kv_cache_bytes <= 0:
         size = f"{memory.weights_bytes / 1e9:.1f} GB"
-        raise SweetspotError(f"{arch.name}: {size} of weights exceed the memory of {spec.gpus} {board.name}")
+        raise SweetspotError(f"{arch.name}: {size} of weights exceed the memory of {spec.parallelism.on(board)}")
     return {"memory": memory.as_dict()}
 
 

@@ -48,8 +48,7 @@ _MODEL_TYPES = {
     _ENGINE: ("falcon", "gemma", "gemma2", "granite", "llama", "opt", "qwen2"),
     _PYTORCH: ("llama", "qwen2"),
 }
-# Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
-_ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
 # Importing the package runs MPI_Init. Inside srun or mpirun, as under Slurm, that would join the launcher's MPI job or
 # fail, so the launchers' variables go first, as trtllm-llmapi-launch does for its task.
 _LAUNCHERS = ("SLURM_", "PMIX_", "PMI_", "OMPI_", "MPI_", "UCX_", "I_MPI_", "HYDRA_", "MPICH_", "MV2_", "CRAY_")
@@ -239,8 +238,9 @@ def _load_format(spec: EngineSpec) -> str:
 
 
 def _llm_class(spec: EngineSpec) -> Any:
-    if spec.gpus > 1:
-        os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] = "0"  # then MPI starts a worker for each GPU, below this process
+    # Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours. Several GPUs
+    # need a worker each, which MPI starts.
+    os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] = "1" if spec.gpus == 1 else "0"
     if spec.name == _ENGINE:
         return load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
     return _package().LLM

@@ -78,10 +78,9 @@ def waves(
     memory = spread.memory(architecture, board, precision)
     together = memory.requests(input_tokens, output_tokens)
     if together < 1:
-        boards = f"{'one' if spread.gpus == 1 else spread.gpus} {board.name}"
         raise SweetspotError(
             f"{architecture.name}: {memory.weights_bytes / 1e9:.1f} GB of weights and the KV cache of one request of "
-            f"{input_tokens} + {output_tokens} tokens do not fit on {boards}"
+            f"{input_tokens} + {output_tokens} tokens do not fit on {spread.on(board)}"
         )
     return -(-batch // together)
 

@@ -70,7 +70,7 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
                 **element_bytes(group["precision"])._asdict(),
                 "kv_cache_bytes": memory and memory.kv_cache_bytes,
                 "weights_gb": memory and f"{memory.weights_bytes / 1e9:.1f}",
-                "board": board and f"{'one' if spread.gpus == 1 else spread.gpus} {board.name}",
+                "board": board and spread.on(board),
             },
             **{target: _law(entry[target]) for target in ("energy", "duration")},
             "own": {target: _prices(own[target] or entry[target]) for target in ("energy", "duration")},

@@ -42,9 +42,8 @@ def open_sensors(
         used = _boards_of(nvml, servers)
         if used and len(used) != boards:
             raise UnfitMachine(
-                f"the server runs on {len(used)} GPU{'s' * (len(used) > 1)} ({', '.join(used)}), but its model on "
-                f"{boards}: set tensor_parallel and pipeline_parallel in the table of models to what the server was "
-                "started with"
+                f"the server runs on {len(used)} GPUs ({', '.join(used)}), but its model on {boards}: set "
+                "tensor_parallel and pipeline_parallel in the table of models to what it was started with"
             )
         visible, names, also = _visible_boards(nvml)
         if uuid is not None and uuid.startswith("MIG-"):
@@ -64,9 +63,8 @@ def open_sensors(
         wanted = boards or 1
         if len(chosen) < wanted:
             raise UnfitMachine(
-                f"the model needs {wanted} GPUs of one node, but {len(chosen)} "
-                f"{'is' if len(chosen) == 1 else 'are'} visible to this process: ask the scheduler for {wanted}, or "
-                f"lower tensor_parallel or pipeline_parallel in the table of models{also}:{listed}"
+                f"the model needs {wanted} GPUs of one node, but this process sees {len(chosen)}: ask the scheduler "
+                f"for {wanted}, or lower tensor_parallel or pipeline_parallel in the table of models{also}:{listed}"
             )
         sensors, faults = list[NvmlSensor](), list[UnfitMachine]()
         for gpu in chosen:
@@ -109,7 +107,6 @@ def visible_boards() -> int:
 def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], wanted: int) -> "NvmlSensor":
     """The sensor of a board. Raises UnfitMachine if it is not the expected one, cannot be measured or is in use."""
     nvml = _Nvml()
-    nvml.place = f"GPU {uuid}"
     sensor = NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByUUID", uuid), servers=servers)
     board = f"GPU {sensor.name if wanted > 1 else uuid}"
     if nvml.maybe("nvmlDeviceGetMigMode", [0], sensor.handle)[0]:
@@ -129,10 +126,7 @@ def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], w
             "it, or use another GPU"
         )
     if servers and not sensor.has_ours():
-        raise UnfitMachine(
-            f"the server is not on {board}: no process of it is among those on that board; name its GPU with "
-            "CUDA_VISIBLE_DEVICES=UUID"
-        )
+        raise UnfitMachine(f"no process of the server is on {board}: name its GPU with CUDA_VISIBLE_DEVICES=UUID")
     # No point in loading a model if these fail.
     sensor.energy_mj()
     sensor.event_reasons()

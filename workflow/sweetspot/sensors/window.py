@@ -45,6 +45,9 @@ BOARD_WIDE = {
 }
 
 
+_ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j", "tail_j")  # of a verdict
+
+
 @dataclass(frozen=True)
 class Sample:
     """One poll: time in s, counter in mJ, powers in W. The last three are None if the driver refused them."""
@@ -155,24 +158,9 @@ def judge(readings: Sequence[Readings], limits: Limits) -> Verdict:
     """The verdict on a window. It depends only on edges and samples, so it can be repeated at any time."""
     verdicts = [_judge_one(one.edges, one.samples, limits) for one in readings]
     reasons = _of_boards({one.board: verdict.reasons for one, verdict in zip(readings, verdicts, strict=True)})
-    return Verdict(
-        _total(verdict.energy_j for verdict in verdicts),
-        _total(verdict.energy_instant_j for verdict in verdicts),
-        _total(verdict.energy_average_j for verdict in verdicts),
-        _total(verdict.tail_j for verdict in verdicts),
-        reasons,
-        tuple(verdict.energy_j for verdict in verdicts),
-    )
-
-
-def _total(energies_j: Iterable[float | None]) -> float | None:
-    """The sum; None if one is None."""
-    total_j = 0.0
-    for energy_j in energies_j:
-        if energy_j is None:
-            return None
-        total_j += energy_j
-    return total_j
+    parts = {name: [getattr(verdict, name) for verdict in verdicts] for name in _ENERGIES}
+    totals = {name: None if None in energies else sum(energies) for name, energies in parts.items()}
+    return Verdict(**totals, reasons=reasons, shares_j=tuple(parts["energy_j"]))
 
 
 def _judge_one(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
