@@ -99,6 +99,7 @@ def test_rows_of_several_boards(stub: Stub, inside: Callable[..., Any], tmp_path
     frame = read([place.rows]).frame
     assert frame["energy_j_per_gpu"].list.len().unique().to_list() == [2]
     assert frame["parallelism"].unique().to_list() == ["tp2"]
+    assert frame["engine"].unique().to_list() == ["vllm"], "the number of GPUs is no other set-up"
 
 
 # Which boards.

@@ -156,25 +156,23 @@ class Meter:
         If a sensor fails during the work, the window is invalid. Raises SensorError if it fails before the work, or if
         the work fails with it.
         """
+        boards = len(self._sensors)
         shared, unchecked = set[int](), set[int]()  # boards that others use, and that list no processes
 
         def check() -> None:
-            for index, sensor in enumerate(self._sensors):
-                with _of_board(index):
-                    self._power_limits_w[index].add(sensor.power_limit_w())
-                    found = sensor.strangers()
-                if found:
-                    shared.add(index)
-                if found is None:
-                    unchecked.add(index)
-                else:
-                    unchecked.discard(index)
+            now = self._of_each(lambda sensor: (sensor.power_limit_w(), sensor.strangers()))
+            for index, (limit_w, strangers) in enumerate(now):
+                self._power_limits_w[index].add(limit_w)
+                shared.update([index] if strangers else ())
+            unchecked.clear()
+            unchecked.update(index for index, (_, strangers) in enumerate(now) if strangers is None)
 
         self._patiently(check)
         opened = self._next_steps()
         start_s, offset_s = self.clock.now(), self.clock.offset_s()
         end_s: float | None = None
         samples: list[Sample] = []
+        last: tuple[str, ...] = ()
         try:
             with self.polling(check) as samples:
                 work()
@@ -185,20 +183,16 @@ class Meter:
         except SensorError as error:
             if end_s is None:
                 raise
-            failed = [(error.reason,) * (index == error.board) for index in range(len(self._sensors))]
-            edges = [
-                Edges(start_s, end_s, counter, seen=(*reason, *seen), failed=True, opened_s=at_s)
-                for (counter, at_s), reason, seen in zip(opened, failed, self._seen(shared), strict=True)
-            ]
+            first = [(error.reason,) * (index == error.board) for index in range(boards)]
+            closed, later, failed = [(None, 0.0)] * boards, [(None, 0.0)] * boards, True
         else:
-            common = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S), also()
-            edges = [
-                Edges(start_s, end_s, step[0], *first, *second, (*common[0], *seen, *common[1]), opened_s=step[1])
-                for step, first, second, seen in zip(opened, closed, later, self._seen(shared), strict=True)
-            ]
-        boards = len(self._sensors)
+            first, last, failed = [("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S)] * boards, also(), False
         names = [sensor.name for sensor in self._sensors] if boards > 1 else [""]
-        readings = [Readings(own, tuple(samples[i::boards]), names[i]) for i, own in enumerate(edges)]
+        readings = []
+        for index, (counter, at_s) in enumerate(opened):
+            seen = (*first[index], *self._seen(index, index in shared), *last)
+            edges = Edges(start_s, end_s, counter, *closed[index], *later[index], seen, failed, at_s)
+            readings.append(Readings(edges, tuple(samples[index::boards]), names[index]))
         return Window(
             **vars(judge(readings, self._limits)),
             start_s=start_s,
@@ -211,36 +205,36 @@ class Meter:
             readings=tuple(readings),
         )
 
-    def _seen(self, shared: set[int]) -> list[tuple[str, ...]]:
-        """For each board, what was seen of it."""
-        return [
-            ("other_process",) * (index in shared) + ("power_limit_changed",) * (len(limits_w) > 1)
-            for index, limits_w in enumerate(self._power_limits_w)
-        ]
+    def _seen(self, index: int, shared: bool) -> tuple[str, ...]:
+        changed = len(self._power_limits_w[index]) > 1
+        return ("other_process",) * shared + ("power_limit_changed",) * changed
 
     def _samples(self) -> list[Sample]:
-        found = []
-        for index, sensor in enumerate(self._sensors):
-            with _of_board(index):
-                found.append(
-                    Sample(
-                        self.clock.now(),
-                        sensor.energy_mj(),
-                        sensor.power_instant_w(),
-                        sensor.power_average_w(),
-                        _if_known(sensor.temperature_c),
-                        _if_known(sensor.sm_clock_mhz),
-                        _if_known(sensor.event_reasons),
-                    )
-                )
-        return found
+        return self._of_each(
+            lambda sensor: Sample(
+                self.clock.now(),
+                sensor.energy_mj(),
+                sensor.power_instant_w(),
+                sensor.power_average_w(),
+                _if_known(sensor.temperature_c),
+                _if_known(sensor.sm_clock_mhz),
+                _if_known(sensor.event_reasons),
+            )
+        )
 
     def _counters(self) -> list[tuple[int, float]]:
         """The counter of each board in mJ, and when it was read: one right after another."""
-        found = []
-        for index, sensor in enumerate(self._sensors):
-            with _of_board(index):
-                found.append((sensor.energy_mj(), self.clock.now()))
+        return self._of_each(lambda sensor: (sensor.energy_mj(), self.clock.now()))
+
+    def _of_each(self, read: Callable[[Sensor], T]) -> list[T]:
+        """What `read` finds for each board; a SensorError says whose it is."""
+        found: list[T] = []
+        for sensor in self._sensors:
+            try:
+                found.append(read(sensor))
+            except SensorError as error:
+                error.board = len(found)
+                raise
         return found
 
     def _next_steps(self) -> list[tuple[int | None, float]]:
@@ -276,16 +270,6 @@ def _if_known(read: Callable[[], T]) -> T | None:
         raise
     except SensorError:
         return None
-
-
-@contextmanager
-def _of_board(index: int) -> Iterator[None]:
-    """Say in a SensorError which of the meter's boards it is about."""
-    try:
-        yield
-    except SensorError as error:
-        error.board = index
-        raise
 
 
 def _joined(boards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
