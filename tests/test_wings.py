@@ -10,7 +10,7 @@ import pytest
 from sweetspot import __doc__ as written
 
 PACKAGE = Path(__file__).resolve().parents[1] / "workflow/sweetspot"
-BASE = ("errors", "files", "gpus", "precision", "architecture", "memory", "vocabulary")
+BASE = ("errors", "files", "gpus", "precision", "architecture", "memory", "parallelism", "vocabulary")
 MAY_IMPORT = {  # the wings that each may import, besides the base and itself
     "base": (),
     "sensors": (),

@@ -97,9 +97,9 @@ def test_what_an_engine_cannot_run_is_skipped_with_its_reason(
         campaign(tmp_path, [line], engine={"name": name})
 
 
-@pytest.mark.parametrize(("name", "gpus"), [("simulated", 0), ("vllm", 1), ("trt-engine", 1), ("trt-pytorch", 1)])
-def test_only_real_engines_ask_for_a_gpu(name: str, gpus: int, tmp_path: Path) -> None:
-    assert campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine={"name": name}).gpus_per_job == gpus
+@pytest.mark.parametrize(("name", "real"), [("simulated", False), ("vllm", True), ("trt-engine", True)])
+def test_only_real_engines_need_a_gpu(name: str, real: bool, tmp_path: Path) -> None:
+    assert campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine={"name": name}).needs_gpus == real
 
 
 def test_a_checkpoint_that_moved_is_the_same_and_one_of_another_name_is_not(tmp_path: Path) -> None:

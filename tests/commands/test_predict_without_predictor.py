@@ -45,7 +45,7 @@ def test_it_says_what_a_request_exceeds(capsys: pytest.CaptureFixture[str]) -> N
         ([*LLAMA, *LENGTHS, "--gpu", "TPU", "--precision", "float16"], "on TPU"),
         ([*LLAMA, *LENGTHS], "give --architecture, --gpu and --precision"),
         (["--model", "llama-3.1-8b", *LENGTHS, *BOARD], "--model needs --predictor"),
-        ([*LLAMA, *LENGTHS, *BOARD, "--strict"], "neither --engine nor --strict"),
+        ([*LLAMA, *LENGTHS, *BOARD, "--strict"], "neither --engine, --parallelism nor --strict"),
         ([*LLAMA, *LENGTHS[:5], "0", *BOARD], "batch is 0"),
         ([*LLAMA, "--input-tokens", "900000", "--output-tokens", "1", *BOARD], "exceeds the KV cache"),
     ],

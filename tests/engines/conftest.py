@@ -18,11 +18,12 @@ def board(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
     """A sensor that nothing is asked of, and the servers' processes that it was told of."""
     told: list[set[int]] = []
 
-    def open_sensor(gpu: str | None, uuid: str | None, owners: set[int]) -> object:
+    def open_sensors(gpu: str | None, boards: int, uuid: str | None, owners: set[int]) -> list[object]:
         told.append(set(owners))
-        return SimpleNamespace(environment=lambda: {"CUDA_VISIBLE_DEVICES": "GPU-7"})
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
+        return [SimpleNamespace(name="0:GPU-7", has_ours=lambda: True)]
 
-    monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", SimpleNamespace(open_sensor=open_sensor))
+    monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", SimpleNamespace(open_sensors=open_sensors))
     return told
 
 

@@ -129,8 +129,7 @@ def measuring(place: Path, command: str, wait: bool = True) -> Iterator["subproc
     code = f"""
 import sys, time, types
 sys.path[:0] = {sys.path!r}
-sensor = types.SimpleNamespace(environment=dict)
-sys.modules["sweetspot.sensors.nvml"] = types.SimpleNamespace(open_sensor=lambda *given: sensor)
+sys.modules["sweetspot.sensors.nvml"] = types.SimpleNamespace(open_sensors=lambda *given: [None])
 import serving, pathlib
 wanted = serving.spec("vllm-server", command={command!r})
 place = pathlib.Path({str(place)!r})

@@ -47,7 +47,9 @@ def table(
                 for of, factor in zip((ENERGY, TIME), off, strict=True)
             )
             cell = {"batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": energy, "duration_s": duration}
-            rows.append({"model": model, "gpu": "H100", "engine": "e", "precision": "bfloat16"} | cell)
+            rows.append(
+                {"model": model, "gpu": "H100", "engine": "e", "precision": "bfloat16", "parallelism": "tp1"} | cell
+            )
     frame = pl.DataFrame(rows).with_columns(source=pl.lit("measured"), waves=pl.lit(1.0))
     return frame.with_columns(pl.lit(value).alias(name) for name, value in columns.items())
 
@@ -163,13 +165,14 @@ def test_what_is_shared_and_what_is_not() -> None:
     rows = table()
     half = rows.with_columns(precision=pl.when(pl.col("model") < "h").then(pl.lit("float16")).otherwise("precision"))
     assert [set(e["precisions"]) for e in fit_across_models(half, ARCHS)] == [{"float16", "bfloat16"}]
-    apart = pl.concat([rows, table(source="simulated"), table(engine="f"), table(precision="fp8")])
-    entries = fit_across_models(apart, ARCHS)
-    assert len(entries) == 4
+    others = [table(source="simulated"), table(engine="f"), table(precision="fp8"), table(parallelism="tp2")]
+    entries = fit_across_models(pl.concat([rows, *others]), ARCHS)
+    assert len(entries) == 5
     with pytest.raises(SweetspotError, match=r"choose with --gpu, --engine, --precision[\s\S]*H100, f"):
         choose(entries)
     assert choose(entries, engine="F")["engine"] == "f"
     assert choose(entries, precision="fp8")["precisions"] == ["fp8"]
+    assert choose(entries, parallelism="tp2")["parallelism"] == "tp2"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_a_model_that_only_four_bits_fit_the_board_with() -> None:
 def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:
     assert waves(NEW, "H100", "bfloat16", 4096, 4096, 128) > 1
     assert waves(NEW, "some board", "bfloat16", 4096, 4096, 128) == 1
-    with pytest.raises(SweetspotError, match="do not fit on one NVIDIA H100"):
+    with pytest.raises(SweetspotError, match="do not fit on NVIDIA H100"):
         waves(NEW, "H100", "bfloat16", 10**6, 10**6, 1)
     cells = [*CELLS, (128, 4096, 4096)]
     rows = table({"llama": NEW, **ARCHS}, cells)

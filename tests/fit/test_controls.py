@@ -19,6 +19,7 @@ def rows(model: str, weights: str, factor: float, cells: int = 6, repetitions: i
                 "gpu": "H100",
                 "engine": "vllm",
                 "precision": "bfloat16",
+                "parallelism": "tp1",
                 "batch": 8,
                 "input_tokens": 64 * (cell + 1),
                 "output_tokens": 64,
@@ -62,7 +63,15 @@ def test_one_cell_takes_its_interval_from_the_repetitions() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"architecture": "other"}, {"gpu": "H200"}, {"precision": "float16"}, {"valid": False}, {"batch": 16}]
+    "change",
+    [
+        {"architecture": "other"},
+        {"gpu": "H200"},
+        {"precision": "float16"},
+        {"parallelism": "tp2"},
+        {"valid": False},
+        {"batch": 16},
+    ],
 )
 def test_what_is_not_alike_is_not_compared(change: dict[str, object]) -> None:
     table = pl.concat([rows("a", "dummy", 0.9), rows("b", "checkpoint", 1.0, **change)])

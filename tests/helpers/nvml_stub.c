@@ -18,7 +18,7 @@ enum { OK, UNINITIALIZED, INVALID, UNSUPPORTED, NO_PERMISSION, NOT_FOUND = 6, TO
 enum { LINES = 64, WIDTH = 1024, SEGMENTS = 128 };
 
 typedef struct { double from, to; char key[48], value[WIDTH]; } Line;
-typedef struct { Line line[LINES]; int lines; double now; } State;
+typedef struct { Line line[LINES]; int lines; double now; uintptr_t board; } State;
 
 static int users; /* nvmlInit is counted: the last nvmlShutdown ends the library */
 
@@ -46,9 +46,16 @@ static void read_state(State *state) {
     if (file) fclose(file);
 }
 
+/* "2/KEY" is about the second board, "KEY" about all. */
+static int of_board(const State *state, const char *own, const char *key) {
+    const char *slash = strchr(own, '/');
+    if (!slash) return !strcmp(own, key);
+    return strtoul(own, NULL, 10) == state->board && !strcmp(slash + 1, key);
+}
+
 static const char *find(const State *state, const char *key, const char *otherwise) {
     for (int i = state->lines - 1; i >= 0; i--)
-        if (!strcmp(state->line[i].key, key) && state->now >= state->line[i].from && state->now < state->line[i].to)
+        if (of_board(state, state->line[i].key, key) && state->now >= state->line[i].from && state->now < state->line[i].to)
             return state->line[i].value;
     return otherwise;
 }
@@ -95,8 +102,8 @@ static double energy(const State *state, double end) {
 }
 
 static double last_step(const State *state) {
-    double step = number(state, "step", 0.1);
-    return floor(state->now / step) * step;
+    double step = number(state, "step", 0.1), phase = number(state, "phase", 0);
+    return floor((state->now - phase) / step) * step + phase;
 }
 
 static double mean_mw(const State *state, double span) {
@@ -111,9 +118,10 @@ static unsigned long long counter_mj(const State *state) {
 }
 
 /* What every call begins with: is the library up, the board there, and the call to succeed? */
-static int begin(State *state, const char *function) {
+static int begin(State *state, const char *function, uintptr_t board) {
     char key[96];
     read_state(state);
+    state->board = board;
     state->now = 0;
     state->now = now(state);
     snprintf(key, sizeof key, "fail:%.80s", function);
@@ -124,10 +132,11 @@ static int begin(State *state, const char *function) {
     return find(state, "lost", NULL) && strncmp(function, "nvmlSystem", 10) ? LOST : OK;
 }
 
-#define BEGIN                                   \
+#define BEGIN_ON(board)                         \
     State state;                                \
-    int code = begin(&state, __func__);         \
+    int code = begin(&state, __func__, board);  \
     if (code) return code
+#define BEGIN BEGIN_ON(0)
 
 /* Boards: the lines "gpu UUID NAME", in order; a handle is the number of the line, from 1. */
 static const char *board(const State *state, uintptr_t handle) {
@@ -139,7 +148,7 @@ static const char *board(const State *state, uintptr_t handle) {
 int nvmlInitWithFlags(unsigned flags) {
     State state;
     (void)flags;
-    int code = begin(&state, __func__);
+    int code = begin(&state, __func__, 0);
     if (code && code != UNINITIALIZED) return code;
     if (!board(&state, 1)) return NO_DRIVER;
     users++;
@@ -173,8 +182,20 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *handle) {
     if (number(&state, "denied", -1) == index) return NO_PERMISSION;
     return board(&state, index + 1) ? OK : INVALID;
 }
-int nvmlDeviceGetUUID(uintptr_t handle, char *to, unsigned length) {
+int nvmlDeviceGetHandleByUUID(const char *uuid, uintptr_t *handle) {
     BEGIN;
+    const char *text;
+    for (*handle = 1; (text = board(&state, *handle)); ++*handle)
+        if (!strncmp(text, uuid, strlen(uuid)) && text[strlen(uuid)] == ' ') return OK;
+    return NOT_FOUND;
+}
+int nvmlDeviceGetIndex(uintptr_t handle, unsigned *index) {
+    BEGIN_ON(handle);
+    *index = handle - 1;
+    return OK;
+}
+int nvmlDeviceGetUUID(uintptr_t handle, char *to, unsigned length) {
+    BEGIN_ON(handle);
     const char *text = board(&state, handle);
     char uuid[96];
     unsigned bad, error;
@@ -182,27 +203,25 @@ int nvmlDeviceGetUUID(uintptr_t handle, char *to, unsigned length) {
     return text && sscanf(text, "%95s", uuid) == 1 ? copy(to, length, uuid) : NOT_FOUND;
 }
 int nvmlDeviceGetName(uintptr_t handle, char *to, unsigned length) {
-    BEGIN;
+    BEGIN_ON(handle);
     const char *text = board(&state, handle), *space = text ? strchr(text, ' ') : NULL;
     return space ? copy(to, length, space + 1) : NOT_FOUND;
 }
 int nvmlDeviceGetVbiosVersion(uintptr_t handle, char *to, unsigned length) {
-    BEGIN;
-    (void)handle;
+    BEGIN_ON(handle);
     return copy(to, length, find(&state, "vbios", "96.00.89.00.01"));
 }
 
 #define UNSIGNED(function, key, otherwise)           \
     int function(uintptr_t handle, unsigned *value) { \
-        BEGIN;                                       \
-        (void)handle;                                \
+        BEGIN_ON(handle);                           \
         *value = number(&state, key, otherwise);     \
         return OK;                                   \
     }
 #define UNSIGNED_OF(function, key, otherwise)                   \
     int function(uintptr_t handle, int what, unsigned *value) { \
-        BEGIN;                                                  \
-        (void)handle, (void)what;                               \
+        BEGIN_ON(handle);                           \
+        (void)what;                               \
         *value = number(&state, key, otherwise);                \
         return OK;                                              \
     }
@@ -216,8 +235,7 @@ UNSIGNED_OF(nvmlDeviceGetDefaultApplicationsClock, "default_clock", 1980)
 
 static int pair(uintptr_t handle, const char *function, unsigned *a, unsigned *b, unsigned first, unsigned second) {
     State state;
-    int code = begin(&state, function);
-    (void)handle;
+    int code = begin(&state, function, handle);
     *a = first, *b = second;
     return code;
 }
@@ -225,12 +243,12 @@ int nvmlDeviceGetPowerManagementLimitConstraints(uintptr_t handle, unsigned *low
     return pair(handle, __func__, low, high, 200000, 700000);
 }
 int nvmlDeviceGetEccMode(uintptr_t handle, unsigned *current, unsigned *pending) {
-    BEGIN;
+    BEGIN_ON(handle);
     unsigned mode = number(&state, "ecc", 1);
     return pair(handle, __func__, current, pending, mode, mode);
 }
 int nvmlDeviceGetMigMode(uintptr_t handle, unsigned *current, unsigned *pending) {
-    BEGIN;
+    BEGIN_ON(handle);
     unsigned mode = number(&state, "mig", 0);
     return pair(handle, __func__, current, pending, mode, mode);
 }
@@ -241,15 +259,14 @@ int nvmlDeviceGetMemoryInfo(uintptr_t handle, unsigned long long *total_free_use
     return OK;
 }
 int nvmlDeviceGetCurrentClocksEventReasons(uintptr_t handle, unsigned long long *bits) {
-    BEGIN;
-    (void)handle;
+    BEGIN_ON(handle);
     *bits = strtoull(find(&state, "reasons", "0"), NULL, 0);
     return OK;
 }
 
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } Process;
 int nvmlDeviceGetComputeRunningProcesses_v3(uintptr_t handle, unsigned *count, Process *processes) {
-    BEGIN;
+    BEGIN_ON(handle);
     unsigned room = processes ? *count : 0;
     *count = 0;
     for (int i = 0; i < state.lines; i++) {
@@ -271,8 +288,7 @@ typedef struct {
     union { double d; unsigned u; unsigned long long ull; } value;
 } Field;
 int nvmlDeviceGetFieldValues(uintptr_t handle, int count, Field *fields) {
-    BEGIN;
-    (void)handle;
+    BEGIN_ON(handle);
     for (Field *field = fields; field < fields + count; field++) {
         char key[32];
         snprintf(key, sizeof key, "fail:%u", field->field);

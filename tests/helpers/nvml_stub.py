@@ -73,7 +73,11 @@ class Stub:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to find it."""
-        return {"LD_LIBRARY_PATH": str(self.directory), "NVML_STUB": str(self.file)}
+        return {
+            "LD_LIBRARY_PATH": str(self.directory),
+            "NVML_STUB": str(self.file),
+            "TMPDIR": str(self.directory),  # leases of its boards
+        }
 
     def clock(self) -> StubClock:
         return StubClock(self.time)
@@ -82,9 +86,9 @@ class Stub:
         """Be this from now on.
 
         Lines are "key value": gain, factor (of the counter), step, instant, average (s), stuck and reset (s), lost,
-        process (id; and the number of a board, from 1), reasons (bits), limit_mw, driver, vbios, ecc, mig,
-        fail:FUNCTION or fail:FIELD (NVML's code). "@FROM-TO key value" holds between two moments. `real`: time is the
-        machine's.
+        process (id; and the number of a board, from 1), reasons (bits), limit_mw, driver, vbios, ecc, mig, trace, phase
+        (s, of the counter's steps), fail:FUNCTION or fail:FIELD (NVML's code). "2/key value" is about the second board,
+        "@FROM-TO key value" holds between two moments. `real`: time is the machine's.
         """
         clock = f"epoch {time.monotonic() - START_S!r}" if real else f"time {self.time}"
         text = [clock, *(f"gpu {board}" for board in boards), *([f"trace {trace}"] if trace else []), *lines]

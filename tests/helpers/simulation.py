@@ -40,7 +40,7 @@ class Bench:
         self.idle_w, _ = measure_idle(self.meter(), self.protocol)
 
     def meter(self) -> Meter:
-        return open_meter(self.sensor, self.device.clock, self.protocol)
+        return open_meter([self.sensor], self.device.clock, self.protocol)
 
     def cell(self, n: int, m: int, flags: str = "") -> list[dict[str, Any]]:
         """All visits of a cell, one after the other."""

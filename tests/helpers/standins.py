@@ -78,6 +78,7 @@ class Standin:
         self.closed = 0
         self.gpus: list[str | None] = []
         self.board_bytes = BOARD_BYTES
+        self.boards: list[int | None] = []
         self.fail = lambda doing: None
         self.reply_tokens = lambda wanted: wanted
         self._monkeypatch, self.api, self._modules = monkeypatch, api(name), dict[str, ModuleType]()
@@ -85,7 +86,7 @@ class Standin:
             monkeypatch.setenv(variable, "unset")  # so that what an adapter sets ends with the test
         self.package = self.module(name, __version__=version)
         nvml = ModuleType("sweetspot.sensors.nvml")
-        nvml.open_sensor = self._open_sensor  # type: ignore[attr-defined]
+        nvml.open_sensors = self._open_sensors  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "sweetspot.sensors.nvml", nvml)
         cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
         self.module("torch", cuda=cuda, manual_seed=lambda seed: None, zeros=lambda size, device: None)
@@ -141,10 +142,14 @@ class Standin:
         self.batches.append((prompts, sampling))
         return [Reply(self.reply_tokens(sampling.max_tokens), index) for index in range(len(prompts))]
 
-    def _open_sensor(self, expected_gpu: str | None, uuid: str | None, servers: object) -> object:
-        self.gpus.append(expected_gpu)
+    def _open_sensors(self, gpu: str | None, boards: int | None, uuid: str | None, servers: object) -> list[object]:
+        self.gpus.append(gpu)
+        self.boards.append(boards)
         told = {"memory_bytes": lambda: self.board_bytes, "power_limit_w": lambda: 700.0}
-        return SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None, **told)
+        return [
+            SimpleNamespace(energy_mj=iter((1_000_000, 4_500_000)).__next__, close=lambda: None, **told)
+            for _ in range(boards or 1)
+        ]
 
     def close(self) -> None:
         """Counted."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import nvml_inside
 import nvml_stub
 from nvml_stub import Stub
 
@@ -24,4 +25,6 @@ def inside(stub: Stub) -> Iterator[Callable[..., Any]]:
             patch.setenv(name, value)
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            yield lambda function, *arguments: pool.submit(function, stub, *arguments).result(timeout=60)
+            yield lambda function, *arguments: pool.submit(nvml_inside.apart, function, stub, *arguments).result(
+                timeout=60
+            )

@@ -144,7 +144,7 @@ def test_ending_the_polls_does_not_lengthen_the_window() -> None:
 
     clock = WallClock()
     limits = Limits(tolerance=9.0, poll_gap_s=1.0, counter_timeout_s=1.0, sensor_s=0.1)
-    window = Meter(Slow(), clock, limits, poll_s=0.05, step_s=0.02).window(lambda: clock.sleep(0.3))
+    window = Meter([Slow()], clock, limits, poll_s=0.05, step_s=0.02).window(lambda: clock.sleep(0.3))
     assert window.duration_s == pytest.approx(0.3, abs=0.02)
     assert window.energy_instant_j == pytest.approx(300 * window.duration_s, rel=0.01)
 

@@ -140,7 +140,7 @@ def test_a_reading_that_fails_for_a_moment_spoils_nothing(
     assert window.reasons == ()
     assert window.energy_j == pytest.approx(4800, rel=0.005)
     assert window.energy_instant_j == pytest.approx(4800, rel=0.005)
-    assert window.processes_checked
+    assert "processes_unchecked" not in window.flags
 
 
 @pytest.mark.parametrize("code", [3, 4, 999])
@@ -163,7 +163,7 @@ def test_a_board_that_lists_no_processes_is_measured_and_flagged(
     stub.set(f"fail:nvmlDeviceGetComputeRunningProcesses_v3 {code}", trace=CONSTANT)
     window = inside(nvml_inside.measure, 12.0, Protocol())
     assert window.energy_j == pytest.approx(4800, rel=0.005)
-    assert (window.reasons, window.processes_checked) == ((), False)
+    assert (window.reasons, window.flags) == ((), ("processes_unchecked",))
 
 
 def test_a_window_shorter_than_the_sensor_has_its_reason(stub: Stub, inside: Callable[..., Any]) -> None:
@@ -194,12 +194,10 @@ def test_a_power_limit_changed_between_two_windows_is_found(stub: Stub, inside: 
     ],
 )
 def test_throttling_is_a_flag(stub: Stub, inside: Callable[..., Any], bits: str, flags: list[str]) -> None:
-    from sweetspot.sensors.window import regime
-
     stub.set(f"@{MID}-{MID + 0.2} reasons {bits}", trace=CONSTANT)
     window = inside(nvml_inside.measure, 12.0, Protocol())
     assert window.reasons == ()
-    assert regime(window.event_reasons) == flags
+    assert list(window.flags) == flags
 
 
 def test_a_lost_gpu_explains_why_the_work_failed(stub: Stub, inside: Callable[..., Any]) -> None:

@@ -48,7 +48,7 @@ def test_somebody_else_beside_the_server_is_refused(
 
 def test_a_server_on_another_board_is_refused(stub: Stub, inside: Callable[..., Any], server: tuple[int, int]) -> None:
     stub.set()
-    assert "the server is not on GPU" in inside(beside_a_server, {server[0]}, [], True)
+    assert "no process of the server is on GPU" in inside(beside_a_server, {server[0]}, [], True)
 
 
 def test_the_servers_board_is_found_among_several(

@@ -60,13 +60,17 @@ def states(before: set[int]) -> Counter[str]:
 
 
 def test_the_campaign_runs_with_the_slurm_profile(cluster: Path, checkout: Checkout) -> None:
-    """On a cluster without accounting, of which nothing is said in the profile."""
+    """On a cluster without accounting, of which nothing is said in the profile; one model takes both GPUs of a node."""
     before = set(slurm.jobs())
     adapt(checkout)
     old = checkout.path / "results/slurm-logs/rule_measure/old/1.log"
     old.parent.mkdir(parents=True)
     old.touch()
     os.utime(old, (0, 0))
+    table = checkout.path / "config/models.tsv"
+    header, *lines = table.read_text().splitlines()
+    spread = [f"{line}\t{2 if line.startswith('opt-1.3b') else ''}" for line in lines]
+    table.write_text("\n".join([f"{header}\ttensor_parallel", *spread, ""]))
     checkout.configure(campaign="cluster", batches=[8], select=["opt-1.3b", "llama-3.2-1b"])
     said = checkout.run(profile="slurm")
     assert "using squeue for job states" in said
@@ -75,16 +79,27 @@ def test_the_campaign_runs_with_the_slurm_profile(cluster: Path, checkout: Check
     assert rows.select("model", "input_tokens", "output_tokens").unique().height == 2 * 6
     jobs = new_jobs(before).values()
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
-    on_gpu = [job for job in jobs if job.get("TresPerJob") == "gres:gpu:h100:1"]
-    rules = Counter(job["Comment"].split("_wildcards")[0] for job in on_gpu)
-    assert rules == {"rule_build_engine": 2, "rule_measure": 2}
+    on_gpu = [job for job in jobs if "TresPerJob" in job]
+    rules = Counter((job["Comment"].split("_wildcards")[0], job["TresPerJob"], job["JOB_GRES"]) for job in on_gpu)
+    assert rules == {
+        (rule, f"gres:gpu:h100:{boards}", f"gpu:h100:{boards}"): 1  # requested and granted
+        for rule in ("rule_build_engine", "rule_measure")
+        for boards in (1, 2)
+    }
     assert {job["Partition"] for job in on_gpu} == {"gpu"}
-    assert {job["NumCPUs"] for job in on_gpu} == {"8"}
-    assert {job["JOB_GRES"] for job in on_gpu} == {"gpu:h100:1"}, "granted"
+    assert {(job["NumCPUs"], job["NumNodes"]) for job in on_gpu} == {("8", "1")}
+    assert set(rows.select("model", "parallelism", "gpus").unique().rows()) == {
+        ("opt-1.3b", "tp2", 2),
+        ("llama-3.2-1b", "tp1", 1),
+    }
     others = [job for job in jobs if job not in on_gpu]
     assert len(others) == 1, "one job for everything after the measurements"
     assert others[0]["Partition"] == "cpu"
     assert "TresPerJob" not in others[0]
+    table.write_text(table.read_text().replace("\t2\n", "\t8\n"))
+    refused = checkout.snakemake("--until", "build_engine", profile="slurm")
+    assert refused.returncode != 0
+    assert "Requested node configuration is not available" in refused.stdout + refused.stderr, "Slurm's own words"
 
 
 def test_faults_of_a_cluster(cluster: Path, checkout: Checkout) -> None:
@@ -187,7 +202,7 @@ def test_a_job_goes_back_into_the_queue_and_ctrl_c_cancels_it(
     stub = nvml_stub.build(tmp_path)
     stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
     seen, python = tmp_path / "seen", tmp_path / "python"
-    find = "from sweetspot.sensors import nvml; print(nvml.open_sensor().uuid)"
+    find = "from sweetspot.sensors import nvml; print(nvml.open_sensors()[0].uuid)"
     settings = " ".join(f"{name}={value}" for name, value in stub.environment.items())
     python.write_text(f"#!/bin/sh\n{settings} {sys.executable} -c '{find}' >> {seen}\nexec {sys.executable} \"$@\"\n")
     python.chmod(0o755)
@@ -217,7 +232,9 @@ def test_each_job_finds_the_gpu_that_it_was_given(cluster: Path, tmp_path: Path)
     """Two jobs at a time on a node of two GPUs: each sees both boards and measures its own, by UUID."""
     stub = nvml_stub.build(tmp_path)
     stub.set(boards=(nvml_stub.H100, nvml_stub.OTHER))
-    code = "import time; from sweetspot.sensors import nvml; print(nvml.open_sensor().uuid, flush=True); time.sleep(2)"
+    code = (
+        "import time; from sweetspot.sensors import nvml; print(nvml.open_sensors()[0].uuid, flush=True); time.sleep(2)"
+    )
     command = ["srun", "--quiet", "--partition=gpu", "--gpus=h100:1", "--mem=200", sys.executable, "-c", code]
     environment = {**os.environ, **stub.environment}
     environment.pop("CUDA_VISIBLE_DEVICES", None)

@@ -45,6 +45,11 @@ if workflow.is_main_process:
     if survey.warning(found):
         logger.warning(survey.warning(found))
 
+# On one machine, as many measuring jobs run at a time as its GPUs allow; each takes GPUs that no other job has.
+if workflow.is_main_process and workflow.nodes is None and CAMPAIGN.needs_gpus:
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", CAMPAIGN.gpus_here())
+
 OUT = str(CAMPAIGN.directory)
 # Not a parameter, since another path to the same Python must not rerun anything.
 os.environ.update(SWEETSPOT_PYTHON=CAMPAIGN.python)
@@ -114,6 +119,10 @@ def measure_job(wildcards):
     )
 
 
+def gpus_of_job(wildcards):
+    return CAMPAIGN.gpus_of_job(wildcards.model)
+
+
 def to_measure(wildcards):
     """A block's inputs while its rows are missing; once they exist, changes to an engine must not remake them."""
     model, batch, block = wildcards.model, wildcards.batch, wildcards.block
@@ -123,5 +132,5 @@ def to_measure(wildcards):
 
 
 # Snakemake inspects their signatures several times per job, which takes longer than calling them.
-for function in (measure_job, to_measure):
+for function in (gpus_of_job, measure_job, to_measure):
     function.__signature__ = inspect.signature(function)

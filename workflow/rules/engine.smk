@@ -9,7 +9,7 @@ rule build_engine:
     conda:
         "../../envs/engine.yaml"
     resources:
-        gpu=CAMPAIGN.gpus_per_job,
+        gpu=gpus_of_job,
     params:
         job=engine_job,
     shell:

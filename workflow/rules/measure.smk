@@ -13,7 +13,7 @@ rule measure:
     conda:
         "../../envs/engine.yaml"
     resources:
-        gpu=CAMPAIGN.gpus_per_job,
+        gpu=gpus_of_job,
     params:
         job=measure_job,
     shell:

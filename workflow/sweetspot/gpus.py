@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Gpu:
-    """A board: NVML's name, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision."""
+    """A board: NVML's name, memory in bytes, power limit in W, bandwidth in B/s, dense FLOP/s by precision.
+
+    `link_bytes_per_s` is what it can send to other boards of a node: NVLink's rate for boards that have it all to all,
+    otherwise that of PCIe 4.0 x16.
+    """
 
     name: str
     memory_bytes: int
     tdp_w: float
     bandwidth_bytes_per_s: float = math.nan
     peak_flops: Mapping[str, float] = field(default_factory=dict)
+    link_bytes_per_s: float = 32e9
 
 
 # NVIDIA's data sheets. Rates are dense (half of the figures with sparsity) and accumulate in float32, at half rate on
@@ -42,29 +47,32 @@ _PRO_6000_MAX_Q = _rates(438.9, 219.5, fp8=877.8, int8=877.8, fp4=1755.7)
 _V100 = {"float32": 15.7e12, "float16": 125e12}
 _T4 = {"float32": 8.1e12, "float16": 65e12, "int8": 130e12}
 
+# One direction: half of the data sheet's figure. Export versions of the A100 and H100 have less.
+_NVLINK_5, _NVLINK_4, _NVLINK_3, _NVLINK_2, _EXPORT = 900e9, 450e9, 300e9, 150e9, 200e9
+
 # Names are those that NVML reports. A chip's name alone means the first of its boards.
 _GPUS = (
-    Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100),
+    Gpu("NVIDIA H100 80GB HBM3", 80 * 1024**3, 700.0, 3.35e12, _H100, _NVLINK_4),
     Gpu("NVIDIA H100 PCIe", 80 * 1024**3, 350.0, 2.0e12, _H100_PCIE),
     Gpu("NVIDIA H100 NVL", 94 * 10**9, 400.0, 3.9e12, _NVL),
-    Gpu("NVIDIA H200", 141 * 10**9, 700.0, 4.8e12, _H100),
+    Gpu("NVIDIA H200", 141 * 10**9, 700.0, 4.8e12, _H100, _NVLINK_4),
     Gpu("NVIDIA H200 NVL", 141 * 10**9, 600.0, 4.8e12, _NVL),
     # The module: CPU and GPU share the 900 W. The first two are named by the CPU's memory.
-    Gpu("NVIDIA GH200 480GB", 96 * 10**9, 900.0, 4.0e12, _H100),
-    Gpu("NVIDIA GH200 120GB", 96 * 10**9, 900.0, 4.0e12, _H100),
-    Gpu("NVIDIA GH200 144G HBM3e", 144 * 10**9, 900.0, 4.9e12, _H100),
-    Gpu("NVIDIA H20", 96 * 10**9, 400.0, 4.0e12, _H20),
-    Gpu("NVIDIA H20-3e", 141 * 10**9, 400.0, 4.8e12, _H20),
-    Gpu("NVIDIA H800", 80 * 1024**3, 700.0, 3.35e12, _H100),
+    Gpu("NVIDIA GH200 480GB", 96 * 10**9, 900.0, 4.0e12, _H100, _NVLINK_4),
+    Gpu("NVIDIA GH200 120GB", 96 * 10**9, 900.0, 4.0e12, _H100, _NVLINK_4),
+    Gpu("NVIDIA GH200 144G HBM3e", 144 * 10**9, 900.0, 4.9e12, _H100, _NVLINK_4),
+    Gpu("NVIDIA H20", 96 * 10**9, 400.0, 4.0e12, _H20, _NVLINK_4),
+    Gpu("NVIDIA H20-3e", 141 * 10**9, 400.0, 4.8e12, _H20, _NVLINK_4),
+    Gpu("NVIDIA H800", 80 * 1024**3, 700.0, 3.35e12, _H100, _EXPORT),
     Gpu("NVIDIA H800 PCIe", 80 * 1024**3, 350.0, 2.0e12, _H100_PCIE),
-    Gpu("NVIDIA B200", 180 * 10**9, 1000.0, 7.7e12, _B200),
-    Gpu("NVIDIA GB200", 186 * 10**9, 1200.0, 8.0e12, _GB200),
-    Gpu("NVIDIA B300 SXM6 AC", 270 * 10**9, 1100.0, 7.7e12, _B300),
-    Gpu("NVIDIA A100-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100),
-    Gpu("NVIDIA A100-SXM4-40GB", 40 * 1024**3, 400.0, 1.555e12, _A100),
+    Gpu("NVIDIA B200", 180 * 10**9, 1000.0, 7.7e12, _B200, _NVLINK_5),
+    Gpu("NVIDIA GB200", 186 * 10**9, 1200.0, 8.0e12, _GB200, _NVLINK_5),
+    Gpu("NVIDIA B300 SXM6 AC", 270 * 10**9, 1100.0, 7.7e12, _B300, _NVLINK_5),
+    Gpu("NVIDIA A100-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100, _NVLINK_3),
+    Gpu("NVIDIA A100-SXM4-40GB", 40 * 1024**3, 400.0, 1.555e12, _A100, _NVLINK_3),
     Gpu("NVIDIA A100 80GB PCIe", 80 * 1024**3, 300.0, 1.935e12, _A100),
     Gpu("NVIDIA A100-PCIE-40GB", 40 * 1024**3, 250.0, 1.555e12, _A100),
-    Gpu("NVIDIA A800-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100),
+    Gpu("NVIDIA A800-SXM4-80GB", 80 * 1024**3, 400.0, 2.039e12, _A100, _EXPORT),
     Gpu("NVIDIA A800 80GB PCIe", 80 * 1024**3, 300.0, 1.935e12, _A100),
     Gpu("NVIDIA L40S", 48 * 10**9, 350.0, 0.864e12, _rates(362, 183, fp8=733, int8=733)),
     Gpu("NVIDIA L40", 48 * 10**9, 300.0, 0.864e12, _rates(181, 90.5, fp8=362, int8=362)),
@@ -78,8 +86,8 @@ _GPUS = (
     Gpu("NVIDIA RTX A6000", 48 * 10**9, 300.0, 0.768e12, _rates(154.8, 77.4, int8=309.7)),
     Gpu("NVIDIA GeForce RTX 5090", 32 * 10**9, 575.0, 1.792e12, _rates(209.5, 104.8, fp8=419, int8=838, fp4=1676)),
     Gpu("NVIDIA GeForce RTX 4090", 24 * 10**9, 450.0, 1.008e12, _rates(165.2, 82.6, fp8=330.3, int8=660.6)),
-    Gpu("Tesla V100-SXM2-32GB", 32 * 1024**3, 300.0, 0.9e12, _V100),
-    Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, _V100),
+    Gpu("Tesla V100-SXM2-32GB", 32 * 1024**3, 300.0, 0.9e12, _V100, _NVLINK_2),
+    Gpu("Tesla V100-SXM2-16GB", 16 * 1024**3, 300.0, 0.9e12, _V100, _NVLINK_2),
     Gpu("Tesla T4", 16 * 10**9, 70.0, 0.32e12, _T4),
 )
 # What tells boards of a chip apart. A name without any of these means the SXM module, or the only board; a name without

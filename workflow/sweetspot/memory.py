@@ -19,14 +19,13 @@ _MANY = 1 << 20  # requests of a model that keeps nothing
 
 @dataclass(frozen=True)
 class Memory:
-    """How a model fills the memory of its boards, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
+    """How a model fills the memory of a board, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
 
     architecture: Architecture
-    board_bytes: int  # of all boards
+    board_bytes: int
     weights_bytes: int
     kv_cache_bytes: int
     cached_bytes: float  # of one cached key or value
-    copies: float = 1.0  # of the cache on boards that have no key/value head of their own
 
     @classmethod
     def of(
@@ -35,27 +34,16 @@ class Memory:
         gpu: Gpu,
         precision: str,
         kv_cache_fraction: float = KV_CACHE_FRACTION,
-        tensor_parallel: int = 1,
-        pipeline_parallel: int = 1,
     ) -> "Memory":
-        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave.
-
-        Boards share the weights evenly. Those of a tensor-parallel group share the key/value heads as far as there are
-        heads; beyond that, and of a latent cache (MLA), each has a copy.
-        """
+        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave."""
         sizes = element_bytes(precision)
-        boards = gpu.memory_bytes * tensor_parallel * pipeline_parallel
         weights = architecture.weight_bytes(sizes)
-        attends = architecture.attention_layers
-        shared_by = 1 if attends is None or attends.latent else attends.kv_heads
-        copies = max(1.0, tensor_parallel / shared_by) if attends else 1.0
-        return cls(
-            architecture, boards, int(weights), int(kv_cache_fraction * (boards - weights)), sizes.cached, copies
-        )
+        cache = int(kv_cache_fraction * (gpu.memory_bytes - weights))
+        return cls(architecture, gpu.memory_bytes, int(weights), cache, sizes.cached)
 
     def requests(self, input_tokens: int, output_tokens: int) -> int:
         """How many requests of these lengths fit in the KV cache at once; 0 if not even one does."""
-        kept = self.architecture.kv_bytes(input_tokens + output_tokens, self.cached_bytes) * self.copies
+        kept = self.architecture.kv_bytes(input_tokens + output_tokens, self.cached_bytes)
         return int(max(0, self.kv_cache_bytes) // kept) if kept else _MANY
 
     def as_dict(self) -> dict[str, int]:

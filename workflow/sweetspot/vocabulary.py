@@ -1,7 +1,10 @@
 """Names and numbers that tables, laws and pages share."""
 
-SELECTORS = ("gpu", "engine", "precision")  # with the model, they make a group: rows that one law may describe
+# With the model, they make a group: rows that one law may describe.
+SELECTORS = ("gpu", "engine", "precision", "parallelism")
 UNSPECIFIED = "unspecified"  # the value of a column that the table lacks
+ONE_GPU = "tp1"  # the parallelism of a model on one GPU, and of a table that does not state it
+UNSAID = (UNSPECIFIED, ONE_GPU)  # parts of a group that need no mention
 
 CONFIDENCE = 0.95  # of every interval
 LEVEL = f"{100 * CONFIDENCE:g} %"

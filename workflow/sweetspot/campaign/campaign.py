@@ -21,8 +21,8 @@ from sweetspot.files import key, write_atomically
 from sweetspot.gpus import Gpu
 from sweetspot.measure import probe
 from sweetspot.measure.journal import Place
-from sweetspot.memory import Memory
 from sweetspot.precision import Precision
+from sweetspot.sensors import visible_boards
 
 _SERVER = ("url", "command", "pid", "container")  # settings of servers
 
@@ -75,11 +75,10 @@ class Campaign:
         chosen, self.left_out = selected(self.config)
         self.models = {row.model: _model(row, path) for row, path in chosen}
         self.python = self.config.engine.python or sys.executable
-        self.gpus_per_job = 0 if engines.is_simulated(self.config.engine.name) else 1
         self.gpu = _board(self.config) or gpus.find(self.config.gpu)
         self.board = asdict(self.gpu) if self.config.board and self.gpu else None
         self.gpu_name = self.gpu.name if self.gpu else self.config.gpu
-        if self.gpu is None and not self.gpus_per_job:
+        if self.gpu is None and engines.is_simulated(self.config.engine.name):
             raise SweetspotError(
                 f"{source}: gpu {self.config.gpu!r} is not known; known: {', '.join(gpus.names())}; describe another "
                 "under `board`"
@@ -139,6 +138,22 @@ class Campaign:
         """Where each measuring job keeps its files."""
         return {job: Place(self.directory, *job) for job in self.jobs}
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether its jobs need real GPUs."""
+        return not engines.is_simulated(self.config.engine.name)
+
+    def gpus_here(self) -> int:
+        """The number of GPUs that jobs on this machine share; 1 if they share a server, or if no GPU is found."""
+        try:
+            return 1 if self.config.engine.url else max(1, visible_boards())
+        except SweetspotError:
+            return 1  # the job says what is wrong
+
+    def gpus_of_job(self, model: str) -> int:
+        """The number of GPUs that a job of a model takes."""
+        return self.models[model].row.parallelism.gpus
+
     def tables(self) -> list[str]:
         """The files that hold the campaign's rows: one per job, or the table named in the configuration."""
         if self.config.rows is not None:
@@ -189,6 +204,7 @@ class Campaign:
                     "name": name,
                     "source": model.architecture.source or model.row.architecture,
                     "precision": model.precision,
+                    **model.row.parallel,
                     "weights": self._weights(model.row),
                     "checkpoint": engines.identity(self._engine(name)).get("checkpoint"),
                     "parameters": model.architecture.parameters,
@@ -240,8 +256,9 @@ class Campaign:
         }
         # Named only if not the default, so that jobs, and their digests, from before the setting existed stay the same.
         engine |= {name: False for name in ("cuda_graphs", "in_flight_batching") if not getattr(config, name)}
+        engine |= row.parallel
         engine |= {name: value for name in _SERVER if (value := getattr(config, name)) is not None}
-        if self.board and not self.gpus_per_job:  # a real one speaks for itself
+        if self.board and not self.needs_gpus:  # a real one speaks for itself
             engine["board"] = self.board
         if engine["weights"] == "checkpoint":
             engine["checkpoint"] = str(Path(self.config.models).parent / str(row.checkpoint))
@@ -269,7 +286,9 @@ class Campaign:
     def _judge(self, model: Model, batch: int, n: int, m: int) -> PlannedCell:
         arch = model.architecture
         weights, flags = self._weights(model.row), []
-        skipped = engines.refusal(self.config.engine.name, model.precision, weights)
+        spread, precision = model.row.parallelism, model.precision
+        skipped = engines.refusal(self.config.engine.name, precision, weights, spread)
+        skipped = skipped or spread.refusal(arch)
         if n + m > arch.max_positions:
             if self.config.positions == "extend" and weights != "checkpoint":
                 flags.append("extended_positions")
@@ -278,14 +297,14 @@ class Campaign:
                     f"positions: input + output tokens exceed the model's {arch.max_positions} positions"
                 )
         if self.gpu and weights != "served":  # only a server knows what it runs and holds
-            computed = Precision.of(model.precision).activations
+            computed = Precision.of(precision).activations
             if computed not in self.gpu.peak_flops:
                 known = ", ".join(self.gpu.peak_flops)
                 skipped = skipped or f"precision: {self.gpu.name} does not compute in {computed}, but in {known}"
-            memory = Memory.of(arch, self.gpu, model.precision, self.config.engine.kv_cache_fraction)
+            memory = spread.memory(arch, self.gpu, precision, self.config.engine.kv_cache_fraction)
             if (fit := memory.requests(n, m)) < 1:
                 what = "weights and the KV cache of one request"
-                skipped = skipped or f"memory: {what} exceed the memory of {self.gpu.name}"
+                skipped = skipped or f"memory: {what} exceed the memory of {spread.on(self.gpu)}"
             elif fit < batch:
                 flags.append("kv_limited")
         status = "skipped" if skipped else "run"

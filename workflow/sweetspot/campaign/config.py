@@ -16,6 +16,7 @@ from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol
 from sweetspot.models import find
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import ACTIVATIONS, NAMES, Precision
 from sweetspot.table.files import load, whole_numbers
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 else:
     EngineName = Literal[tuple(engines.names())]
     Format = Literal[ACTIVATIONS]
+
+
+_PARALLEL = ("tensor_parallel", "pipeline_parallel", "expert_parallel")
 
 
 class _Strict(BaseModel):
@@ -195,6 +199,19 @@ class ModelRow(_Strict):
         "the weights: the directory may move, but other weights need another name.",
     )
 
+    tensor_parallel: int = Field(
+        1, gt=0, description="GPUs of one node that share each layer. It divides the model's attention heads."
+    )
+    pipeline_parallel: int = Field(
+        1,
+        gt=0,
+        description="Groups of layers, each on `tensor_parallel` GPUs of its own; a job takes the product of both.",
+    )
+    expert_parallel: bool = Field(
+        False,
+        description="Whether the experts of a mixture are spread over the `tensor_parallel` GPUs, each whole on one.",
+    )
+
     @field_validator("precision")
     @classmethod
     def _one_name(cls, value: str | None) -> str | None:
@@ -202,6 +219,16 @@ class ModelRow(_Strict):
             return None if value is None else Precision.of(value).name
         except SweetspotError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the model is spread over GPUs."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.expert_parallel)
+
+    @property
+    def parallel(self) -> dict[str, Any]:
+        """The settings of `parallelism` that are not the default."""
+        return self.model_dump(include={*_PARALLEL}, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _checkpoint_for_its_weights(self) -> "ModelRow":

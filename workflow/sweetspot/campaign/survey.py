@@ -165,7 +165,8 @@ def as_text(found: Survey) -> str:
     if found.left and campaign.gpu:
         longest = max(found.left, key=lambda job: found.left_cost[job].time_s)
         cost = found.estimate([longest])
-        lines.append(f"       longest job: {_name(longest)}, about {_number(cost.time_s / 3600)} h")
+        hours = cost.time_s / 3600 / campaign.gpus_of_job(longest[0])
+        lines.append(f"       longest job: {_name(longest)}, about {_number(hours)} h")
     if found.again:
         lines += ["", f"warning: {warning(found)}"]
     for title, counts in (("skipped", skipped), ("without a valid repetition", found.invalid)):
@@ -183,21 +184,22 @@ def as_text(found: Survey) -> str:
 def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> None:
     campaign = found.campaign
     place, protocol = Place(campaign.directory, model, batch), campaign.config.protocol
+    boards = campaign.gpus_of_job(model)
     key = session.key(json.loads(campaign.measure_job(*jobs[0])), campaign.models[model].resolved)
     visits: dict[tuple[Cell, int | None], list[dict[str, Any]]] = {}
     others: dict[Cell, Cost] = {}
     simulate = _Simulator(campaign, model, batch)
     if (build_s := _build_s(place)) is not None:
-        found.builds_s[model, batch] = build_s
-        found.spent.time_s += build_s
+        found.builds_s[model, batch] = boards * build_s
+        found.spent.time_s += boards * build_s
     for record in journal.records(place.journals):
         ours = record["key"] == key
         if "load_s" in record and ours:
-            found.spent.time_s += record["load_s"]
-            found.loads_s.append(record["load_s"])
+            found.spent.time_s += boards * record["load_s"]
+            found.loads_s.append(boards * record["load_s"])
         if "rows" not in record:
             continue
-        cell, cost = rows.place(record), _cost(record)
+        cell, cost = rows.place(record), _cost(record, boards)
         if ours:
             visits.setdefault((cell, record["visit"]), []).append(record)
             found.spent.add(cost)
@@ -232,7 +234,8 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
 
 def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
     """What a job costs beyond loading and its visits: the anchor cell, and idle power at the end."""
-    cost, every = Cost(campaign.config.protocol.idle_s), campaign.config.protocol.anchor_every
+    protocol = campaign.config.protocol
+    cost, every = Cost(campaign.gpus_of_job(job[0]) * protocol.idle_s), protocol.anchor_every
     if every and 2 * visits >= every:
         lengths = sorted(_cells(campaign, job), key=lambda cell: (sum(cell), cell))
         cost.add(simulate.visit(lengths[len(lengths) // 2], None), 2 + (visits - 1) // every)
@@ -261,6 +264,7 @@ def simulated_spec(campaign: Campaign, model: str, batch: int, longest: int = 0)
         config.engine.kv_cache_fraction,
         config.seed,
         board=campaign.board,
+        **found.row.parallel,
     )
 
 
@@ -269,6 +273,7 @@ class _Simulator:
 
     def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
         self._protocol, self._known = campaign.config.protocol, campaign.gpu is not None
+        self._gpus = campaign.models[model].row.parallelism.gpus
         if campaign.gpu is None:
             return
         self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
@@ -281,20 +286,20 @@ class _Simulator:
             return Cost(nan, nan)
         duration_s, power_w = self._ran(cell)
         time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
-        return Cost(time_s, time_s * power_w)
+        return Cost(self._gpus * time_s, time_s * power_w)
 
     def _run(self, cell: Cell) -> tuple[float, float]:
         start_s = self._device.clock.now()
         self._engine.run(*cell)
         end_s = self._device.clock.now()
-        return end_s - start_s, self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
+        return end_s - start_s, self._gpus * self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
 
 
-def _cost(record: Mapping[str, Any]) -> Cost:
-    """Time of a visit, and its energy: that time times the mean power of its windows."""
+def _cost(record: Mapping[str, Any], boards: int) -> Cost:
+    """GPU time of a visit on so many boards, and its energy: its time times the mean power of its windows."""
     powers_w = [row["power_w"] for row in record["rows"] if row["power_w"] is not None]
     took_s = record.get("took_s") or 0.0  # earlier versions did not record it
-    return Cost(took_s, took_s * fmean(powers_w) if powers_w else 0.0)
+    return Cost(boards * took_s, took_s * fmean(powers_w) if powers_w else 0.0)
 
 
 def _left(found: Survey) -> str:

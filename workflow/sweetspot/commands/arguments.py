@@ -40,8 +40,8 @@ def add_set(command: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="one value for all rows of a missing column: model, batch, gpu, engine, precision or source; may be "
-        "repeated",
+        help="one value for all rows of a missing column: model, batch, gpu, engine, precision, parallelism or source; "
+        "may be repeated",
     )
 
 

@@ -34,8 +34,8 @@ def add(command: argparse.ArgumentParser) -> None:
             default=[],
             metavar="KEY=VALUE",
             dest=f"of_{letter}",
-            help=f"use only groups of {letter.upper()} with this in their model, gpu, engine or precision; may be "
-            "repeated",
+            help=f"use only groups of {letter.upper()} with this in their model, gpu, engine, precision or "
+            "parallelism; may be repeated",
         )
     command.add_argument("--json", action="store_true", help="print one JSON array with an object per pair")
 

@@ -34,10 +34,10 @@ def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     from sweetspot.measure import command, probe
     from sweetspot.measure.protocol import Protocol
-    from sweetspot.sensors import open_sensor
+    from sweetspot.sensors import open_sensors
     from sweetspot.sensors.clock import WallClock
 
-    sensor = open_sensor(uuid=options.gpu)
+    [sensor] = open_sensors(uuid=options.gpu)
     numbers = probe.numbers(options.machine, str(sensor.identity()["gpu"])) if options.machine else {}
     result, status = command.measure(options.command, sensor, WallClock(), Protocol(**numbers), aside=options.json)
     if options.json:

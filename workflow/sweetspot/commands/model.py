@@ -40,14 +40,14 @@ def run(options: argparse.Namespace) -> None:
 def describe(architecture: Any, precision: Any) -> dict[str, Any]:
     """What is known of a model in a precision, in bytes, FLOPs and elements."""
     from sweetspot import gpus
-    from sweetspot.memory import Memory
+    from sweetspot.parallelism import Parallelism
 
     sizes = precision.sizes
     boards = {}
     for name in gpus.names():
         gpu = gpus.find(name)
         for count in (1 << n for n in range(_MOST_BOARDS.bit_length())):
-            memory = Memory.of(architecture, gpu, precision.name, tensor_parallel=count) if gpu else None
+            memory = Parallelism(count).memory(architecture, gpu, precision.name) if gpu else None
             if memory and (requests := memory.requests(_CONTEXT, 0)):
                 boards[name] = {"boards": count, f"requests_of_{_CONTEXT}_tokens": requests}
                 break

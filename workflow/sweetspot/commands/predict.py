@@ -13,7 +13,7 @@ from sweetspot import models
 from sweetspot.commands.arguments import add_answer
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
-from sweetspot.vocabulary import ON_MEASURED_KERNELS, SIMULATED
+from sweetspot.vocabulary import ON_MEASURED_KERNELS, SELECTORS, SIMULATED
 
 _WIDE = 0.25  # half an interval as a share of the prediction: beyond it another law is worth asking
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         return
     fitted = predictor.load(options.predictor)
     request = {"input_tokens": options.input_tokens, "output_tokens": options.output_tokens, "batch": options.batch}
-    choice = {name: getattr(options, name) for name in ("gpu", "engine", "precision")}
+    choice = {name: getattr(options, name) for name in SELECTORS}
     if options.architecture:
         architecture = models.load(options.architecture)
         answer = across_models.predict(fitted, architecture, **request, **choice)
@@ -84,10 +84,12 @@ def _simulate(options: argparse.Namespace) -> None:
     from sweetspot.engines import kernels, simulated
     from sweetspot.predict.prediction import check_request
 
-    if not (options.architecture and options.gpu and options.precision) or options.engine or options.strict:
+    if not (options.architecture and options.gpu and options.precision) or any(
+        (options.engine, options.parallelism, options.strict)
+    ):
         raise SweetspotError(
             "--model needs --predictor; without a predictor a model is simulated: give --architecture, --gpu and "
-            "--precision, and neither --engine nor --strict"
+            "--precision, and neither --engine, --parallelism nor --strict"
         )
     n, m, batch = options.input_tokens, options.output_tokens, 1 if options.batch is None else options.batch
     check_request(n, m, batch)

@@ -5,7 +5,6 @@ of the time (needs PyTorch for a load). Writes a machine record for `machine` in
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from sweetspot.commands.arguments import add_board
@@ -28,13 +27,12 @@ def run(options: argparse.Namespace) -> None:
     """Run it."""
     from sweetspot.files import write_atomically
     from sweetspot.measure import probe
-    from sweetspot.sensors import open_sensor
+    from sweetspot.sensors import open_sensors
     from sweetspot.sensors.clock import WallClock
 
     if not options.seconds > 0:
         raise SweetspotError(f"--seconds {options.seconds:g}: must be above 0; the default is 120")
-    sensor = open_sensor(uuid=options.gpu)
-    os.environ.update(sensor.environment())  # the load must run on the board that is probed
+    [sensor] = open_sensors(uuid=options.gpu)
     record = probe.probe(sensor, sensor.machine(), WallClock(), options.seconds, probe.torch_load())
     try:
         write_atomically(options.out, json.dumps(record, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Inference engines behind one small interface: build once, load once, run batches of exact lengths.
 
-An engine comes with its GPU's sensor and the clock they share, so that measuring code is the same for a GPU and for
-the simulation. Standard library only here; each engine imports its own package when it is opened.
+An engine comes with a sensor for each of its GPUs and the clock they share, so that measuring code is the same for
+GPUs and for the simulation. Standard library only here; each engine imports its own package when it is opened.
 
 To add an engine, add a module to this package with
 
@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -34,6 +34,7 @@ from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.gpus import Gpu
+from sweetspot.parallelism import Parallelism
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 
@@ -42,6 +43,8 @@ SCHEMA_VERSION = 1
 _WHERE = ("url", "pid", "container")
 # What a built engine does not depend on. Who measures has the board's own word instead of a data sheet.
 _RUN_SETTINGS = ("cuda_graphs", "in_flight_batching", "board")
+# Named only if it is not the default, because jobs and engines from before it existed do not name it.
+_ONE_GPU = {"tensor_parallel": 1, "pipeline_parallel": 1, "expert_parallel": False}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class EngineSpec:
     cuda_graphs: bool = True
     in_flight_batching: bool = True
     board: Mapping[str, Any] | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    expert_parallel: bool = False
     url: str = ""  # of a server; the rest is for servers too
     command: str = ""
     pid: int | None = None
@@ -88,6 +94,16 @@ class EngineSpec:
         """The same on the board behind `sensor`, which tells its memory and power limit itself."""
         told = {"memory_bytes": sensor.memory_bytes(), "tdp_w": sensor.power_limit_w()}
         return replace(self, board={"name": self.gpu, **told})
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the model is spread over boards."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.expert_parallel)
+
+    @property
+    def gpus(self) -> int:
+        """The number of boards that it runs on."""
+        return self.parallelism.gpus
 
 
 class RequestTimes(NamedTuple):
@@ -142,17 +158,18 @@ def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
 
     A checkpoint's path is reduced to the directory's name; where a server runs does not matter.
     """
-    kept = {name: value for name, value in engine.items() if name not in _WHERE and (value or name != "command")}
+    unset = [("command", ""), *_ONE_GPU.items()]
+    kept = {name: value for name, value in engine.items() if name not in _WHERE and (name, value) not in unset}
     checkpoint = kept.get("checkpoint")
     return {**kept, "checkpoint": Path(checkpoint).name} if checkpoint else kept
 
 
-def refusal(name: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Why the engine `name` cannot run any model so, or "". Needs neither package nor GPU, so the plan can call it.
 
     Which models an engine knows, only its package tells, when the engine is built.
     """
-    reason: str = _module(name).refusal(name, precision, weights)
+    reason: str = _module(name).refusal(name, precision, weights, parallelism)
     return reason
 
 
@@ -162,7 +179,9 @@ def build(spec: EngineSpec, directory: Path) -> None:
     Raises SweetspotError for an unknown engine or a model it cannot run, OutOfMemory if the GPU is too small.
     """
     module = _module(spec.name)
-    if reason := refusal(spec.name, spec.precision, spec.weights):
+    if reason := refusal(spec.name, spec.precision, spec.weights, spec.parallelism) or spec.parallelism.refusal(
+        spec.architecture
+    ):
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
     with _aside(directory) as own:
         start_s = time.monotonic()
@@ -198,8 +217,8 @@ def _write_record(directory: Path, spec: EngineSpec, found: Mapping[str, Any]) -
     write_atomically(directory / "engine.json", json.dumps({**about, **found}, indent=2) + "\n")
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Clock]:
-    """Load the engine in `directory`; returns it with its GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sequence[Sensor], Clock]:
+    """Load the engine in `directory`; returns it with the sensor of each of its GPUs and the clock.
 
     An engine built for longer requests will do. Raises SweetspotError if it was built for something else, and
     OutOfMemory if it does not fit the GPU.
@@ -208,20 +227,20 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sensor, Cloc
         raise SweetspotError(f"{directory}: {reason}; delete it to have it rebuilt")
     if shortage := json.loads((directory / "engine.json").read_text()).get("out_of_memory"):
         raise OutOfMemory(f"{shortage} (recorded in {directory}; delete it to try again)")
-    engine, sensor, clock = _module(spec.name).open_device(spec, directory)
-    return engine, sensor, clock
+    engine, sensors, clock = _module(spec.name).open_device(spec, directory)
+    return engine, sensors, clock
 
 
 def unfit(spec: EngineSpec, directory: Path) -> str:
     """Why the engine in `directory` cannot serve `spec`, or ""."""
     try:
         record = json.loads((directory / "engine.json").read_text())
-        built, built_by = record["spec"], record["version"]
+        built, built_by = {**_ONE_GPU, **record["spec"]}, record["version"]
     except (OSError, ValueError, KeyError):
         return "holds no complete engine"
     if built_by != (installed := _module(spec.name).version()):
         return f"built by version {built_by} of {spec.name}, but {installed} is installed"
-    wanted = json.loads(json.dumps(_as_built(spec)))
+    wanted = {**_ONE_GPU, **json.loads(json.dumps(_as_built(spec)))}
     for name, value in wanted.items():
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
         if not fits:

@@ -50,18 +50,18 @@ def load_package(name: str, remedy: str) -> Any:
 
 
 def memory_plan(spec: EngineSpec) -> Memory | None:
-    """How the model fills the board's memory; None while nothing is known of the board.
+    """How the model fills the memory of its boards; None while nothing is known of them.
 
     Raises OutOfMemory if the weights and one request of the longest cell do not fit.
     """
     gpu, arch = spec.known_board, spec.architecture
     if gpu is None:
         return None
-    memory = Memory.of(arch, gpu, spec.precision, spec.kv_cache_fraction)
+    memory = spec.parallelism.memory(arch, gpu, spec.precision, spec.kv_cache_fraction)
     if memory.requests(spec.total_tokens, 0) < 1:
         raise OutOfMemory(
             f"{arch.name}: weights and the KV cache of one request of {spec.total_tokens} tokens exceed the memory of "
-            f"{gpu.name}; choose shorter cells or a larger GPU"
+            f"{spec.parallelism.on(gpu)}; choose shorter cells, a larger GPU, or more of them (tensor_parallel)"
         )
     return memory
 
@@ -296,7 +296,7 @@ def loading(spec: EngineSpec) -> Iterator[None]:
     except SweetspotError:
         raise
     except Exception as error:
-        if reason := _cuda_failure():
+        if reason := _cuda_failure(spec):
             raise UnfitMachine(
                 f"CUDA does not work on this machine ({reason}): compare the CUDA version that the driver supports "
                 '(nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
@@ -304,11 +304,11 @@ def loading(spec: EngineSpec) -> Iterator[None]:
         raise
 
 
-def _cuda_failure() -> str:
+def _cuda_failure(spec: EngineSpec) -> str:
     """Why PyTorch cannot use the GPU; "" if it can."""
     try:
         importlib.import_module("torch").zeros(1, device="cuda")
-        synchronize()
+        synchronize(spec)
     except Exception as error:
         return _first_line(error)
     return ""
@@ -318,9 +318,13 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def synchronize() -> None:
-    """Wait until the GPU has finished all its work."""
-    importlib.import_module("torch").cuda.synchronize()
+def synchronize(spec: EngineSpec) -> None:
+    """Wait until the GPU has finished all its work.
+
+    With several, nothing is left to wait for: replies come from processes of the engine, and this one uses no GPU.
+    """
+    if spec.gpus == 1:
+        importlib.import_module("torch").cuda.synchronize()
 
 
 def release_memory() -> None:

@@ -19,7 +19,8 @@ from sweetspot.engines.completions import Client, NoAnswer, parse, request
 from sweetspot.engines.kinds import ANY, KINDS, recognised
 from sweetspot.engines.started import PLACEHOLDERS, Started, free_port
 from sweetspot.errors import SweetspotError, UnfitMachine
-from sweetspot.sensors import open_sensor, processes
+from sweetspot.parallelism import Parallelism
+from sweetspot.sensors import open_sensors, processes
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
@@ -41,7 +42,7 @@ def version() -> str:
     return "any"
 
 
-def refusal(name: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Never refuse: only the server knows what it runs."""
     return ""
 
@@ -75,23 +76,29 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     return {"memory": plan and plan.as_dict()}
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sensor, Clock]:
-    """Find the server at `spec.url`, or start `spec.command`; returns the engine, its GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequence[Sensor], Clock]:
+    """Find the server at `spec.url`, or start `spec.command`; returns the engine, its GPUs' sensors and the clock.
 
-    Raises SweetspotError if the server is on another machine, does not answer, is of another kind or serves another
-    model, OutOfMemory if it does not start for lack of memory.
+    Raises SweetspotError if the server is on another machine, does not answer, is of another kind, serves another
+    model or uses another number of GPUs, OutOfMemory if it does not start for lack of memory.
     """
     if not spec.command:
         client = Client(spec.url, spec.batch)
         _check_here(client)
-        sensor = open_sensor(spec.gpu, servers=_processes(spec, client))
-        return ServerEngine(spec, client), sensor, WallClock()
-    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
+        sensors = open_sensors(spec.gpu, spec.gpus, servers=_processes(spec, client))
+        return ServerEngine(spec, client), sensors, WallClock()
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
     client = Client(spec.url or f"http://localhost:{free_port()}", spec.batch)
     _check_here(client)
-    started = Started(spec, directory, client, sensor.environment())
+    started = Started(spec, directory, client)
     try:
-        return ServerEngine(spec, client, started), sensor, WallClock()
+        engine = ServerEngine(spec, client, started)
+        if spec.gpus > 1 and (unused := [sensor.name for sensor in sensors if not sensor.has_ours()]):
+            raise UnfitMachine(
+                f"the server does not use GPU {', '.join(unused)} of its {spec.gpus}: have engine.command pass "
+                "{tensor_parallel} and {pipeline_parallel} on to it (vLLM: --tensor-parallel-size {tensor_parallel})"
+            )
+        return engine, sensors, WallClock()
     except BaseException:
         started.stop()
         raise

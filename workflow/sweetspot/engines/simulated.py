@@ -7,6 +7,7 @@ benchmarks/simulator_vs_published.py compares both with published rows.
 """
 
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from sweetspot import gpus
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
-from sweetspot.memory import Memory, split_in_waves
+from sweetspot.memory import split_in_waves
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import Precision, element_bytes
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
@@ -39,6 +41,9 @@ REQUEST_S = 20e-6  # sampling and bookkeeping, per request and pass
 # at batch 1, about 450 W at 16 to 64) and bring a large GEMM to the power cap, as on real H100s.
 J_PER_FLOP = 0.65e-12
 J_PER_BYTE = 110e-12
+EXCHANGE_S = (
+    10e-6  # latency of adding up results over NVLink: assumed, the order of what NCCL needs for a few kilobytes
+)
 CHUNK_TOKENS = PASS_TOKENS  # prefill tokens per pass, as for the real engines
 SEGMENT_PASSES = 64  # decode passes that share one stretch of constant power
 TIME_JITTER = 0.003
@@ -50,7 +55,7 @@ def version() -> str:
     return VERSION
 
 
-def refusal(name: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Never refuse: the simulation needs only a model's dimensions."""
     return ""
 
@@ -58,10 +63,10 @@ def refusal(name: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, dict[str, int]]:
     """Return the memory plan in bytes. Raises SweetspotError if the weights do not fit."""
     board, arch = _gpu(spec), spec.architecture
-    memory = Memory.of(arch, board, spec.precision, spec.kv_cache_fraction)
+    memory = spec.parallelism.memory(arch, board, spec.precision, spec.kv_cache_fraction)
     if memory.kv_cache_bytes <= 0:
         size = f"{memory.weights_bytes / 1e9:.1f} GB"
-        raise SweetspotError(f"{arch.name}: {size} of weights exceed the memory of {board.name}")
+        raise SweetspotError(f"{arch.name}: {size} of weights exceed the memory of {spec.parallelism.on(board)}")
     return {"memory": memory.as_dict()}
 
 
@@ -70,14 +75,14 @@ def source(spec: EngineSpec) -> str:
     return ON_MEASURED_KERNELS if _kernels(spec) else ON_ROOFLINE
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sensor, Clock]:
-    """A board with the engine on it, its sensor and its virtual clock."""
+def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", Sequence[Sensor], Clock]:
+    """Boards with the engine on them, their sensors and their virtual clock."""
     device = SimulatedGpu(_gpu(spec), spec.seed)
-    return SimulatedEngine(spec, device), SimulatedSensor(device), device.clock
+    return SimulatedEngine(spec, device), [SimulatedSensor(device, i) for i in range(spec.gpus)], device.clock
 
 
 def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[float, float, int]:
-    """Energy in J, duration in s and waves of one batch run on a warm board, without jitter and without a sensor.
+    """Energy in J, duration in s and waves of one batch run on warm boards, without jitter and without a sensor.
 
     Raises SweetspotError as `SimulatedEngine.run` does.
     """
@@ -89,7 +94,7 @@ def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[f
     device.warm_up(device.true_energy_j(0.0, start_s) / start_s)
     ran = engine.run(input_tokens, output_tokens)
     end_s = device.clock.now()
-    return device.true_energy_j(start_s, end_s), end_s - start_s, ran.waves
+    return spec.gpus * device.true_energy_j(start_s, end_s), end_s - start_s, ran.waves
 
 
 class SimulatedEngine:
@@ -102,7 +107,7 @@ class SimulatedEngine:
         self._segment_passes = segment_passes
         self._spec, self._device = spec, device
         self._jitter = random.Random(f"{spec.seed}/{spec.architecture.name}/{spec.batch}")
-        self._memory = Memory.of(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
+        self._memory = spec.parallelism.memory(spec.architecture, device.gpu, spec.precision, spec.kv_cache_fraction)
         self._kernels = _kernels(spec)
         self._wave = lru_cache(maxsize=8)(self._work_of_wave)
 
@@ -168,7 +173,7 @@ class SimulatedEngine:
     def _passes(
         self, count: int, *, tokens: float, requests: float, flops: float, moved: float, attention_s: float
     ) -> Work:
-        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes.
+        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes; the work of one board.
 
         `attention_s` is the time of a pass's attention, which the roofline does not need.
         """
@@ -177,11 +182,24 @@ class SimulatedEngine:
             pass_s = self._kernels.dense_s(self._spec.architecture, tokens, requests) + attention_s
             pass_s += self._memory_s(sampled) + kernels.HOST_S
             return Work(count * pass_s, count * (kernels.J_PER_FLOP * flops + kernels.J_PER_BYTE * (moved + sampled)))
+        boards, layers = self._spec.gpus, self._spec.architecture.layers / self._spec.pipeline_parallel
+        flops, moved, (sent, exchanges) = flops / boards, moved / boards, self._exchange(tokens)
         reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
         compute_s = flops / (self._device.gpu.peak_flops[Precision.of(self._spec.precision).activations] * reached)
-        overhead_s = LAUNCH_S + LAYER_S * self._spec.architecture.layers + REQUEST_S * requests
+        overhead_s = LAUNCH_S + LAYER_S * layers + REQUEST_S * requests
+        overhead_s += exchanges * EXCHANGE_S + sent / self._device.gpu.link_bytes_per_s
         pass_s = max(compute_s, self._memory_s(moved)) + overhead_s
-        return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * moved))
+        return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * (moved + sent)))
+
+    def _exchange(self, tokens: float) -> tuple[float, float]:
+        """Bytes that a board sends to others in a pass of `tokens` tokens, and how often it waits for them.
+
+        Boards that share a layer add up their results twice, around a ring: 2 (t - 1)/t of them pass each link. A stage
+        of the pipeline hands its results over once; stages are taken to be busy all the time.
+        """
+        arch, tensor, stages = self._spec.architecture, self._spec.tensor_parallel, self._spec.pipeline_parallel
+        sums, handed = 2 * arch.layers / stages * (tensor > 1), float(stages > 1)
+        return (sums * 2 * (tensor - 1) / tensor + handed) * tokens * arch.hidden * 2, sums + handed
 
     def _memory_s(self, moved: float) -> float:
         return moved / (self._device.gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
@@ -195,7 +213,8 @@ class _Steady(random.Random):
 
 
 def _kernels(spec: EngineSpec) -> kernels.Kernels | None:
-    found = None if spec.board else kernels.load(spec.gpu, spec.precision)
+    whole = spec.gpus == 1 and not spec.board  # kernels were measured for whole layers
+    found = kernels.load(spec.gpu, spec.precision) if whole else None
     return found if found and found.covers(spec.architecture) else None
 
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from sweetspot.engines import EngineSpec
@@ -23,7 +22,7 @@ from sweetspot.engines.completions import Client, NoAnswer
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.sensors import processes
 
-PLACEHOLDERS = ("model", "name", "batch", "tokens", "precision", "port")
+PLACEHOLDERS = ("model", "name", "batch", "tokens", "precision", "port", "tensor_parallel", "pipeline_parallel")
 """What `engine.command` may name in braces."""
 
 _START_S = 1800.0  # a large checkpoint on a slow file system takes long to load
@@ -36,14 +35,17 @@ _LIBRARY = Path(__file__).parent.parent.parent
 class Started:
     """A server that this process started, in a session of its own, with its output in `server.log`."""
 
-    def __init__(self, spec: EngineSpec, directory: Path, client: Client, environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: EngineSpec, directory: Path, client: Client) -> None:
         """Start it and wait until it answers.
 
         Raises OutOfMemory if it does not start for lack of memory, SweetspotError if it does not start for another
         reason or another server has its port.
         """
         model = spec.checkpoint if spec.weights == "checkpoint" else directory / MODEL_DIRECTORY
-        values = (model, spec.architecture.name, spec.batch, spec.total_tokens, spec.precision, client.port)
+        values = (
+            *(model, spec.architecture.name, spec.batch, spec.total_tokens, spec.precision, client.port),
+            *(spec.tensor_parallel, spec.pipeline_parallel),
+        )
         command = shlex.split(spec.command)
         for name, value in zip(PLACEHOLDERS, values, strict=True):
             command = [part.replace(f"{{{name}}}", str(value)) for part in command]
@@ -57,7 +59,6 @@ class Started:
         with self._log.open("ab") as log:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-c", program + "started.supervise(sys.argv[1:])", *command],
-                env={**os.environ, **environment},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -7,7 +7,7 @@ Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import Precision
-from sweetspot.sensors import open_sensor
+from sweetspot.sensors import open_sensors
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
@@ -43,8 +44,7 @@ _ALGORITHMS = {
     _PYTORCH: {**_BOTH, "mxfp4": "W4A16_MXFP4"},
 }
 _CACHES = {_ENGINE: {"fp8": "FP8", "int8": "INT8"}, _PYTORCH: {"fp8": "fp8", "nvfp4": "nvfp4"}}
-# Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours.
-_ENVIRONMENT = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRTLLM_NO_USAGE_STATS": "1"}
 # Importing the package runs MPI_Init. Inside srun or mpirun, as under Slurm, that would join the launcher's MPI job or
 # fail, so the launchers' variables go first, as trtllm-llmapi-launch does for its task.
 _LAUNCHERS = ("SLURM_", "PMIX_", "PMI_", "OMPI_", "MPI_", "UCX_", "I_MPI_", "HYDRA_", "MPICH_", "MV2_", "CRAY_")
@@ -56,8 +56,10 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Why the backend `name` cannot run any model so, or ""."""
+    if parallelism.experts and name == _ENGINE:
+        return f"engine {name} is not known to spread experts over GPUs; use {_PYTORCH}, or leave expert_parallel out"
     if weights == "gaussian":
         return (
             f"engine {name} gives no access to its weights; write gaussian ones with transformers and use them as a "
@@ -69,7 +71,7 @@ def refusal(name: str, precision: str, weights: str) -> str:
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Check version, memory and architecture, write the model's directory, build a TensorRT engine.
 
-    Returns the memory plan in bytes, if the board is known, and the gross energy of a build from the board's counter.
+    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build by the boards' counters.
     Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
     """
     package = _package()
@@ -85,8 +87,8 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     adapter.check_known(spec, f"{spec.name} of TensorRT-LLM {package.__version__}", known)
     found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
-        sensor = open_sensor(spec.gpu)  # first, as in open_device
-        start_mj = sensor.energy_mj()
+        sensors = open_sensors(spec.gpu, spec.gpus)  # first, as in open_device
+        start_mj = sum(sensor.energy_mj() for sensor in sensors)
         with adapter.memory_watched(spec, "building the engine"):
             llm = _llm_class(spec)(
                 model=str(model),
@@ -102,19 +104,20 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
                 llm.save(str(directory / _ENGINE_DIRECTORY))
             finally:
                 llm.shutdown()
-        found["build_j"] = (sensor.energy_mj() - start_mj) / 1000
-        sensor.close()
+        found["build_j"] = (sum(sensor.energy_mj() for sensor in sensors) - start_mj) / 1000
+        for sensor in sensors:
+            sensor.close()
     return found
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sensor, Clock]:
-    """Load the engine on the GPU; returns it with that GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sequence[Sensor], Clock]:
+    """Load the engine on its GPUs; returns it with their sensors and the clock.
 
     Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    adapter.memory_plan(spec := spec.on(sensor))
-    return TensorRtLlmEngine(spec, directory), sensor, WallClock()
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    adapter.memory_plan(spec := spec.on(sensors[0]))
+    return TensorRtLlmEngine(spec, directory), sensors, WallClock()
 
 
 class TensorRtLlmEngine:
@@ -161,7 +164,7 @@ class TensorRtLlmEngine:
 
         def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
             done = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
-            adapter.synchronize()
+            adapter.synchronize(self._spec)
             return [adapter.Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
 
         return generate
@@ -204,6 +207,9 @@ def _common(spec: EngineSpec) -> dict[str, Any]:
             enable_block_reuse=False, free_gpu_memory_fraction=spec.kv_cache_fraction, dtype=cached
         ),
         "scheduler_config": api.SchedulerConfig(capacity_scheduler_policy=policy),
+        "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        **({"moe_expert_parallel_size": spec.tensor_parallel} if spec.expert_parallel else {}),
     }
 
 
@@ -239,6 +245,9 @@ def _load_format(spec: EngineSpec) -> str:
 
 
 def _llm_class(spec: EngineSpec) -> Any:
+    # Run the worker in this process, not in one started by MPI, so that NVML counts its GPU use as ours. Several GPUs
+    # need a worker each, which MPI starts.
+    os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] = "1" if spec.gpus == 1 else "0"
     if spec.name == _ENGINE:
         return adapter.load_package("tensorrt_llm._tensorrt_engine", _REMEDY).LLM
     return _package().LLM

@@ -4,13 +4,16 @@ vLLM builds no engine: `build` checks everything that can be checked without loa
 """
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
 from sweetspot.errors import UnfitMachine
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import Precision
-from sweetspot.sensors import open_sensor
+from sweetspot.sensors import open_sensors
 from sweetspot.sensors.clock import Clock, WallClock
 from sweetspot.sensors.meter import Sensor
 
@@ -19,7 +22,8 @@ SIMULATED = False
 FIXED = {"in_flight_batching": "has no static batches"}
 
 _OLDEST = (0, 26)
-# Run the engine in this process, so that NVML counts its GPU use as ours.
+# Run the engine in this process, so that NVML counts its GPU use as ours. On several GPUs it starts a worker for each;
+# these are our descendants, and so ours too.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 _KINDS = ("fp8", "fp8+a_bfloat16", "int8", "int8+a_bfloat16", "int4", "nvfp4", "nvfp4+a_bfloat16", "mxfp4")
 _CACHES = {"fp8": "fp8", "int8": "int8_per_token_head", "nvfp4": "nvfp4"}  # vLLM's names
@@ -38,7 +42,7 @@ def version() -> str:
     return str(_package().__version__)
 
 
-def refusal(name: str, precision: str, weights: str) -> str:
+def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
     """Why vLLM cannot run any model so, or ""."""
     if weights == "gaussian" and adapter.kind(precision):
         return f"weights in {precision} cannot be gaussian; set weights to dummy"
@@ -57,13 +61,13 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     return {"memory": plan and plan.as_dict()}
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sensor, Clock]:
-    """Load the model on the GPU; returns the engine, that GPU's sensor and the clock.
+def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sequence[Sensor], Clock]:
+    """Load the model on its GPUs; returns the engine, their sensors and the clock.
 
     Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
     """
-    sensor = open_sensor(spec.gpu)  # first, to find a wrong or busy GPU before minutes of loading
-    return VllmEngine(spec.on(sensor), directory), sensor, WallClock()
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    return VllmEngine(spec.on(sensors[0]), directory), sensors, WallClock()
 
 
 class VllmEngine:
@@ -78,7 +82,7 @@ class VllmEngine:
             self._llm = package.LLM(**_arguments(spec, directory))
             self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
-                self._llm.apply_model(lambda model: _initialize(model, spec.seed))
+                self._llm.apply_model(partial(_initialize, seed=spec.seed))  # workers can unpickle this, but no lambda
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
@@ -88,7 +92,7 @@ class VllmEngine:
 
         def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
             done = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-            adapter.synchronize()
+            adapter.synchronize(self._spec)
             return [adapter.Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
 
         fit = self._requests_that_fit(input_tokens + output_tokens)
@@ -141,6 +145,7 @@ def _quantization(kind: str) -> dict[str, Any] | None:
 
 def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     plan, precision = adapter.memory_plan(spec), Precision.of(spec.precision)
+    copies = spec.parallelism.kv_copies(spec.architecture)
     checkpoint = spec.weights == "checkpoint"
     return {
         "model": str(spec.checkpoint if checkpoint else directory / adapter.MODEL_DIRECTORY),
@@ -153,10 +158,14 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "max_model_len": spec.total_tokens,
         "max_num_seqs": spec.batch,
         "max_num_batched_tokens": max(adapter.PASS_TOKENS, spec.batch),
-        "kv_cache_memory_bytes": plan and plan.kv_cache_bytes,
+        # Of each GPU, whatever it stores of the keys and values that others store too.
+        "kv_cache_memory_bytes": plan and int(plan.kv_cache_bytes * copies / spec.gpus),
         "enable_prefix_caching": False,  # repeated prompts would cost no prefill
         "enforce_eager": not spec.cuda_graphs,
         "disable_log_stats": False,  # otherwise there are no times of requests
+        "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        "enable_expert_parallel": spec.expert_parallel,
     }
 
 

@@ -22,6 +22,7 @@ from sweetspot import gpus, models
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import element_bytes
 from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
@@ -98,7 +99,7 @@ def fit_and_hold_out(
     kinds = {name: "16 bits" if name in ("float16", "bfloat16") else name for name in cells["precision"]}
     keyed = cells.with_columns(_kind=pl.col("precision").replace_strict(kinds, return_dtype=pl.String))
     entries, held_out = [], []
-    for group in keyed.partition_by("gpu", "engine", "source", "_kind", maintain_order=True):
+    for group in keyed.partition_by("gpu", "engine", "parallelism", "source", "_kind", maintain_order=True):
         entry, predictions = _entry(group.drop("_kind"), architectures)
         entries.append(entry)
         held_out += predictions
@@ -156,7 +157,7 @@ def summary(entries: Sequence[Mapping[str, Any]]) -> str:
     """For people: how well each entry predicts a model it has not seen."""
     lines = []
     for entry in entries:
-        name = group_name([entry["gpu"], entry["engine"], "/".join(entry["precisions"])])
+        name = group_name([entry["gpu"], entry["engine"], "/".join(entry["precisions"]), entry["parallelism"]])
         text = f"across models ({name}): {entry['reason']}" if name else f"across models: {entry['reason']}"
         if not entry["reason"]:
             known = [(target, entry[target]["leave_one_model_out"]) for target in _TARGETS if entry[target]]
@@ -176,13 +177,13 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     models = [model for model in everyone if model in architectures]
     cells = cells.filter(pl.col("model").is_in(models))
     board = gpus.find(first["gpu"])
-    entry: dict[str, Any] = {name: first[name] for name in ("gpu", "engine", "source")}
+    entry: dict[str, Any] = {name: first[name] for name in ("gpu", "engine", "parallelism", "source")}
     entry |= {
         "precisions": cells["precision"].unique(maintain_order=True).to_list() or [first["precision"]],
         "without_architecture": [model for model in everyone if model not in architectures],
         "reason": _reason(models, everyone, cells.height),
         "models": {},
-        "power_cap_w": board.tdp_w if board else None,
+        "power_cap_w": Parallelism.parse(first["parallelism"]).gpus * board.tdp_w if board else None,
         "idle_w": cells["idle_w"].min() if "idle_w" in cells.columns else None,
     }
     if entry["reason"]:
@@ -237,9 +238,9 @@ def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> 
         times = row.get("waves") or 1.0
         if times == 1 and ("waves" not in row or row["source"] not in _RECORD_WAVES):
             try:
-                times = waves(model, row["gpu"], row["precision"], n, m, batch)
+                times = waves(model, row["gpu"], row["precision"], n, m, batch, row["parallelism"])
             except SweetspotError:
-                times = 1  # it did run, so it had more memory than one such board
+                times = 1  # it did run, so it had more memory than such boards
         rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times))
     return np.array(rows)
 

@@ -18,7 +18,7 @@ from sweetspot.predict import predictor
 from sweetspot.table import read as table
 from sweetspot.table.cells import cell_means
 from sweetspot.table.schema import CELL, GROUP
-from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
+from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSAID
 
 _FEWEST_CELLS = 3  # on each side of a split
 _LEAST_STEP = 0.02  # smallest difference of the log ratio between two regions
@@ -287,7 +287,7 @@ def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _described(group: Mapping[str, Any]) -> str:
-    rest = ", ".join(dict.fromkeys(str(group[k]) for k in (*SELECTORS, "source") if group[k] != UNSPECIFIED))
+    rest = ", ".join(dict.fromkeys(str(group[k]) for k in (*SELECTORS, "source") if group[k] not in UNSAID))
     return f"{group['model']} ({rest})" if rest else str(group["model"])
 
 

@@ -13,14 +13,17 @@ from scipy import stats
 
 from sweetspot.fit.solve import t_quantile
 from sweetspot.table.schema import CELL
-from sweetspot.vocabulary import CONFIDENCE
+from sweetspot.vocabulary import CONFIDENCE, SELECTORS
 
-_ALIKE = ["architecture", "gpu", "engine", "precision"]
+_ALIKE = ["architecture", *SELECTORS]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
 
 SCHEMA = {
-    **dict.fromkeys(("model", "weights", "reference_model", "reference_weights"), pl.String),
-    **dict.fromkeys(("gpu", "engine", "precision"), pl.String),
+    "model": pl.String,
+    "weights": pl.String,
+    "reference_model": pl.String,
+    "reference_weights": pl.String,
+    **dict.fromkeys(SELECTORS, pl.String),
     "cells": pl.Int64,
     **dict.fromkeys(("ratio", "low", "high"), pl.Float64),
 }

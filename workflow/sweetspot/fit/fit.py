@@ -16,6 +16,7 @@ from sweetspot.fit.latency import latency_fits
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, solve, units
 from sweetspot.fit.sweet_spots import sweet_spots
+from sweetspot.parallelism import Parallelism
 from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.predict.predictor import KIND, SCHEMA_VERSION
@@ -84,7 +85,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             ". The table records no waves, but its energies show that requests queue: the KV cache holds about "
             f"{tokens[1]:,} tokens ({tokens[0]:,} to {tokens[2]:,}), estimated from all cells, including held-out ones"
         )
-    valid = rows.filter(pl.col("valid"))
+    valid, board = rows.filter(pl.col("valid")), gpus.find(identity["gpu"])
     return {
         **{name: identity[name] for name in (*GROUP, "source")},
         "cells": frame.height,
@@ -102,7 +103,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
         "kv_capacity": capacity,
         "experts": _experts(identity),
         "idle_w": frame["idle_w"].mean(),
-        "power_cap_w": board.tdp_w if (board := gpus.find(identity["gpu"])) else None,
+        "power_cap_w": Parallelism.parse(identity["parallelism"]).gpus * board.tdp_w if board else None,
         "sensor_gain": valid["uncertainty_gain"].max(),
         "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
         "law": chosen,

@@ -16,6 +16,7 @@ from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitt
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Mask, Points
 from sweetspot.fit.sweet_spots import plateau
+from sweetspot.parallelism import Parallelism
 from sweetspot.predict.across_models import LAW
 from sweetspot.predict.laws import LAWS, Law
 from sweetspot.table.files import write_parquet
@@ -178,7 +179,8 @@ def _tdp_time(frame: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
     timed = frame["duration_s"].is_not_null().to_numpy()
     if not timed.any():
         return [], "no duration_s in the table"
-    energy = gpu.tdp_w * frame["duration_s"].fill_null(0.0).to_numpy() / (points.batch * points.m)
+    boards = Parallelism.parse(frame["parallelism"][0]).gpus
+    energy = boards * gpu.tdp_w * frame["duration_s"].fill_null(0.0).to_numpy() / (points.batch * points.m)
     note = "not fitted: TDP times the measured duration, the same under every scheme"
     return [("nothing", timed, energy, np.full(len(points), np.nan))], note
 

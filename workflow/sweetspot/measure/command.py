@@ -1,6 +1,5 @@
 """`sweetspot meter`: measure any command as a campaign measures its cells."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
-from sweetspot.sensors.window import REASONS, Window, regime, uncertainty
+from sweetspot.sensors.window import Window, explained, uncertainty
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +31,7 @@ def measure(
     def work() -> None:
         nonlocal status
         try:
-            process = subprocess.Popen(command, stdout=sys.stderr if aside else None, env=environment)
+            process = subprocess.Popen(command, stdout=sys.stderr if aside else None)
         except OSError as error:
             raise SweetspotError(f"{command[0]}: cannot be run: {error.strerror}") from None
         while True:
@@ -44,10 +43,8 @@ def measure(
         status = code if code >= 0 else 128 - code
 
     identity = sensor.identity()
-    # The command sees only the measured board.
-    environment = {**os.environ, **sensor.environment()}
     started = datetime.now(UTC)
-    window = open_meter(sensor, clock, protocol).window(work)
+    window = open_meter([sensor], clock, protocol).window(work)
     return {
         "schema_version": SCHEMA_VERSION,
         "command": list(command),
@@ -73,7 +70,7 @@ def as_text(result: dict[str, Any]) -> str:
         other_j = result[f"energy_{name}_j"]
         lines += [f"{name} power, integrated: " + ("none" if other_j is None else f"{other_j:.5g} J")]
     lines += [f"{flag.replace('_', ' ')} during the command" for flag in result["flags"]]
-    lines += [f"NOT VALID: {REASONS[reason]} ({reason})" for reason in result["reasons"]]
+    lines += [f"NOT VALID: {explained(reason)} ({reason})" for reason in result["reasons"]]
     return "\n".join(lines)
 
 
@@ -86,7 +83,7 @@ def _figures(window: Window) -> dict[str, Any]:
         "power_w": None if window.energy_j is None else window.energy_j / window.duration_s,
         "valid": not window.reasons,
         "reasons": list(window.reasons),
-        "flags": regime(window.event_reasons) + ["processes_unchecked"] * (not window.processes_checked),
+        "flags": list(window.flags),
         "temperature_c": window.temperature_c,
         "sm_clock_mhz": window.sm_clock_mhz,
     }

@@ -45,7 +45,7 @@ def probe(
 
     `load` is called after the idle measurement and returns a load. Raises SensorError if the sensor fails.
     """
-    meter = open_meter(sensor, clock, Numbers())
+    meter = open_meter([sensor], clock, Numbers())
     sources: dict[str, Callable[[], float | None]] = {
         "counter": sensor.energy_mj,
         "instant": sensor.power_instant_w,

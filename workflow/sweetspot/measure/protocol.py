@@ -82,9 +82,9 @@ def limits(protocol: Protocol) -> Limits:
     return Limits(protocol.energy_tolerance, protocol.poll_gap_s, protocol.counter_timeout_s, protocol.sensor_s)
 
 
-def open_meter(sensor: Sensor, clock: Clock, protocol: Protocol) -> Meter:
+def open_meter(sensors: Sequence[Sensor], clock: Clock, protocol: Protocol) -> Meter:
     """A meter with the protocol's numbers."""
-    return Meter(sensor, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
+    return Meter(sensors, clock, limits(protocol), poll_s=protocol.poll_s, step_s=protocol.counter_step_s)
 
 
 def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[str, ...]]:
@@ -96,7 +96,7 @@ def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[
         window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
         if window.energy_j is not None and not window.reasons:
             return window.energy_j / window.duration_s, ()
-        if {"counter_stuck", "instant_power_missing"} & set(window.reasons):
+        if {"counter_stuck", "instant_power_missing"} & {reason.partition(":")[0] for reason in window.reasons}:
             break  # no other window would do better
     return None, window.reasons
 

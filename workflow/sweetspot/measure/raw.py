@@ -1,8 +1,8 @@
 """Raw samples: one compressed file per visit to a cell, from which its rows can be judged again.
 
-A file is gzipped JSON lines. Each window is one line with its identity, beginning and end, followed by one line per
-sample: s since the window began, counter in mJ since it opened, instant and average power in W, temperature
-in degrees Celsius, SM clock in MHz, bits of the event reasons.
+A file is gzipped JSON lines. Each window, or each board of it if it has several, is one line with its identity,
+beginning and end, followed by one line per sample: s since the window began, counter in mJ since it opened, instant and
+average power in W, temperature in degrees Celsius, SM clock in MHz, bits of the event reasons.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.measure.protocol import Protocol, limits
 from sweetspot.measure.visit import Repetition
-from sweetspot.sensors.window import Edges, Limits, Sample, Verdict, Window, judge
+from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Verdict, judge
 
 SCHEMA_VERSION = 1
 
@@ -28,13 +28,15 @@ _ROUNDING = 1e-4  # relative, from writing microseconds and milliwatts; far belo
 
 def write(path: Path, repetitions: Sequence[Repetition], protocol: Protocol) -> None:
     """Write the windows of a visit atomically. Raises OSError if the write fails."""
-    lines = [line for row, window in repetitions for line in _lines(row, window, protocol)]
+    lines = [
+        line for row, window in repetitions for readings in window.readings for line in _lines(row, readings, protocol)
+    ]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     write_atomically(path, gzip.compress(text.encode(), mtime=0))
 
 
 def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
-    """The windows of a file: the identity, edges and samples of each.
+    """The windows of a file: the identity, edges and samples of each, board by board.
 
     Raises SweetspotError if the file is missing, cut short or damaged.
     """
@@ -63,10 +65,11 @@ def judged_again(path: Path, override: Limits | None = None) -> dict[int, Verdic
 
     Energies are those of the whole window: batch_runs times those of a row. Raises as `read` does.
     """
-    return {
-        about["repetition"]: judge(edges, samples, override or Limits(**about["limits"]))
-        for about, edges, samples in read(path)
-    }
+    windows: dict[int, list[Readings]] = {}
+    for about, edges, samples in read(path):
+        windows.setdefault(about["repetition"], []).append(Readings(edges, tuple(samples), about.get("board", "")))
+    limits = override or Limits(**about["limits"])
+    return {repetition: judge(readings, limits) for repetition, readings in windows.items()}
 
 
 def check(directory: Path) -> int:
@@ -109,24 +112,25 @@ def _differences(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]
                 yield f"{place}: {name} is {before}, judged again {after}"
 
 
-def _lines(row: Mapping[str, Any], window: Window, protocol: Protocol) -> Iterator[Any]:
-    start_s, zero_mj = window.edges.start_s, window.edges.opened_mj or 0
-    edges = asdict(window.edges)
-    for name in ("start_s", "end_s", "closed_s", "later_s"):
-        edges[name] = round(edges[name] - start_s, 6)
+def _lines(row: Mapping[str, Any], readings: Readings, protocol: Protocol) -> Iterator[Any]:
+    start_s, zero_mj = readings.edges.start_s, readings.edges.opened_mj or 0
+    edges = asdict(readings.edges)
+    for name in ("start_s", "end_s", "closed_s", "later_s", "opened_s"):
+        edges[name] = None if edges[name] is None else round(edges[name] - start_s, 6)
     for name in ("opened_mj", "closed_mj", "later_mj"):
         edges[name] = None if edges[name] is None else edges[name] - zero_mj
     about = ("model", "batch", "input_tokens", "output_tokens", "repetition", "batch_runs")
     yield {
         "schema_version": SCHEMA_VERSION,
         **{name: row[name] for name in about},
-        "start_s": window.edges.start_s,
-        "opened_mj": window.edges.opened_mj,
+        **({"board": readings.board} if readings.board else {}),
+        "start_s": readings.edges.start_s,
+        "opened_mj": readings.edges.opened_mj,
         "edges": edges,
         "limits": vars(limits(protocol)),
-        "samples": len(window.samples),
+        "samples": len(readings.samples),
     }
-    for s in window.samples:
+    for s in readings.samples:
         watts = [None if power_w is None else round(power_w, 3) for power_w in (s.instant_w, s.average_w)]
         at_s, counter_mj = round(s.at_s - start_s, 6), s.energy_mj - zero_mj
         yield [at_s, counter_mj, *watts, s.temperature_c, s.sm_clock_mhz, s.event_reasons]

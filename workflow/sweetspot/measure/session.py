@@ -28,7 +28,7 @@ from sweetspot.measure.rows import place
 from sweetspot.measure.visit import Repetition, unmeasured_cell, visit_cell
 from sweetspot.sensors.board import changes
 from sweetspot.sensors.meter import Meter, SensorError
-from sweetspot.sensors.window import REASONS, board_wide
+from sweetspot.sensors.window import board_wide, explained
 
 Visit = tuple[int, Mapping[str, Any]]  # its number, from 0, and the cell
 
@@ -291,7 +291,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A loaded engine, the meter of its GPU, its idle power in W, and the session's name."""
+    """A loaded engine, the meter of its GPUs, its idle power in W, and the session's name."""
 
     engine: engines.Engine
     meter: Meter
@@ -347,22 +347,22 @@ class _Device:
     def _load(self) -> _Opened:
         block, start_s = self._block, time.monotonic()
         block.build_if_needed()
-        engine, sensor, clock = engines.open_device(block.spec, block.where.engine)
+        engine, sensors, clock = engines.open_device(block.spec, block.where.engine)
         try:
             if block.watch:
                 block.watch.use(clock)
                 engine = pace.Timed(engine, block.watch)
             load_s, idle_s = time.monotonic() - start_s, clock.now()
-            meter = open_meter(sensor, clock, block.protocol)
+            meter = open_meter(sensors, clock, block.protocol)
             idle_w, reasons = measure_idle(meter, block.protocol)
             if stopping := board_wide(reasons):
                 raise UnfitMachine(stopping)
             if reasons:
-                why = "; ".join(REASONS[reason] for reason in reasons)
+                why = "; ".join(map(explained, reasons))
                 print(f"warning: idle power is unknown: {why}", file=sys.stderr, flush=True)
             load_s += clock.now() - idle_s
             name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3].replace(".", "") + f"-{os.urandom(2).hex()}"
-            machine = dict(sensor.machine())
+            machine = meter.machine()
             earlier = [record["machine"] for record in block.records if "machine" in record]
             for change in changes(earlier[-1], machine) if earlier else ():
                 print(f"warning: the machine changed since the last session: {change}", file=sys.stderr, flush=True)

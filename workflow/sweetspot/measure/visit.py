@@ -8,7 +8,7 @@ from sweetspot.engines import BatchRun, Engine, EngineSpec
 from sweetspot.measure import latency
 from sweetspot.measure.protocol import Protocol, planned_repetitions, relative_interval
 from sweetspot.sensors.meter import Meter
-from sweetspot.sensors.window import Sample, Window, mean_of_known, regime, uncertainty
+from sweetspot.sensors.window import Sample, Window, mean_of_known, uncertainty
 
 SCHEMA_VERSION = 2  # 2: visits, anchors, raw samples, uncertainties
 
@@ -45,7 +45,7 @@ def visit_cell(
     flags += ran.flags
     flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags)
     flags += ["not_steady"] * (not steady)
-    common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.sensor.identity()}
+    common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.identity()}
     numbers = {"visit": visit, "anchor": visit is None}
     done: list[Repetition] = []
     batches: list[BatchRun] = []
@@ -65,13 +65,15 @@ def visit_cell(
         row |= _row(window, len(batches), [*flags, *["staggered_start"] * apart], protocol) | late
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
         yield done[-1]
-        if "power_limit_changed" in window.reasons:
+        if any(reason.startswith("power_limit_changed") for reason in window.reasons):
             return  # all later windows of this session would be invalid for the same reason
 
 
 def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a cell that could not be measured: invalid because of `reason`, without energies."""
-    nothing = dict.fromkeys(("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w"))
+    nothing = dict.fromkeys(
+        ("energy_j", "energy_j_per_gpu", "energy_instant_j", "energy_average_j", "duration_s", "power_w", "idle_w")
+    )
     nothing |= latency.columns((), cell["output_tokens"])
     return {
         **_common(spec, cell, BatchRun(0, 0), ""),
@@ -99,6 +101,8 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "engine": spec.name,
         "engine_version": engine_version,
         "precision": spec.precision,
+        "parallelism": spec.parallelism.label,
+        "gpus": spec.gpus,
         "weights": spec.weights,
         "architecture": spec.architecture.digest,
         "source": engines.source(spec),
@@ -135,7 +139,7 @@ def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -
 
 
 def _means(samples: list[Sample]) -> tuple[float, float]:
-    """Mean power in W and mean SM clock in MHz of a block of whole batch runs.
+    """Mean power in W and mean SM clock in MHz of a board in a block of whole batch runs.
 
     Uses the one-second average, which misses no time, or else the instant sensor. Not the counter: two of its 100 ms
     steps are 4 % of a block of 5 s, so a steady GPU would look unsteady.
@@ -155,10 +159,10 @@ def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dic
         return None if energy_j is None else energy_j / runs
 
     parts = uncertainty(window, protocol.sensor_gain)
-    regimes = regime(window.event_reasons) + ["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)
-    regimes += ["processes_unchecked"] * (not window.processes_checked)
+    regimes = [*window.flags, *["short_window"] * (window.duration_s < _RECOMMENDED_WINDOW_S)]
     return {
         "energy_j": per_run(window.energy_j),
+        "energy_j_per_gpu": None if set(window.shares_j) == {None} else list(map(per_run, window.shares_j)),
         "energy_instant_j": per_run(window.energy_instant_j),
         "energy_average_j": per_run(window.energy_average_j),
         "duration_s": window.duration_s / runs,

@@ -11,10 +11,10 @@ from typing import Any
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
-from sweetspot.memory import Memory
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import ElementBytes, element_bytes
 from sweetspot.predict.prediction import Interval, Prediction, check_request, simulated, span
-from sweetspot.vocabulary import UNSPECIFIED
+from sweetspot.vocabulary import ONE_GPU, UNSAID
 
 TERMS = {
     "prefill_flop": "a FLOP of prefill",
@@ -57,21 +57,28 @@ def features(
 
 
 def waves(
-    architecture: Architecture, gpu: str, precision: str, input_tokens: int, output_tokens: int, batch: int
+    architecture: Architecture,
+    gpu: str,
+    precision: str,
+    input_tokens: int,
+    output_tokens: int,
+    batch: int,
+    parallelism: str = ONE_GPU,
 ) -> int:
-    """The number of waves a batch needs, given the KV cache of one board; 1 if the board is unknown.
+    """The number of waves a batch needs, given the KV cache of its boards; 1 if they are unknown.
 
     Raises SweetspotError if the weights do not fit, or leave no room for a single request.
     """
     board = gpus.find(gpu)
     if board is None:
         return 1
-    memory = Memory.of(architecture, board, precision)
+    spread = Parallelism.parse(parallelism)
+    memory = spread.memory(architecture, board, precision)
     together = memory.requests(input_tokens, output_tokens)
     if together < 1:
         raise SweetspotError(
             f"{architecture.name}: {memory.weights_bytes / 1e9:.1f} GB of weights and the KV cache of one request of "
-            f"{input_tokens} + {output_tokens} tokens do not fit on one {board.name}; the law covers a single GPU"
+            f"{input_tokens} + {output_tokens} tokens do not fit on {spread.on(board)}"
         )
     return -(-batch // together)
 
@@ -85,13 +92,14 @@ def predict(
     gpu: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
+    parallelism: str | None = None,
 ) -> Prediction:
     """Predict a model from its architecture, with the entry of `predictor["across_models"]` that the selectors match.
 
     If the entry was fitted to rows of this model too, they are used. `batch` defaults to the smallest measured one.
     Raises SweetspotError if the predictor has no such law.
     """
-    entry = choose(predictor.get("across_models", []), gpu, engine, precision)
+    entry = choose(predictor.get("across_models", []), gpu, engine, precision, parallelism)
     batch = entry["measured_range"]["batch"][0] if batch is None else batch
     return predict_by(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
 
@@ -101,6 +109,7 @@ def choose(
     gpu: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
+    parallelism: str | None = None,
 ) -> Mapping[str, Any]:
     """The entry that the selectors match; part of a name is enough. Raises SweetspotError unless one is usable."""
     if not entries:
@@ -114,15 +123,17 @@ def choose(
         if (gpu or "").casefold() in entry["gpu"].casefold()
         and (engine or "").casefold() in entry["engine"].casefold()
         and (precision is None or precision in entry["precisions"])
+        and parallelism in (None, entry["parallelism"])
     ]
     usable = [entry for entry in found if not entry["reason"]]
     if len(usable) == 1:
         return usable[0]
     there = "\n".join(f"  {_described(entry)}" for entry in usable or found or entries)
     if not found:
-        problem = "matches nothing of --gpu, --engine, --precision; choose one of"
+        problem = "matches nothing of --gpu, --engine, --precision, --parallelism; choose one of"
     else:
-        problem = "has several fits; choose with --gpu, --engine, --precision" if usable else "has no usable fit here"
+        several = "has several fits; choose with --gpu, --engine, --precision, --parallelism"
+        problem = several if usable else "has no usable fit here"
     raise SweetspotError(f"the law across models {problem}:\n{there}")
 
 
@@ -146,7 +157,7 @@ def predict_by(
     check_request(input_tokens, output_tokens, batch)
     own = own or entry["models"].get(architecture.name)
     precision = precision or (own or {}).get("precision") or entry["precisions"][0]
-    times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch)
+    times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch, entry["parallelism"])
     row = features(architecture, element_bytes(precision), input_tokens, output_tokens, batch, times)
     asked = {"input_tokens": input_tokens, "output_tokens": output_tokens, "batch": batch}
     reach = _reach(entry["measured_range"], asked)
@@ -192,10 +203,8 @@ def evaluate(
 
 
 def _described(entry: Mapping[str, Any]) -> str:
-    names = (entry["gpu"], entry["engine"], "/".join(entry["precisions"]), entry["source"])
-    return ", ".join(name for name in names if name != UNSPECIFIED) + (
-        f": {entry['reason']}" if entry["reason"] else ""
-    )
+    names = (entry["gpu"], entry["engine"], "/".join(entry["precisions"]), entry["parallelism"], entry["source"])
+    return ", ".join(name for name in names if name not in UNSAID) + (f": {entry['reason']}" if entry["reason"] else "")
 
 
 def _reach(ranges: Mapping[str, Any], asked: Mapping[str, int]) -> tuple[float, float]:

@@ -163,7 +163,7 @@ def advise(
 ) -> Advice:
     """The cost of a workload and of its alternatives.
 
-    `choice` is gpu, engine, precision, as for `predictor.predict`. Raises SweetspotError for what the predictor cannot
+    `choice` is of vocabulary.SELECTORS, as for `predictor.predict`. Raises SweetspotError for what the predictor cannot
     answer, impossible wishes, a request rate that the GPU cannot keep up with, and a latency limit no option meets.
     """
     _check(wishes, workload)

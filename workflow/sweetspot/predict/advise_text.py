@@ -8,7 +8,7 @@ from sweetspot.predict.advise import Advice, BreakEven, Option, once
 from sweetspot.predict.costs import Cost
 from sweetspot.predict.laws import why_not_identified
 from sweetspot.predict.prediction import Interval
-from sweetspot.vocabulary import LEVEL, SIMULATED
+from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSAID
 
 _J_PER_KWH = 3.6e6
 _ASSUMED = (
@@ -25,7 +25,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
     """For JSON, with units in the names. The best options come first, excluded ones last."""
     first = advice.first
     return {
-        **{name: getattr(first, name) for name in ("model", "gpu", "engine", "precision", "source", "law")},
+        **{name: getattr(first, name) for name in ("model", *SELECTORS, "source", "law")},
         "summariser": advice.costs.summariser,
         "workload": {
             "requests": advice.workload.requests,
@@ -56,7 +56,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
 def as_text(advice: Advice) -> str:
     """For people: the cost now, a table of the what-ifs, a sentence on each, break-even points and caveats."""
     first = advice.first
-    where = ", ".join(part for part in (first.gpu, first.engine, first.precision) if part != "unspecified")
+    where = ", ".join(part for part in (getattr(first, name) for name in SELECTORS) if part not in UNSAID)
     label = SIMULATED.get(first.source)
     others = [warning for warning in advice.warnings if not (label and warning.startswith(label))]
     lines = [f"{label}: every number below comes from a simulated GPU, none from a measurement"] if label else []

@@ -93,7 +93,7 @@ class Costs:
         summariser: str | None = None,
         **choice: str | None,
     ) -> None:
-        """`place`: typical lengths, used to look up the group; `choice`: gpu, engine, precision."""
+        """`place`: typical lengths, used to look up the group; `choice`: of vocabulary.SELECTORS."""
         first = predictors.predict(predictor, model, place.input_tokens, place.output_tokens, batch, **choice)
         self._predictor, self._batch, self.rate_per_s = predictor, batch, rate_per_s
         self._model = _group_of(first)
@@ -104,8 +104,9 @@ class Costs:
         if summariser is not None and summariser.casefold() != first.model.casefold():
             where = {"gpu": first.gpu, "engine": first.engine}
             same = [g for g in predictor["groups"] if g["model"].casefold() == summariser.casefold()]
-            if any(g["precision"] == first.precision for g in same):
-                where["precision"] = first.precision
+            for name in ("precision", "parallelism"):
+                if any(g[name] == getattr(first, name) for g in same):
+                    where[name] = getattr(first, name)
             found = predictors.predict(predictor, summariser, place.input_tokens, place.output_tokens, batch, **where)
             self._summariser = _group_of(found)
         if rate_per_s is not None and first.duration_s is None:
@@ -126,8 +127,9 @@ class Costs:
         return self._summariser is not self._model
 
     def _at(self, ask: Ask, batch: int) -> Prediction:
-        model, *where = (self._summariser if ask.summary else self._model).values()
-        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch, *where)
+        who = self._summariser if ask.summary else self._model
+        model, where = who["model"], {name: who[name] for name in SELECTORS}
+        return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
 
     def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
         """Joules of requests that run at these batches."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sweetspot.errors import SweetspotError
-from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSPECIFIED
+from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSAID
 
 _OVER_CAP, _UNDER_IDLE = 1.05, 0.95  # how far the sensors' gain error alone may push a power past these limits
 
@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Energy of one request among `batch` equal ones, gross and of the whole board, with a prediction interval.
+    """Energy of one request among `batch` equal ones, gross and of whole boards, with a prediction interval.
 
     `cells`: measured cells of this model behind the prediction (0: it was never measured). `waves`: how many times
     the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are None if the table
@@ -41,6 +41,7 @@ class Prediction:
     gpu: str
     engine: str
     precision: str
+    parallelism: str
     source: str
     law: str
     cells: int
@@ -76,8 +77,8 @@ class Prediction:
     ) -> "Prediction":
         """A prediction from the energy and the time of a batch run.
 
-        `origin` names model, gpu, engine, precision and source; `request` is input tokens, output tokens and batch;
-        `limits_w` are the idle power and the power cap of the board, None if unknown.
+        `origin` names the group and its source; `request` is input tokens, output tokens and batch; `limits_w` are the
+        idle power and the power cap of the boards, None if unknown.
         """
         input_tokens, output_tokens, batch = request
         per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
@@ -104,7 +105,7 @@ class Prediction:
 
     def as_text(self) -> str:
         """For people: the request, its energies with intervals, and every caveat."""
-        where = ", ".join(part for part in (self.gpu, self.engine, self.precision) if part != UNSPECIFIED)
+        where = ", ".join(part for part in (getattr(self, name) for name in SELECTORS) if part not in UNSAID)
         lines = [
             self.model + (f" ({where})" if where else ""),
             f"{self.input_tokens} input tokens, {self.output_tokens} output tokens, batch {self.batch}; law {self.law}",

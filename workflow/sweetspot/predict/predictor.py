@@ -15,7 +15,7 @@ from sweetspot.predict.laws import LAWS, Law, per_token
 from sweetspot.predict.prediction import Prediction, check_request, listed, simulated, span
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
-from sweetspot.vocabulary import SELECTORS
+from sweetspot.vocabulary import ONE_GPU, SELECTORS
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 3
 _READ = (2, SCHEMA_VERSION)  # version 2 called the law across models "shared" and did not define the laws' terms
@@ -49,6 +49,10 @@ def load(path: Path) -> dict[str, Any]:
         )
     if not isinstance(content.get("groups"), list) or not content["groups"]:
         raise SweetspotError(f"{path}: the predictor has no groups; make it again with `sweetspot fit`")
+    across_models = content.get("shared" if version == 2 else "across_models") or []
+    for entry in [*content["groups"], *across_models]:
+        if isinstance(entry, dict):
+            entry.setdefault("parallelism", ONE_GPU)  # earlier versions knew no other
     for number, group in enumerate(content["groups"], 1):
         if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
             raise SweetspotError(f"{path}: group {number} is incomplete; make it again with `sweetspot fit`")
@@ -70,14 +74,16 @@ def predict(
     gpu: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
+    parallelism: str | None = None,
 ) -> Prediction:
     """The energy of one request to `model`.
 
-    `gpu`, `engine` and `precision` choose among groups of the same model; part of a name is enough. `batch` defaults to
-    the smallest measured one. Raises SweetspotError for an unknown model, an ambiguous choice, lengths below 1, or a
-    batch that no fitted law covers.
+    `gpu`, `engine`, `precision` and `parallelism` choose among groups of the same model; part of a name is enough.
+    `batch` defaults to the smallest measured one. Raises SweetspotError for an unknown model, an ambiguous choice,
+    lengths below 1, or a batch that no fitted law covers.
     """
-    group = _group(predictor["groups"], model, {"gpu": gpu, "engine": engine, "precision": precision})
+    choice = {"gpu": gpu, "engine": engine, "precision": precision, "parallelism": parallelism}
+    group = _group(predictor["groups"], model, choice)
     warnings = []
     if batch is None:
         batch = min(group["batches"])

@@ -145,6 +145,8 @@ def flags(rows: pl.DataFrame) -> Table | None:
 
 def _codes(rows: pl.DataFrame, column: str, empty: str) -> list[tuple[str, pl.DataFrame]]:
     parts = rows.with_columns(_code=pl.col(column).str.split(";")).explode("_code")
+    # The name of a board may follow.
+    parts = parts.with_columns(pl.col("_code").str.replace(r"^(\w+):\d+:\S+$", "${1}"))
     parts = parts.with_columns(pl.col("_code").replace("", empty)).filter(pl.col("_code") != "")
     return [(str(code), part) for (code,), part in parts.group_by("_code", maintain_order=True)]
 

@@ -91,7 +91,8 @@ function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) 
   const triple = (name, unit, numbers) => ({
     [`${name}_${unit}`]: numbers[0], [`${name}_low_${unit}`]: numbers[1], [`${name}_high_${unit}`]: numbers[2] });
   return {
-    model: origin.model, gpu: origin.gpu, engine: origin.engine, precision: origin.precision, source: origin.source,
+    model: origin.model, gpu: origin.gpu, engine: origin.engine, precision: origin.precision,
+    parallelism: origin.parallelism, source: origin.source,
     input_tokens: n, output_tokens: m, batch,
     ...triple("energy_per_request", "j", energy.map((x) => x / batch)),
     ...triple("energy_per_output_token", "j", energy.map((x) => x / batch / m)),
@@ -350,12 +351,12 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   const { architecture: a, memory, measured_range: range } = across;
   let waves = 1;
   if (memory.kv_cache_bytes !== null) {
-    const each = memory.copies * sum(a.blocks.map((one) => one.count * (one.state_bytes +
+    const each = sum(a.blocks.map((one) => one.count * (one.state_bytes +
       (one.shares_cache ? 0 : Math.min(n + m, one.window ?? Infinity) * one.cached * memory.cached))));
     const together = each ? Math.floor(Math.max(0, memory.kv_cache_bytes) / each) : batch;
     if (together < 1) {
       throw new Error(`${a.name}: ${memory.weights_gb} GB of weights and the KV cache of one request of ${n} + ${m} ` +
-        `tokens do not fit on one ${memory.board}; the law covers a single GPU`);
+        `tokens do not fit on ${memory.board}`);
     }
     waves = Math.ceil(batch / together);
   }

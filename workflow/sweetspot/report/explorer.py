@@ -11,14 +11,14 @@ from typing import Any
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
-from sweetspot.memory import Memory
+from sweetspot.parallelism import Parallelism
 from sweetspot.precision import element_bytes
 from sweetspot.predict import latency
 from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.results import Results, is_of
 from sweetspot.report.words import Group
-from sweetspot.table.schema import rows_of
+from sweetspot.table.schema import GROUP, rows_of
 
 _HERE = Path(__file__).parent
 _CELL = ("batch", "input_tokens", "output_tokens", "energy_per_output_token_j")
@@ -53,24 +53,24 @@ def _across(predictor: Mapping[str, Any], group: Group) -> dict[str, Any] | None
     """What the law across models needs to predict the model of a group; None if it was not fitted to that model."""
     for entry in predictor.get("across_models", []):
         own = entry["models"].get(group["model"])
-        alike = all(entry[name] == group[name] for name in ("gpu", "engine", "source"))
+        alike = all(entry[name] == group[name] for name in ("gpu", "engine", "parallelism", "source"))
         if not (alike and own and not entry["reason"] and group["precision"] in entry["precisions"]):
             continue
         if "blocks" not in own.get("architecture", {}):  # a file of an earlier version
             continue
         architecture, board = Architecture.of(own["architecture"]), gpus.find(entry["gpu"])
-        memory = Memory.of(architecture, board, group["precision"]) if board else None
+        spread = Parallelism.parse(group["parallelism"])
+        memory = spread.memory(architecture, board, group["precision"]) if board else None
         return {
-            **{name: group[name] for name in ("model", "gpu", "engine", "precision", "source")},
+            **{name: group[name] for name in (*GROUP, "source")},
             **{name: entry[name] for name in ("measured_range", "idle_w", "power_cap_w")},
             "cells": own["cells"],
             "architecture": own["architecture"],
             "memory": {
                 **element_bytes(group["precision"])._asdict(),
                 "kv_cache_bytes": memory and memory.kv_cache_bytes,
-                "copies": memory and memory.copies,
                 "weights_gb": memory and f"{memory.weights_bytes / 1e9:.1f}",
-                "board": board and board.name,
+                "board": board and spread.on(board),
             },
             **{target: _law(entry[target]) for target in ("energy", "duration")},
             "own": {target: _prices(own[target] or entry[target]) for target in ("energy", "duration")},

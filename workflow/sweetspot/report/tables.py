@@ -14,7 +14,7 @@ from sweetspot.report import words
 from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios
 from sweetspot.report.words import Group, listed, number, percent, tokens
 from sweetspot.table.schema import CELL, GROUP, rows_of
-from sweetspot.vocabulary import LEVEL, UNSPECIFIED
+from sweetspot.vocabulary import LEVEL, ONE_GPU, UNSPECIFIED
 
 _ROLES = {
     "paper-6": "the paper's",
@@ -61,6 +61,7 @@ def provenance(results: Results) -> Table:
         ("Engine", _distinct(rows, "engine")),
         ("Engine version", _distinct(rows, "engine_version")),
         ("Precision", _distinct(rows, "precision")),
+        ("Parallelism", _distinct(rows, "parallelism")),
         ("Weights", _distinct(rows, "weights")),
         ("Temperature", _span(rows, "temperature_c", "°C")),
         ("SM clock", _span(rows, "sm_clock_mhz", "MHz")),
@@ -76,12 +77,13 @@ def provenance(results: Results) -> Table:
 
 
 def measured_on(results: Results) -> str:
-    """One line: GPU, engine, precision, models, batches, and the numbers of cells and repetitions."""
+    """One line: GPU, engine, precision, parallelism, models, batches, and the numbers of cells and repetitions."""
     rows, means = results.rows, results.means
     facts = [
         _distinct(rows, "gpu"),
         " ".join(filter(None, (_distinct(rows, "engine"), _distinct(rows, "engine_version")))),
         _distinct(rows, "precision"),
+        _distinct(rows, "parallelism"),
         f"{rows['model'].n_unique()} models" if rows["model"].n_unique() > 1 else listed(rows["model"].unique()),
         f"batch {listed(sorted(set(rows['batch'])))}",
         f"{means.height:,} cells",
@@ -309,7 +311,7 @@ def worst_predicted(results: Results) -> Table | None:
 
 def _distinct(rows: pl.DataFrame, column: str) -> str:
     values = [] if column not in rows.columns else sorted({str(v) for v in rows[column].drop_nulls()} - {UNSPECIFIED})
-    return ", ".join(values)
+    return "" if values == [ONE_GPU] else ", ".join(values)
 
 
 def _span(rows: pl.DataFrame, column: str, unit: str) -> str:

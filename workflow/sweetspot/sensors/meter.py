@@ -2,15 +2,17 @@
 
 The energy counter is the primary source. It steps about every 100 ms, so a window starts on a step. Both power readings
 are also polled and integrated, because a counter can be plainly wrong and only a second source reveals it.
+
+Work on several boards has one window. Their counters step at different moments, so it starts on the step of the last.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Protocol, TypeVar
 
 from sweetspot.errors import SweetspotError
 from sweetspot.sensors.clock import Clock
-from sweetspot.sensors.window import Edges, Limits, Sample, Window, judge, mean_of_known, union
+from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Window, flags_of, judge, mean_of_known, union
 
 T = TypeVar("T")
 
@@ -21,9 +23,10 @@ _CLOCK_JUMP_S = 0.05
 
 
 class SensorError(SweetspotError):
-    """A board's sensor did not answer. `reason` is the reason code of the window."""
+    """A board's sensor did not answer. `reason` is the reason code of the window; `board` counts the meter's boards."""
 
     reason = "sensor_failed"
+    board = 0
 
 
 class GpuLostError(SensorError):
@@ -34,6 +37,9 @@ class GpuLostError(SensorError):
 
 class Sensor(Protocol):
     """The readings of one board. A power that it does not report is None. Any call may raise SensorError."""
+
+    name: str
+    """The board's name where there are several: its index on this machine and its UUID, "INDEX:UUID"."""
 
     def energy_mj(self) -> int:
         """Energy counter, in mJ since some fixed moment."""
@@ -68,29 +74,41 @@ class Sensor(Protocol):
     def machine(self) -> Mapping[str, Any]:
         """`identity` and everything else that can explain why two sessions differ."""
 
-    def environment(self) -> Mapping[str, str]:
-        """Environment variables that restrict a process to this board; empty if it can use no other anyway."""
+    def has_ours(self) -> bool:
+        """Whether a process that we started, or a server, was on the board; True if the board does not tell."""
 
     def close(self) -> None:
         """Release the board."""
 
 
 class Meter:
-    """Measures windows of work with one sensor on one clock."""
+    """Measures windows of work on one clock, with a sensor for each board."""
 
-    def __init__(self, sensor: Sensor, clock: Clock, limits: Limits, *, poll_s: float, step_s: float) -> None:
+    def __init__(
+        self, sensors: Sequence[Sensor], clock: Clock, limits: Limits, *, poll_s: float, step_s: float
+    ) -> None:
         """Poll every `poll_s`; a window outside `limits` is invalid. `step_s` is the counter's period.
 
         `started_s` is the clock's time at the start of the session.
         """
-        self.sensor, self.clock, self.started_s = sensor, clock, clock.now()
+        self.clock, self.started_s, self._sensors = clock, clock.now(), sensors
         self._limits, self._poll_s, self._step_s = limits, poll_s, step_s
-        self._power_limits_w: set[float] = set()  # power limits seen so far in the session
+        # Of each board: the power limits seen so far in the session.
+        self._power_limits_w: list[set[float]] = [set() for _ in sensors]
+
+    def identity(self) -> dict[str, Any]:
+        """The columns of a row that name boards and driver; see `_joined`."""
+        return _joined([sensor.identity() for sensor in self._sensors])
+
+    def machine(self) -> dict[str, Any]:
+        """`identity` and everything else that can explain why two sessions differ."""
+        return _joined([sensor.machine() for sensor in self._sensors])
 
     @contextmanager
     def polling(self, check: Callable[[], None] | None = None) -> Iterator[list[Sample]]:
-        """Poll the sensor in the background into a list while the context is open, and once more as it closes.
+        """Poll the sensors in the background into a list while the context is open, and once more as it closes.
 
+        Each poll adds one sample of every board, in their order.
         There is no poll before the work, because an idle board shows its idle clock and idle reason. `check` is also
         called, less often. A poll that the driver refuses is passed over, but not for longer than polls may be apart:
         then, or if the board is lost, polling stops but the work goes on, and the SensorError is raised at the end.
@@ -103,7 +121,7 @@ class Meter:
             if failures:
                 return
             try:
-                samples.append(self._sample())
+                samples.extend(self._samples())
             except GpuLostError as error:
                 failures.append(error)
             except SensorError as error:
@@ -121,11 +139,11 @@ class Meter:
             try:
                 yield samples
             except Exception:
-                self.sensor.energy_mj()  # raises if the board is lost, which then explains the failed work
+                self._counters()  # raises if a board is lost, which then explains the failed work
                 raise
         if failures:
             raise failures[0]
-        samples.append(self._patiently(self._sample))
+        samples.extend(self._patiently(self._samples))
 
     def window(self, work: Callable[[], None], also: Callable[[], tuple[str, ...]] = tuple) -> Window:
         """Measure `work`, which must return only when the GPU is done.
@@ -135,78 +153,104 @@ class Meter:
         The window opens on a counter step. The work does not end on one, so the GPU is left idle until the counter has
         stepped twice: the first step closes the window, and the second gives the idle power from the same counter at
         the same temperature and clocks. At that power the tail, from the end of the work to the first step, is
-        subtracted. It lasts one step at most, so even a 20 % error in it is only about 2 J.
+        subtracted. It lasts one step at most, so even a 20 % error in it is only about 2 J. Of several boards, all but
+        the last have stepped a little before the window opens; that time is subtracted in the same way.
 
         If a sensor fails during the work, the window is invalid. Raises SensorError if it fails before the work, or if
         the work fails with it.
         """
-        strangers: set[int] = set()
-        checked = True
+        boards = len(self._sensors)
+        shared, unchecked = set[int](), set[int]()  # boards that others use, and that list no processes
 
         def check() -> None:
-            nonlocal checked
-            self._power_limits_w.add(self.sensor.power_limit_w())
-            found = self.sensor.strangers()
-            checked = found is not None
-            strangers.update(found or ())
+            now = self._of_each(lambda sensor: (sensor.power_limit_w(), sensor.strangers()))
+            for index, (limit_w, strangers) in enumerate(now):
+                self._power_limits_w[index].add(limit_w)
+                shared.update([index] if strangers else ())
+            unchecked.clear()
+            unchecked.update(index for index, (_, strangers) in enumerate(now) if strangers is None)
 
         self._patiently(check)
-        opened = self._next_step()
+        opened = self._next_steps()
         start_s, offset_s = self.clock.now(), self.clock.offset_s()
         end_s: float | None = None
         samples: list[Sample] = []
+        last: tuple[str, ...] = ()
         try:
             with self.polling(check) as samples:
                 work()
                 end_s = self.clock.now()  # not later: ending the polls joins a thread and calls NVML
             jump_s = self.clock.offset_s() - offset_s
-            closed, closed_s = self._next_step(), self.clock.now()
-            later, later_s = self._next_step(), self.clock.now()
+            closed, later = self._next_steps(), self._next_steps()
             self._patiently(check)
         except SensorError as error:
             if end_s is None:
                 raise
-            edges = Edges(start_s, end_s, opened, seen=(error.reason, *self._seen(strangers)), failed=True)
+            first = [(error.reason,) * (index == error.board) for index in range(boards)]
+            closed, later, failed = [(None, 0.0)] * boards, [(None, 0.0)] * boards, True
         else:
-            seen = ("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S) + self._seen(strangers) + also()
-            edges = Edges(start_s, end_s, opened, closed, closed_s, later, later_s, seen)
+            first, last, failed = [("clock_jumped",) * (abs(jump_s) > _CLOCK_JUMP_S)] * boards, also(), False
+        names = [sensor.name for sensor in self._sensors] if boards > 1 else [""]
+        readings = []
+        for index, (counter, at_s) in enumerate(opened):
+            seen = (*first[index], *self._seen(index, index in shared), *last)
+            edges = Edges(start_s, end_s, counter, *closed[index], *later[index], seen, failed, at_s)
+            readings.append(Readings(edges, tuple(samples[index::boards]), names[index]))
         return Window(
-            **vars(judge(edges, samples, self._limits)),
+            **vars(judge(readings, self._limits)),
             start_s=start_s,
             duration_s=end_s - start_s,
             edge_error=self._step_s / (end_s - start_s),
             temperature_c=mean_of_known(s.temperature_c for s in samples),
             sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
             event_reasons=union(s.event_reasons or 0 for s in samples),
-            processes_checked=checked,
-            edges=edges,
-            samples=tuple(samples),
+            flags=flags_of(readings, {names[index] for index in unchecked}),
+            readings=tuple(readings),
         )
 
-    def _seen(self, strangers: set[int]) -> tuple[str, ...]:
-        return ("other_process",) * bool(strangers) + ("power_limit_changed",) * (len(self._power_limits_w) > 1)
+    def _seen(self, index: int, shared: bool) -> tuple[str, ...]:
+        changed = len(self._power_limits_w[index]) > 1
+        return ("other_process",) * shared + ("power_limit_changed",) * changed
 
-    def _sample(self) -> Sample:
-        sensor = self.sensor
-        return Sample(
-            self.clock.now(),
-            sensor.energy_mj(),
-            sensor.power_instant_w(),
-            sensor.power_average_w(),
-            _if_known(sensor.temperature_c),
-            _if_known(sensor.sm_clock_mhz),
-            _if_known(sensor.event_reasons),
+    def _samples(self) -> list[Sample]:
+        return self._of_each(
+            lambda sensor: Sample(
+                self.clock.now(),
+                sensor.energy_mj(),
+                sensor.power_instant_w(),
+                sensor.power_average_w(),
+                _if_known(sensor.temperature_c),
+                _if_known(sensor.sm_clock_mhz),
+                _if_known(sensor.event_reasons),
+            )
         )
 
-    def _next_step(self) -> int | None:
-        """Wait for the counter to change; returns its new value in mJ, or None on timeout."""
-        before = self._patiently(self.sensor.energy_mj)
+    def _counters(self) -> list[tuple[int, float]]:
+        """The counter of each board in mJ, and when it was read: one right after another."""
+        return self._of_each(lambda sensor: (sensor.energy_mj(), self.clock.now()))
+
+    def _of_each(self, read: Callable[[Sensor], T]) -> list[T]:
+        """What `read` finds for each board; a SensorError says whose it is."""
+        found: list[T] = []
+        for sensor in self._sensors:
+            try:
+                found.append(read(sensor))
+            except SensorError as error:
+                error.board = len(found)
+                raise
+        return found
+
+    def _next_steps(self) -> list[tuple[int | None, float]]:
+        """Wait until every counter has changed: each one's new value in mJ, or None on timeout, and when it changed."""
+        before = self._patiently(self._counters)
+        steps: list[tuple[int | None, float]] = [(None, at_s) for _, at_s in before]
         deadline_s = self.clock.now() + self._limits.counter_timeout_s
-        while self.clock.now() < deadline_s:
+        while self.clock.now() < deadline_s and any(value is None for value, _ in steps):
             self.clock.sleep(STEP_POLL_S)
-            if (value := self._patiently(self.sensor.energy_mj)) != before:
-                return value
-        return None
+            for index, (value, at_s) in enumerate(self._patiently(self._counters)):
+                if steps[index][0] is None and value != before[index][0]:
+                    steps[index] = value, at_s
+        return steps
 
     def _patiently(self, read: Callable[[], T]) -> T:
         """Read, and again if the driver refuses, for as long as polls may be apart. Raises SensorError after that."""
@@ -229,3 +273,11 @@ def _if_known(read: Callable[[], T]) -> T | None:
         raise
     except SensorError:
         return None
+
+
+def _joined(boards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What boards have in common; where they differ, the value of each, joined by ";". Power limits are added up."""
+    first, limits_w = boards[0], [board["power_limit_w"] for board in boards]
+    differ = {name for name, value in first.items() if any(board[name] != value for board in boards)}
+    joined = {name: ";".join(str(board[name]) for board in boards) for name in first if name in differ}
+    return {**first, **joined, "power_limit_w": sum(limits_w)}

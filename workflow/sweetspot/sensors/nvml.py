@@ -1,15 +1,16 @@
-"""The sensors of one real board through NVIDIA's bindings (package nvidia-ml-py, module pynvml).
+"""The sensors of real boards through NVIDIA's bindings (package nvidia-ml-py, module pynvml).
 
 Boards are identified by UUID, because CUDA, NVML and Slurm number them differently.
 """
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import UnfitMachine
-from sweetspot.sensors import processes
+from sweetspot.sensors import leases, processes
 from sweetspot.sensors.meter import GpuLostError, SensorError
 
 # nvmlDeviceGetFieldValues (nvml.h): the energy counter in mJ, power in mW over 1 s and over 25 ms
@@ -20,8 +21,7 @@ _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 _REMEDIES = {
     "NVML_ERROR_LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 was not found: run on a machine with NVIDIA's driver; in "
     "a container, pass its GPU through (docker --gpus, apptainer --nv)",
-    "NVML_ERROR_DRIVER_NOT_LOADED": "NVIDIA's driver is not loaded: does nvidia-smi work here? Ask for a node with a "
-    "GPU",
+    "NVML_ERROR_DRIVER_NOT_LOADED": "NVIDIA's driver is not loaded: ask for a node where nvidia-smi lists a GPU",
     "NVML_ERROR_NO_PERMISSION": "the driver denies access: ask the administrator for access to /dev/nvidia*",
     "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "library and driver versions differ: reboot after the driver update",
     "NVML_ERROR_NOT_SUPPORTED": "not supported by this board or driver",
@@ -29,49 +29,106 @@ _REMEDIES = {
 }
 
 
-def open_sensor(
-    expected_gpu: str | None = None, uuid: str | None = None, servers: Collection[int] = ()
-) -> "NvmlSensor":
-    """The sensor of the board that this process may use; `uuid` (or a prefix of it) selects one of several.
-
-    `expected_gpu` is the name that NVML must report. `servers` are the ids of processes that, with their descendants,
-    may use the board beside this one. Raises SweetspotError, with the remedy, if library, driver or permission is
-    missing, if there is not exactly one board, or if it has another name, is a MIG slice or is in use by others.
-    """
+def open_sensors(
+    expected_gpu: str | None = None,
+    boards: int | None = None,
+    uuid: str | None = None,
+    servers: Collection[int] = (),
+) -> list["NvmlSensor"]:
+    """As sensors.open_sensors."""
     try:
         nvml = _Nvml()
-        if len(used := _boards_of(nvml, servers)) > 1:
+        used = _boards_of(nvml, servers)
+        if used and len(used) != boards:
             raise UnfitMachine(
-                f"the server runs on {len(used)} GPUs ({', '.join(used)}): only one that runs on a single GPU can be "
-                "measured, since the energy of one board would be a part of its own"
+                f"the server runs on {len(used)} GPUs ({', '.join(used)}), but its model on {boards}: set "
+                "tensor_parallel and pipeline_parallel in the table of models to what it was started with"
             )
-        sensor = NvmlSensor(nvml, *_find(nvml, os.environ, uuid or next(iter(used), None)), servers=servers)
-        name = sensor.identity()["gpu"]
-        if expected_gpu is not None and name != expected_gpu:
+        visible, names, also = _visible_boards(nvml)
+        if uuid is not None and uuid.startswith("MIG-"):
+            raise _slice_error(uuid)
+        chosen = [gpu for gpu in visible if not (used or uuid) or gpu in used or (uuid and gpu.startswith(uuid))]
+        listed = "".join(f"\n  {gpu} ({names[gpu]})" for gpu in visible)
+        if not visible:
+            raise UnfitMachine(f"no GPU is visible to this process: ask the scheduler for one (Slurm: --gpus=1){also}")
+        if not chosen:
+            named = f"--gpu {uuid}" if uuid else f"{', '.join(used)}, where the server runs"
+            raise UnfitMachine(f"{named}: not among the GPUs visible to this process{also}:{listed}")
+        if boards is None and len(chosen) > 1:
             raise UnfitMachine(
-                f"GPU {sensor.uuid} is a {name}, but {expected_gpu!r} is configured: set `gpu: {name}` or run on a "
-                f"machine with {expected_gpu}"
+                f"{len(chosen)} GPUs are visible to this process; choose one with --gpu UUID or "
+                f"CUDA_VISIBLE_DEVICES=UUID:{listed}"
             )
-        if strangers := sensor.strangers():
-            names = {pid: processes.name(pid) for pid in strangers}
-            pids = ", ".join(f"{pid} ({name})" if name else f"{pid}" for pid, name in names.items())
+        wanted = boards or 1
+        if len(chosen) < wanted:
             raise UnfitMachine(
-                f"GPU {sensor.uuid} is in use by process {pids}: the energy of two processes cannot be separated; "
-                "wait for it, end it, or use another GPU"
+                f"the model needs {wanted} GPUs of one node, but this process sees {len(chosen)}: ask the scheduler "
+                f"for {wanted}, or lower tensor_parallel or pipeline_parallel in the table of models{also}:{listed}"
             )
-        if servers and not sensor.has_ours():
-            raise UnfitMachine(
-                f"the server is not on GPU {sensor.uuid}: no process of it is among those on that board; name its GPU "
-                "with CUDA_VISIBLE_DEVICES=UUID"
-            )
-        sensor.opened()
-        # No point in loading a model if these fail.
-        sensor.energy_mj()
-        sensor.event_reasons()
+        sensors, faults = list[NvmlSensor](), list[UnfitMachine]()
+        for gpu in chosen:
+            try:
+                with leases.taken(gpu) if boards else nullcontext():
+                    sensors.append(_fit_sensor(gpu, expected_gpu, servers, wanted))
+            except UnfitMachine as fault:
+                faults.append(fault)
+            if len(sensors) == wanted:
+                break
+        if len(sensors) < wanted:
+            raise faults[0]
+        if len(visible) > wanted or also:
+            if boards and not also and "CUDA_VISIBLE_DEVICES" not in os.environ:
+                # By index, since some versions of vLLM know no UUIDs there (its issue 51677 and those before).
+                os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+                visible = {gpu: str(index) for index, gpu in enumerate(names)}
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[sensor.uuid] for sensor in sensors)
+        for sensor in sensors:
+            sensor.opened()
+        nvml("nvmlShutdown")  # each sensor has its own
     except GpuLostError:
         raise
     except SensorError as error:
         raise UnfitMachine(str(error)) from None
+    return sensors
+
+
+def visible_boards() -> int:
+    """As sensors.visible_boards."""
+    try:
+        nvml = _Nvml()
+        found = len(_visible_boards(nvml)[0])
+        nvml("nvmlShutdown")
+    except SensorError as error:
+        raise UnfitMachine(str(error)) from None
+    return found
+
+
+def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], wanted: int) -> "NvmlSensor":
+    """The sensor of a board. Raises UnfitMachine if it is not the expected one, cannot be measured or is in use."""
+    nvml = _Nvml()
+    sensor = NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByUUID", uuid), servers=servers)
+    board = f"GPU {sensor.name if wanted > 1 else uuid}"
+    if nvml.maybe("nvmlDeviceGetMigMode", [0], sensor.handle)[0]:
+        raise _slice_error(uuid)
+    name = sensor.identity()["gpu"]
+    if expected_gpu is not None and name != expected_gpu:
+        raise UnfitMachine(
+            f"{board} is a {name}, but {expected_gpu!r} is configured: "
+            + (f"set `gpu: {name}` or run" if wanted == 1 else "all GPUs of a job must be alike; run")
+            + f" on a machine with {expected_gpu}"
+        )
+    if strangers := sensor.strangers():
+        names = {pid: processes.name(pid) for pid in strangers}
+        pids = ", ".join(f"{pid} ({name})" if name else f"{pid}" for pid, name in names.items())
+        raise UnfitMachine(
+            f"{board} is in use by process {pids}: the energy of two processes cannot be separated; wait for it, end "
+            "it, or use another GPU"
+        )
+    if servers and not sensor.has_ours():
+        raise UnfitMachine(f"no process of the server is on {board}: name its GPU with CUDA_VISIBLE_DEVICES=UUID")
+    # No point in loading a model if these fail.
+    sensor.energy_mj()
+    sensor.event_reasons()
     return sensor
 
 
@@ -83,15 +140,11 @@ _FOUND_IDLE: set[str] = set()
 class NvmlSensor:
     """meter.Sensor of one real board. Every call may raise SensorError, and GpuLostError if the board is gone."""
 
-    def __init__(
-        self, nvml: "_Nvml", handle: Any, visible: str | None = None, *, servers: Collection[int] = ()
-    ) -> None:
-        """The sensor of the board behind an NVML handle; see open_sensor.
-
-        `visible` is the CUDA_VISIBLE_DEVICES that restricts a process to the board; None if nothing else is visible.
-        """
-        self._nvml, self._handle, self._visible = nvml, handle, visible
+    def __init__(self, nvml: "_Nvml", handle: Any, *, servers: Collection[int] = ()) -> None:
+        """The sensor of the board behind an NVML handle; see open_sensors."""
+        self._nvml, self.handle = nvml, handle
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
+        self.name = f"{self._ask('nvmlDeviceGetIndex')}:{self.uuid}"
         nvml.place = f"GPU {self.uuid}"
         self._ours, self._roots = {os.getpid()}, {os.getpid(), *servers}
         # In a container, a server that runs already may be among the ids that mean nothing here.
@@ -191,10 +244,6 @@ class NvmlSensor:
             "process_check": "throughout" if self._counts_unknown_ids else "when opened",
         }
 
-    def environment(self) -> dict[str, str]:
-        """Environment variables that restrict a process to this board; empty if it can use no other anyway."""
-        return {} if self._visible is None else {"CUDA_VISIBLE_DEVICES": self._visible}
-
     def close(self) -> None:
         """Release NVML."""
         self._nvml("nvmlShutdown")
@@ -208,10 +257,10 @@ class NvmlSensor:
         return float(getattr(value.value, _MEMBERS[value.valueType]))
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        return self._nvml(function, self._handle, *arguments)
+        return self._nvml(function, self.handle, *arguments)
 
     def _maybe(self, function: str, default: Any = None, *arguments: Any) -> Any:
-        return self._nvml.maybe(function, default, self._handle, *arguments)
+        return self._nvml.maybe(function, default, self.handle, *arguments)
 
 
 class _Nvml:
@@ -281,12 +330,12 @@ def _boards_of(nvml: "_Nvml", servers: Collection[int]) -> list[str]:
     return found
 
 
-def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> tuple[Any, str | None]:
-    """The handle of the one board to measure, and the CUDA_VISIBLE_DEVICES that selects it if others are visible.
+def _visible_boards(nvml: _Nvml) -> tuple[dict[str, str], dict[str, str], str]:
+    """The boards that this process may use, as `_visible` gives them; the names of all; and why some are unreadable.
 
-    A neighbour that cannot be read is passed over. Raises UnfitMachine for no board, several, or a slice.
+    A neighbour that cannot be read is passed over. Raises UnfitMachine for a slice.
     """
-    handles, names, unread = {}, {}, dict[int, str]()  # unread: why, by index among the boards that open
+    names, unread = {}, dict[int, str]()  # unread: why, by index among the boards that open
     for index in range(nvml("nvmlDeviceGetCount")):
         # If a scheduler fences devices off (Slurm's ConstrainDevices), NVML still counts the boards of other jobs. CUDA
         # does not, so indices in CUDA_VISIBLE_DEVICES count only the boards that can be opened.
@@ -295,28 +344,11 @@ def _find(nvml: _Nvml, environment: Mapping[str, str], uuid: str | None) -> tupl
             handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
             if handle is not None:
                 gpu = str(nvml("nvmlDeviceGetUUID", handle))
-                names[gpu], handles[gpu] = str(nvml("nvmlDeviceGetName", handle)), handle
+                names[gpu] = str(nvml("nvmlDeviceGetName", handle))
         except SensorError as error:
-            unread[len(handles)] = str(error)
+            unread[len(names)] = str(error)
     also = "".join(f"; {reason}" for reason in unread.values())
-    visible = _visible(list(handles), names, environment, unread)
-    listed = "".join(f"\n  {gpu} ({names[gpu]})" for gpu in visible)
-    if not visible:
-        raise UnfitMachine(f"no GPU is visible to this process: ask the scheduler for one (Slurm: --gpus=1){also}")
-    chosen = [gpu for gpu in visible if gpu.startswith(uuid or "")]
-    if uuid is not None and uuid.startswith("MIG-"):
-        raise _slice_error(uuid)
-    if not chosen:
-        raise UnfitMachine(f"--gpu {uuid}: not among the GPUs visible to this process{also}:{listed}")
-    if len(chosen) > 1:
-        raise UnfitMachine(
-            f"{len(chosen)} GPUs are visible to this process; choose one with --gpu UUID or CUDA_VISIBLE_DEVICES=UUID:"
-            f"{listed}"
-        )
-    handle = handles[chosen[0]]
-    if nvml.maybe("nvmlDeviceGetMigMode", [0], handle)[0]:
-        raise _slice_error(chosen[0])
-    return handle, visible[chosen[0]] if len(visible) > 1 or unread else None
+    return _visible(list(names), names, os.environ, unread), names, also
 
 
 def _visible(
@@ -360,8 +392,7 @@ def _visible(
 
 def _slice_error(uuid: str) -> UnfitMachine:
     return UnfitMachine(
-        f"{uuid} is a MIG slice or is divided into slices: NVML counts the energy of whole boards only, so a slice "
-        "cannot be measured; ask for a whole GPU with MIG off"
+        f"{uuid} is a MIG slice or is divided into slices: NVML counts whole boards; ask for a whole GPU with MIG off"
     )
 
 

@@ -1,5 +1,6 @@
 """A simulated GPU board on virtual time: power, heat, clocks, and NVML-like sensors that see them imperfectly.
 
+Several boards that share a model work alike, so one board stands for all; each has sensors of its own.
 It knows nothing about language models: work is a list of time spans, each with a dynamic energy. The true joules
 (`true_energy_j`) never enter a measured row; the sensors report what NVML would.
 """
@@ -125,9 +126,11 @@ class SimulatedGpu:
 class SimulatedSensor:
     """What NVML would report: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
 
-    def __init__(self, device: SimulatedGpu) -> None:
-        """Sensors of `device`; gain and noise follow from its seed."""
-        draw = random.Random(f"sensor/{device.seed}")
+    def __init__(self, device: SimulatedGpu, index: int = 0) -> None:
+        """Sensors of board `index` of those that `device` stands for; gain and noise follow from its seed."""
+        of_board = f"/{index}" if index else ""
+        draw = random.Random(f"sensor/{device.seed}{of_board}")
+        self.name = f"{index}:GPU-SIMULATED-{device.seed}{of_board.replace('/', '-')}"
         self._device = device
         self._gain = 1 + draw.uniform(-GAIN_LIMIT, GAIN_LIMIT)
         self._phase = draw.uniform(0, STEP_S)
@@ -179,7 +182,7 @@ class SimulatedSensor:
         """Board and driver, labelled as simulated."""
         return {
             "gpu": f"{self._device.gpu.name} (SIMULATED)",
-            "gpu_uuid": f"GPU-SIMULATED-{self._device.seed}",
+            "gpu_uuid": self.name.partition(":")[2],
             "driver_version": "simulated",
             "power_limit_w": self._device.gpu.tdp_w,
         }
@@ -188,9 +191,9 @@ class SimulatedSensor:
         """The same: there is nothing else to report."""
         return self.identity()
 
-    def environment(self) -> dict[str, str]:
-        """Empty: there is no real board to restrict a process to."""
-        return {}
+    def has_ours(self) -> bool:
+        """The simulation is on every board."""
+        return True
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,6 +1,9 @@
-"""A window of work: the readings at its edges and in between, and the verdict on whether they can be trusted."""
+"""A window of work: the readings at its edges and in between, and the verdict on whether they can be trusted.
 
-from collections.abc import Iterable, Sequence
+A reason that does not hold for every board is followed by ":" and the board's name.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import hypot
@@ -42,6 +45,9 @@ BOARD_WIDE = {
 }
 
 
+_ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j", "tail_j")  # of a verdict
+
+
 @dataclass(frozen=True)
 class Sample:
     """One poll: time in s, counter in mJ, powers in W. The last three are None if the driver refused them."""
@@ -59,8 +65,9 @@ class Sample:
 class Edges:
     """Where a window begins and ends: times in s, the counter in mJ or None if it did not step in time.
 
-    The counter stepped to `opened_mj` as the work began, and to `closed_mj` and `later_mj` after it ended. `seen` holds
-    reasons for invalidity that the samples do not show. If `failed`, a sensor failed and there are no energies.
+    The counter stepped to `opened_mj` just before the work began (None: as it began), and to `closed_mj` and `later_mj`
+    after it ended. `seen` holds reasons for invalidity that the samples do not show. If `failed`, a sensor failed and
+    there are no energies.
     """
 
     start_s: float
@@ -72,6 +79,16 @@ class Edges:
     later_s: float = 0.0
     seen: tuple[str, ...] = ()
     failed: bool = False
+    opened_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What one board showed during a window. `board` is its name, "INDEX:UUID", or "" for the only one."""
+
+    edges: Edges = field(repr=False)
+    samples: tuple[Sample, ...] = field(repr=False)
+    board: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,22 +107,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid."""
+    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid.
+
+    `shares_j` has the part of each board in `energy_j`.
+    """
 
     energy_j: float | None
     energy_instant_j: float | None
     energy_average_j: float | None
     tail_j: float | None
     reasons: tuple[str, ...]
+    shares_j: tuple[float | None, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Window(Verdict):
     """One window of work: its verdict and the readings behind it.
 
-    `tail_j`, already subtracted from `energy_j`, is the energy between the end of the work and the counter's next step.
-    `edge_error` is one counter step relative to the window: the possible error of unaligned edges. Unless
-    `processes_checked`, another process on the board would have gone unnoticed.
+    `tail_j`, already subtracted from `energy_j`, is the energy between the work and the counter's steps around it.
+    `edge_error` is one counter step relative to the window: the possible error of unaligned edges. `flags` are what its
+    row must say without being invalid.
     """
 
     start_s: float
@@ -113,23 +134,40 @@ class Window(Verdict):
     edge_error: float
     temperature_c: float | None
     sm_clock_mhz: float | None
+    flags: tuple[str, ...]
     event_reasons: int
-    processes_checked: bool
-    edges: Edges = field(repr=False)
-    samples: tuple[Sample, ...] = field(repr=False)
+    readings: tuple[Readings, ...]
 
 
 def board_wide(reasons: Iterable[str]) -> str:
     """What is wrong with the whole board, and the remedy; "" if none of the reasons says so."""
-    return "; ".join(f"this GPU: {REASONS[reason]}: {BOARD_WIDE[reason]}" for reason in reasons if reason in BOARD_WIDE)
+    return "; ".join(
+        f"{f'GPU {board}' if board else 'this GPU'}: {REASONS[code]}: {BOARD_WIDE[code]}"
+        for code, _, board in (reason.partition(":") for reason in reasons)
+        if code in BOARD_WIDE
+    )
 
 
-def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
+def explained(reason: str) -> str:
+    """A reason in words."""
+    code, _, board = reason.partition(":")
+    return REASONS[code] + f" (GPU {board})" * bool(board)
+
+
+def judge(readings: Sequence[Readings], limits: Limits) -> Verdict:
     """The verdict on a window. It depends only on edges and samples, so it can be repeated at any time."""
+    verdicts = [_judge_one(one.edges, one.samples, limits) for one in readings]
+    reasons = _of_boards({one.board: verdict.reasons for one, verdict in zip(readings, verdicts, strict=True)})
+    parts = {name: [getattr(verdict, name) for verdict in verdicts] for name in _ENERGIES}
+    totals = {name: None if None in energies else sum(energies) for name, energies in parts.items()}
+    return Verdict(**totals, reasons=reasons, shares_j=tuple(parts["energy_j"]))
+
+
+def _judge_one(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
     duration_s = edges.end_s - edges.start_s
     too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
     if edges.failed:
-        return Verdict(None, None, None, None, (edges.seen[0], *too_short, *edges.seen[1:]))
+        return Verdict(None, None, None, None, (*edges.seen[:1], *too_short, *edges.seen[1:]))
     energy_j = tail_j = None
     energy_instant_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.instant_w) for s in samples])
     energy_average_j = _integral(edges.start_s, edges.end_s, [(s.at_s, s.average_w) for s in samples])
@@ -141,7 +179,8 @@ def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
         reasons.append("counter_reset")
     else:
         idle_w = (later - closed) / 1000 / (edges.later_s - edges.closed_s)
-        tail_j = idle_w * (edges.closed_s - edges.end_s)
+        head_s = 0.0 if edges.opened_s is None else edges.start_s - edges.opened_s
+        tail_j = idle_w * (head_s + edges.closed_s - edges.end_s)
         energy_j = (closed - opened) / 1000 - tail_j
     if energy_instant_j is None:
         reasons.append("instant_power_missing")
@@ -152,9 +191,21 @@ def judge(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
     return Verdict(energy_j, energy_instant_j, energy_average_j, tail_j, (*reasons, *too_short, *edges.seen))
 
 
-def regime(event_reasons: int) -> list[str]:
-    """Flags for what limited the clocks, from the bits of nvmlDeviceGetCurrentClocksEventReasons."""
-    return ["power_capped"] * bool(event_reasons & _POWER_CAP) + ["throttled"] * bool(event_reasons & _THROTTLED)
+def _of_boards(codes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The codes of all boards, once each; one that does not hold for every board, with the name of the board."""
+    common = set.intersection(*map(set, codes.values()))
+    named = [code if code in common else f"{code}:{board}" for board, own in codes.items() for code in own]
+    return tuple(dict.fromkeys(named))
+
+
+def flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[str, ...]:
+    """Flags for what limited the clocks of the boards, and for those that list no processes, named in `unlisted`."""
+    codes = {}
+    for one in readings:
+        bits = union(sample.event_reasons or 0 for sample in one.samples)
+        codes[one.board] = ["power_capped"] * bool(bits & _POWER_CAP) + ["throttled"] * bool(bits & _THROTTLED)
+        codes[one.board] += ["processes_unchecked"] * (one.board in unlisted)
+    return _of_boards(codes)
 
 
 def uncertainty(window: Window, gain: float) -> dict[str, float]:

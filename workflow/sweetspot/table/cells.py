@@ -9,8 +9,8 @@ from sweetspot.vocabulary import LATENCIES
 def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per group and cell from the valid rows: groups in order of appearance, sorted by cell within each.
 
-    Columns: model, gpu, engine, precision, source, batch, input_tokens, output_tokens; energy_j, duration_s, idle_w,
-    waves and the latencies (means over repetitions; null if the table lacks them); in_flight (minimum); experts and
+    Columns: those of a group, source, batch, input_tokens, output_tokens; energy_j, duration_s, idle_w, waves and the
+    latencies (means over repetitions; null if the table lacks them); in_flight (minimum); experts and
     experts_per_token (maxima); energy_sd_j (null for a single repetition); repetitions.
     """
     order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}

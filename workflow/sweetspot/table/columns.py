@@ -3,11 +3,13 @@
 import difflib
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
 from sweetspot.errors import SweetspotError
+from sweetspot.parallelism import Parallelism
 from sweetspot.table.batch_energy import folded, whole_batch
 from sweetspot.table.files import renamed
 from sweetspot.table.schema import CELL, GROUP, Row
@@ -111,9 +113,8 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     Two GPU counts or two tasks in one cell are not repetitions of one measurement.
     """
     notes = []
-    for name in [
-        column for column in frame.columns if folded(column) in _SETUPS and not frame[column].dtype.is_nested()
-    ]:
+    columns = [name for name in frame.columns if folded(name) in _SETUPS and not _is_said(frame, name)]
+    for name in [name for name in columns if not frame[name].dtype.is_nested()]:
         cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
         mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique().with_columns(_mixed=True)
         if not mixed.height:
@@ -127,8 +128,22 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 
 def tells_boards(frame: pl.DataFrame) -> bool:
-    """Whether a column says on how many GPUs each row ran."""
-    return any(folded(column) in _BOARDS for column in frame.columns)
+    """Whether a column other than `parallelism` says on how many GPUs each row ran."""
+    return any(folded(column) in _BOARDS and not _is_said(frame, column) for column in frame.columns)
+
+
+def boards(frame: pl.DataFrame) -> pl.Series:
+    """The number of GPUs of each row by its `parallelism`; 1 if that is not understood, as in rows set aside."""
+    counts = {}
+    for label in frame["parallelism"].unique():
+        with suppress(SweetspotError):
+            counts[label] = Parallelism.parse(label).gpus
+    return frame["parallelism"].replace_strict(counts, default=1, return_dtype=pl.Int64)
+
+
+def _is_said(frame: pl.DataFrame, column: str) -> bool:
+    """Whether a column only repeats what `parallelism` says, as `gpus` does in our own tables."""
+    return column == "gpus" and "energy_j_per_gpu" in frame.columns
 
 
 def _found(

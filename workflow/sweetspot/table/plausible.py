@@ -7,7 +7,7 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
-from sweetspot.table.columns import tells_boards
+from sweetspot.table.columns import boards, tells_boards
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import UNSPECIFIED
 
@@ -77,12 +77,12 @@ def of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 
 @cache
-def _limits(gpu: str, several: bool) -> tuple[float, float]:
-    """Plausible power in W of one GPU of this name, or of several: lowest and highest."""
+def _limits(gpu: str, boards: int, unknown: bool) -> tuple[float, float]:
+    """Plausible power in W of so many GPUs of this name, or of an unknown number: lowest and highest."""
     board, (low, high) = find(gpu), _PLAUSIBLE_POWER_W
     if board is None:
         return low, high
-    return _OF_TDP[0] * board.tdp_w, high if several else _OF_TDP[1] * board.tdp_w
+    return _OF_TDP[0] * boards * board.tdp_w, high if unknown else _OF_TDP[1] * boards * board.tdp_w
 
 
 def notes(frame: pl.DataFrame) -> list[str]:
@@ -92,7 +92,8 @@ def notes(frame: pl.DataFrame) -> list[str]:
         found.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
     valid = frame.filter(pl.col("valid"))
     power = pl.col("energy_j") / pl.col("duration_s")
-    limits = [_limits(gpu, tells_boards(frame)) for gpu in valid["gpu"]]
+    unknown = tells_boards(frame)
+    limits = [_limits(gpu, count, unknown) for gpu, count in zip(valid["gpu"], boards(valid), strict=True)]
     odd = valid.with_columns(
         power.alias("_power"), _low=pl.Series([low for low, _ in limits]), _high=pl.Series([high for _, high in limits])
     ).filter((pl.col("_power") < pl.col("_low")) | (pl.col("_power") > pl.col("_high")))

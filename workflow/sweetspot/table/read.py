@@ -213,6 +213,8 @@ def _source(series: pl.Series) -> _Converted:
 
 def _rule(name: str) -> str:
     checks = [check for check in _COLUMNS[name].checks]
+    if name == "parallelism":
+        return "must be like tp1, tp4, tp2-pp2 or tp8-ep"
     words = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below", "isin": "one of"}
     parts = []
     for check in checks:

@@ -6,7 +6,7 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 
-from sweetspot.vocabulary import SELECTORS, SIMULATED, UNSPECIFIED
+from sweetspot.vocabulary import ONE_GPU, SELECTORS, SIMULATED, UNSAID, UNSPECIFIED
 
 GROUP = ["model", *SELECTORS]
 CELL = ["batch", "input_tokens", "output_tokens"]
@@ -32,7 +32,13 @@ class Row(pa.DataFrameModel):
     energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")
     gpu: str = _optional("GPU, by its NVML name.", UNSPECIFIED)
     engine: str = _optional("Inference engine.", UNSPECIFIED)
-    precision: str = _optional("Data type of the weights.", UNSPECIFIED)
+    precision: str = _optional("Formats of weights, activations (`+a_`) and KV cache (`+kv_`).", UNSPECIFIED)
+    parallelism: str = _optional(
+        "GPUs that share each layer, groups of layers, and `ep` if experts are spread: `tp1`, `tp4`, `tp2-pp2`, "
+        "`tp8-ep`.",
+        ONE_GPU,
+        str_matches=r"^tp[1-9]\d*(-pp[1-9]\d*)?(-ep)?$",
+    )
     source: str = _optional(
         "Origin of the row: `simulated`, `simulated-kernels`, `measured` or `published`.", UNSPECIFIED, isin=SOURCES
     )
@@ -60,5 +66,5 @@ def rows_of(frame: pl.DataFrame, group: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def group_name(group: Iterable[str]) -> str:
-    """A group (model, gpu, engine, precision) for display, without its unspecified parts."""
-    return ", ".join(part for part in group if part != UNSPECIFIED)
+    """A group (model, gpu, engine, precision, parallelism) for display, without what needs no mention."""
+    return ", ".join(part for part in group if part not in UNSAID)
