@@ -97,6 +97,16 @@ def test_each_engine_has_a_name_for_a_cache(monkeypatch: pytest.MonkeyPatch, tmp
     assert [cache("trt-pytorch", name) for name in ("fp8", "nvfp4", "bfloat16")] == ["fp8", "nvfp4", "auto"]
 
 
+def test_a_quantised_cache_of_random_weights_is_scaled_by_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """vLLM draws its scales at random too, some of them negative; a checkpoint's are its own."""
+    package = standins.vllm(monkeypatch)
+    opened(spec("vllm", precision="fp8+kv_fp8"), tmp_path / "quantised")
+    assert package.attention.scales() == [1.0] * 6
+    package = standins.vllm(monkeypatch)
+    opened(spec("vllm", precision="fp8"), tmp_path / "plain")
+    assert package.attention.scales() == [-0.001] * 6
+
+
 @pytest.mark.parametrize(
     ("engine", "precision", "said"),
     [

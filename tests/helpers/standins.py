@@ -62,6 +62,29 @@ class Reply:
         self.outputs = [SimpleNamespace(token_ids=[0] * tokens, request_perf_metrics=perf)]
 
 
+class Attention:
+    """A layer of vLLM with the scales of its cache, as random weights leave them."""
+
+    def __init__(self) -> None:
+        for name in ("_q_scale", "_k_scale", "_v_scale"):
+            setattr(self, name, self.Scale())
+            setattr(self, f"{name}_float", -0.001)
+
+    class Scale:
+        """A tensor of one number."""
+
+        value = -0.001
+
+        def fill_(self, value: float) -> None:
+            """In place."""
+            self.value = value
+
+    def scales(self) -> list[float]:
+        """All of them, as tensors and as numbers."""
+        found = [getattr(self, f"_{name}_scale") for name in "qkv"]
+        return [scale.value for scale in found] + [getattr(self, f"_{name}_scale_float") for name in "qkv"]
+
+
 class Standin:
     """The package `name` in sys.modules, and a record of what was asked of it.
 
@@ -179,6 +202,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch, blocks: int = 10_000, windows: tuple[i
     standin.package.LLM.generate = generate
     standin.package.LLM.llm_engine = SimpleNamespace(engine_core=client)
     standin.package.LLM.apply_model = lambda llm, func: [func(llm)]
+    standin.attention = Attention()  # type: ignore[attr-defined]
+    standin.package.LLM.modules = lambda llm: [object(), standin.attention]
     known = standin.registry("vllm.ModelRegistry.get_supported_archs").keys
     standin.package.ModelRegistry = SimpleNamespace(get_supported_archs=known)
     standin.module("vllm.distributed", cleanup_dist_env_and_memory=lambda: None)

@@ -83,6 +83,8 @@ class VllmEngine:
             self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
                 self._llm.apply_model(partial(_initialize, seed=spec.seed))  # workers can unpickle this, but no lambda
+            elif spec.weights == "dummy" and Precision.of(spec.precision).cache in _CACHES:
+                self._llm.apply_model(_scale_by_one)
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
@@ -185,6 +187,15 @@ def _initialize(model: Any, seed: int) -> None:
             parameter.data.normal_(0.0, _GAUSSIAN_SD)
         else:
             parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _scale_by_one(model: Any) -> None:
+    """Undo the random scales, some negative, that random weights give a quantised KV cache."""
+    for module in model.modules():
+        for name in ("_q_scale", "_k_scale", "_v_scale"):
+            if hasattr(module, f"{name}_float"):
+                getattr(module, name).fill_(1.0)
+                setattr(module, f"{name}_float", 1.0)
 
 
 def _package() -> Any:
