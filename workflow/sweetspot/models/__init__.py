@@ -28,7 +28,7 @@ _SIZES = (
     *("intermediate_size", "ffn_dim"),
 )
 _TEXT = ("text_config", "llm_config")
-_LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern")  # a kind for each layer
+_LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "num_layers")  # instead of num_hidden_layers
 _MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
 
 
@@ -192,7 +192,8 @@ def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
             f"transformers cannot read this config.json as {kind} ({' '.join(str(error).split())}); compare it with "
             "the publisher's"
         ) from None
-    if getattr(parsed, "is_encoder_decoder", False) or getattr(parsed, "is_decoder", True) is False:
+    encodes = outline.fills_masks(kind) and getattr(parsed, "is_decoder", True) is False
+    if encodes or getattr(parsed, "is_encoder_decoder", False):
         raise SweetspotError(f"key 'model_type' is {kind!r}, an encoder; give the config.json of a decoder-only model")
     return wanted, parsed
 

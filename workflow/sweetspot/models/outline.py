@@ -54,6 +54,11 @@ def class_of(model_type: str) -> str | None:
     return next(iter(_generators().get(model_type, ())), None)
 
 
+def fills_masks(model_type: str) -> bool:
+    """Whether a model type is of encoders that fill in masked tokens, which transformers can also run as decoders."""
+    return model_type in _auto().MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
 def outline(config: Any, architecture: str) -> Module:
     """The modules that transformers would build as `architecture` for a config of its own classes.
 

@@ -134,7 +134,7 @@ def _layer(place: str, layer: Module, index: int, text: Any, quantization: Quant
     routed = [one for one in weights if _routed(one)]
     dense = [one for one in weights if not _routed(one)]
     matrices = [one for one in dense if _is_matrix(one)]
-    short = [one for one in dense if isinstance(one.owner, Convolution) and one.leaf == "weight"]
+    short = [one for one in dense if len(one.shape) > 2]  # convolutions, and matrices made of blocks
     vectors = sum(one.elements for one in dense if one not in matrices and one not in short)
     experts = max((len(one.owner) if isinstance(one.owner, ModuleList) else one.shape[0] for one in routed), default=0)
     of_experts = [one for one in routed if len(one.shape) == 3]
@@ -174,10 +174,10 @@ def _weights(place: str, module: Module) -> Iterator[Weight]:
 
 
 def _routed(weight: Weight) -> bool:
-    stacked = len(weight.shape) == 3 and not isinstance(weight.owner, Convolution)
-    return stacked or (
-        len(weight.shape) == 2 and "experts" in weight.module.split(".")[-1] and "shared" not in weight.module
-    )
+    """Whether a weight is that of routed experts, stacked in one parameter or in a list of modules."""
+    named = "experts" in f"{weight.module.rpartition('.')[2]} {type(weight.owner).__name__}".lower()
+    of_experts = (named or isinstance(weight.owner, ModuleList)) and "shared" not in weight.module
+    return of_experts and len(weight.shape) in (2, 3)
 
 
 def _is_matrix(weight: Weight) -> bool:
@@ -326,20 +326,15 @@ def _experts_per_token(layer: Module, text: Any) -> int:
 
 
 def _tied(root: Module, config: Any) -> set[str]:
-    """Names of parameters that are the same as others, by the class and the config."""
-    keys = getattr(root, "_tied_weights_keys", None) or {}
-    if not isinstance(keys, dict):
-        return set()
-    every = {name for name, _ in root.parameters()}
-    ties = getattr(config, "tie_word_embeddings", None)
-    found = set()
-    for pattern, source in keys.items():
-        plain = pattern in every and source in every
-        if plain and ties:
-            found.add(pattern)
-        elif not plain:
-            alike = re.compile(pattern + r"(\..*)?")
-            found |= {name for name in every if alike.fullmatch(name) and not name.startswith(source)}
+    """Names of parameters that are the same as others: the head if the config ties it, and what layers share."""
+    every, found = {name for name, _ in root.parameters()}, set[str]()
+    for place, module in root.modules():
+        keys = getattr(module, "_tied_weights_keys", None)
+        for pattern, source in keys.items() if isinstance(keys, dict) else ():
+            of_layers = f".{pattern}".startswith(".layers.")
+            if of_layers or getattr(config, "tie_word_embeddings", None):
+                alike = re.compile(re.escape(f"{place}." if place else "") + pattern + r"(\..*)?")
+                found |= {name for name in every if alike.fullmatch(name) and not name.startswith(source)}
     return found
 
 
