@@ -243,7 +243,7 @@ def _attention(layer: Module, index: int, text: Any) -> dict[str, Any]:
         elif fused and out:
             widths = ((fused.out_features - out.in_features) // 2,) * 2
         else:
-            widths = (text.num_attention_heads * size,) * 2
+            widths = ((_of(text, "num_key_value_heads") or text.num_attention_heads) * size,) * 2
         kv_heads = widths[0] // size
         heads = (out.in_features if out else text.num_attention_heads * size) // (widths[1] // kv_heads)
         return {
