@@ -115,6 +115,14 @@ def element_bytes(label: str) -> ElementBytes:
         return ElementBytes(bits / 8, max(2.0, bits / 8), max(2.0, bits / 8))
 
 
+def name_of(label: str) -> str:
+    """The name of a precision, by any of its names; another table's own label stays."""
+    try:
+        return Precision.of(label).name
+    except SweetspotError:
+        return label
+
+
 def bits(name: str) -> float:
     """Bits of an element in a format, with its share of the scales."""
     return _BITS[name]

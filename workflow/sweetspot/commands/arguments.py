@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import SweetspotError
+from sweetspot.precision import name_of
 from sweetspot.vocabulary import SELECTORS
 
 
@@ -69,7 +70,8 @@ def pairs(items: Iterable[str], option: str, form: str) -> dict[str, str]:
 def add_answer(command: argparse.ArgumentParser, asked: str) -> None:
     """Which group of a predictor answers, whether outside of its range, and how."""
     for name in SELECTORS:
-        command.add_argument(f"--{name}", help="needed if the predictor holds several for this model")
+        read = name_of if name == "precision" else str
+        command.add_argument(f"--{name}", type=read, help="needed if the predictor holds several for this model")
     refuse = f"refuse a {asked} outside the measured range, with exit status 1"
     command.add_argument("--strict", action="store_true", help=refuse)
     command.add_argument("--json", action="store_true", help="print one JSON object")

@@ -8,6 +8,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
+from sweetspot.precision import name_of
 from sweetspot.table import latencies
 from sweetspot.table.columns import apart, named
 from sweetspot.table.files import load, numbers, shortened
@@ -121,7 +122,11 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
         changed += [(f"{name} {remark}", rows) for remark, rows in read.items()]
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
-    frame = frame.with_columns(valid_as_given=pl.col("valid").fill_null(True))
+    labels = frame["precision"].unique().to_list()
+    frame = frame.with_columns(
+        pl.col("precision").replace({label: name_of(label) for label in labels}),
+        valid_as_given=pl.col("valid").fill_null(True),
+    )
     try:
         Row.validate(frame, lazy=True)
     except SchemaErrors as error:
