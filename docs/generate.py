@@ -2,14 +2,19 @@
 
 import argparse
 import json
+import lzma
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from sweetspot import engines, gpus
 from sweetspot.campaign.config import Board, Config, EngineConfig, ModelRow
 from sweetspot.commands.main import parser
 from sweetspot.measure.protocol import Protocol
+from sweetspot.parallelism import Parallelism
+from sweetspot.precision import NAMES, Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Made by docs/generate.py from the code; edit there. -->"
@@ -22,6 +27,7 @@ def pages() -> dict[Path, str]:
         ROOT / "workflow/schemas/models.schema.json": _schema(ModelRow),
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/command-line.md": _command_line(),
+        ROOT / "docs/support.md": _support(),
     }
 
 
@@ -51,7 +57,7 @@ def _configuration() -> str:
         _protocol(),
         "## The table of models",
         "Tab-separated, one line per model. `architecture` points at the publisher's `config.json`; "
-        "`resources/architectures/` holds the files of 13 models.",
+        "`resources/architectures/` holds some.",
         _table(ModelRow),
         "To add a model, download its `config.json`, add a line to the table and run the same command again. Only that "
         "model is measured.",
@@ -88,6 +94,92 @@ def _command_line() -> str:
     for name, command in commands.choices.items():
         parts += [f"## sweetspot {name}", _help(command)]
     return "\n\n".join(parts) + "\n"
+
+
+# What tests run on the real vLLM, on a CPU: tests/engines/test_real_engine.py.
+_FAMILIES_RUN = (
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt_oss",
+    "granite",
+    "llama",
+    "mistral",
+    "opt",
+    "phi3",
+    "qwen2",
+)
+_FAMILIES_RUN += ("qwen3", "qwen3_moe")
+_PRECISIONS_RUN = ("bfloat16", "fp8+kv_fp8", "int8", "int4")
+_PRECISIONS = (*NAMES[1:], "fp8+kv_fp8", "bfloat16+kv_fp8", "int8+a_bfloat16", "fp8+a_bfloat16", "nvfp4+kv_fp8")
+_PARALLEL = ("tp1", "tp4", "tp1-pp2", "tp8-ep")
+_ENGINES = ("vllm", "trt-engine", "trt-pytorch", "simulated")
+
+
+def _support() -> str:
+    """Families, precisions, parallelism and boards by engine."""
+    read = json.loads(lzma.decompress((ROOT / "tests/data/published-models.json.xz").read_bytes()))["models"]
+    published: dict[str, int] = {}
+    for model in read.values():
+        if model["parameters"]:
+            kind = model["config"]["model_type"]
+            published[kind] = published.get(kind, 0) + 1
+    families = ["| model type | published config.json whose parameters are checked | run on the real vLLM |"]
+    families += ["| --- | --- | --- |"]
+    for kind in sorted(published.keys() | {*_FAMILIES_RUN}):
+        run = "two layers, on a CPU; not run on a GPU" if kind in _FAMILIES_RUN else "not run"
+        families.append(f"| `{kind}` | {published.get(kind, '')} | {run} |")
+    parts = [
+        "# What runs where",
+        NOTE,
+        "Nothing on this page has been run on a GPU yet. Servers run what they were started with; the columns are "
+        "the engines that sweetspot starts itself.",
+        "## Models",
+        "A `config.json` is read by the model's own definition in transformers, so any decoder that the installed "
+        "transformers knows can be planned and simulated, and predicted by the law across models; `sweetspot model` "
+        "shows what was read, and what is not modelled. Whether an engine runs a model, its own registry says when the "
+        "engine is built. Parameters were compared with those that torch counts for the same class.",
+        "\n".join(families),
+        "## Precisions",
+        "`yes`: asked for by the engine's own arguments, checked against its published sources and stand-ins; not run "
+        "on a GPU. `no`: refused in the plan, with the reason.",
+        _by_engine("precision", _PRECISIONS, lambda name: (name, Parallelism())),
+        "## Several GPUs",
+        "`yes`: tested with stand-ins of engine and driver. GPUs of one node.",
+        _by_engine("parallelism", _PARALLEL, lambda name: ("bfloat16", Parallelism.parse(name))),
+        "## Boards",
+        "Any NVIDIA board can be measured: it tells its memory and power limit itself. Plans and simulations know the "
+        "data sheets below; `board` in a configuration describes another.",
+        _boards(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_engine(what: str, names: Sequence[str], of: Callable[[str], tuple[str, Parallelism]]) -> str:
+    rows = [f"| {what} | {' | '.join(f'`{name}`' for name in _ENGINES)} |", "| --- " * (len(_ENGINES) + 1) + "|"]
+    for name in names:
+        cells = []
+        for engine in _ENGINES:
+            precision, parallelism = of(name)
+            if engine == "simulated":
+                cells.append("yes, simulated")
+            elif engines.refusal(engine, Precision.of(precision).name, "dummy", parallelism):
+                cells.append("no")
+            else:
+                real = engine == "vllm" and what == "precision" and name in _PRECISIONS_RUN
+                cells.append("yes; real tokens on a CPU" if real else "yes")
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _boards() -> str:
+    rows = ["| board | memory, GB | power limit, W | computes in |", "| --- | --- | --- | --- |"]
+    for name in gpus.names():
+        gpu = gpus.find(name)
+        assert gpu is not None
+        rows.append(f"| {name} | {gpu.memory_bytes / 1e9:.0f} | {gpu.tdp_w:.0f} | {', '.join(gpu.peak_flops)} |")
+    return "\n".join(rows)
 
 
 def _help(command: argparse.ArgumentParser) -> str:

@@ -166,4 +166,4 @@ def test_a_table_is_read_with_one_name_for_each_precision(tmp_path: Path) -> Non
     ]
     path = tmp_path / "rows.csv"
     path.write_text("\n".join(["model,batch,input_tokens,output_tokens,energy_j,precision", *lines]))
-    assert read_table([path]).rows["precision"].to_list() == ["bfloat16", "bfloat16", "q4"]
+    assert read_table([path]).frame["precision"].to_list() == ["bfloat16", "bfloat16", "q4"]

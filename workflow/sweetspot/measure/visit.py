@@ -90,6 +90,7 @@ def unmeasured_cell(spec: EngineSpec, cell: Mapping[str, Any], reason: str) -> d
 
 
 def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_version: str) -> dict[str, Any]:
+    mixture = next((block for block in spec.architecture.blocks if block.experts), None)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": spec.architecture.name,
@@ -106,6 +107,7 @@ def _common(spec: EngineSpec, cell: Mapping[str, Any], ran: BatchRun, engine_ver
         "weights": spec.weights,
         "architecture": spec.architecture.digest,
         "source": engines.source(spec),
+        **{name: getattr(mixture, name) for name in ("experts", "experts_per_token") if mixture},
     }
 
 
