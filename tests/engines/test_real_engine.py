@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -290,6 +291,7 @@ def test_a_campaign_runs_from_the_engine_to_rows(engine: str, command: str | Non
     path = os.pathsep.join([str(tmp_path), *sys.path])
     environment = {**os.environ, **stub.environment, "PYTHONPATH": path}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
+    environment["VLLM_RPC_BASE_PATH"] = tempfile.gettempdir()  # the path of a socket has at most 107 characters
     for stage in (["build"], ["measure", "--block", "grid"]):
         shared = ["--job", json.dumps(job), "--directory", str(where.directory)]
         done = subprocess.run(
