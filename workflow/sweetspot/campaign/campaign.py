@@ -40,6 +40,9 @@ class PlannedCell:
     flags: str
 
 
+_MORE_BOARDS = "; tensor_parallel in the table of models spreads it over more"
+
+
 @dataclass(frozen=True)
 class Model:
     """A selected model: its row of the table, its architecture's file and content, and the resolved form for jobs."""
@@ -304,7 +307,7 @@ class Campaign:
             memory = spread.memory(arch, self.gpu, precision, self.config.engine.kv_cache_fraction)
             if (fit := memory.requests(n, m)) < 1:
                 what = "weights and the KV cache of one request"
-                skipped = skipped or f"memory: {what} exceed the memory of {spread.on(self.gpu)}"
+                skipped = skipped or f"memory: {what} exceed the memory of {spread.on(self.gpu)}{_MORE_BOARDS}"
             elif fit < batch:
                 flags.append("kv_limited")
         status = "skipped" if skipped else "run"
