@@ -37,7 +37,9 @@ def test_a_described_board_is_planned_and_simulated_as_described(tmp_path: Path)
     judged = {(cell.model, cell.input_tokens): (cell.status, cell.reason, cell.flags) for cell in plan.cells}
     assert judged["llama-3.2-1b", 64] == ("run", "", "")
     assert judged["llama-3.2-1b", 64000] == ("run", "", "kv_limited")
-    assert judged["llama-3.1-8b", 64][1].startswith(f"memory: weights and the KV cache of one request exceed the memory of {NAME}; tensor_parallel")
+    assert judged["llama-3.1-8b", 64][1].startswith(
+        f"memory: weights and the KV cache of one request exceed the memory of {NAME}; tensor_parallel"
+    )
     text = survey.as_text(survey.survey(plan))
     assert f"on {NAME}, engine simulated" in text
     assert "GPU h" in text

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import compile_kernels
 import polars as pl
 import pytest
 
 from simulation import ARCHITECTURES, H100
 from sweetspot import models
 from sweetspot.architecture import Architecture
-from sweetspot.commands.main import main
 from sweetspot.engines import EngineSpec, kernels, simulated
 
 LLAMA = models.load(ARCHITECTURES / "llama-3.1-8b.json")
@@ -122,10 +122,10 @@ def wheel(path: Path, device: str = "NVIDIA L4") -> Path:
 def test_another_board_is_compiled_from_an_unpacked_wheel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["kernels", str(wheel(tmp_path)), str(tmp_path / "out")]) == 0
+    assert compile_kernels.main([str(wheel(tmp_path)), str(tmp_path / "out")]) == 0
     assert "aiconfigurator-core-9.9, l4, TensorRT-LLM 7.7" in capsys.readouterr().out
     first = (tmp_path / "out/nvidia-l4.json.gz").read_bytes()
-    main(["kernels", str(tmp_path / "aiconfigurator_core/systems/data/l4"), str(tmp_path / "out")])
+    compile_kernels.main([str(tmp_path / "aiconfigurator_core/systems/data/l4"), str(tmp_path / "out")])
     assert (tmp_path / "out/nvidia-l4.json.gz").read_bytes() == first, "the same tables give the same file"
     monkeypatch.setattr(kernels, "DIRECTORY", tmp_path / "out")
     kernels.load.cache_clear()
@@ -139,7 +139,7 @@ def test_another_board_is_compiled_from_an_unpacked_wheel(
 
 
 def test_what_is_not_a_board_of_the_wheel_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["kernels", str(tmp_path), str(tmp_path)]) == 1
+    assert compile_kernels.main([str(tmp_path), str(tmp_path)]) == 1
     assert "no gemm_perf.parquet" in capsys.readouterr().err
-    assert main(["kernels", str(wheel(tmp_path, device="TPU")), str(tmp_path)]) == 1
+    assert compile_kernels.main([str(wheel(tmp_path, device="TPU")), str(tmp_path)]) == 1
     assert "board 'TPU' is not known" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Times of the kernels of a pass, from tables that NVIDIA measured; `sweetspot kernels` compiles them.
+"""Times of the kernels of a pass, from tables that NVIDIA measured; benchmarks/compile_kernels.py compiles them.
 
 A table is a grid of measured times of one kernel. Between its points, and beyond its edges, the ratio of the time to
 the roofline of the data sheet (the larger of compute and memory time) is interpolated linearly in logarithms and held

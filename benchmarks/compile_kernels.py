@@ -1,10 +1,13 @@
-"""Compile the times of TensorRT-LLM's kernels that NVIDIA measured on a board, from an unpacked wheel of
-aiconfigurator-core, into the file from which the simulated device takes them.
+"""Compile the times of TensorRT-LLM's kernels that NVIDIA measured on a board for the simulated device.
+
+They come from an unpacked wheel of aiconfigurator-core:
+`python benchmarks/compile_kernels.py aiconfigurator_core/systems/data/h200_sxm workflow/sweetspot/engines/kernel_times`
 """
 
 import argparse
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +26,22 @@ _LICENCE = {
 }
 _CHANGES = "only bfloat16 without sliding windows; times in microseconds, rounded to 4 digits"
 
-HELP = "compile measured kernel times for the simulated device"
-EPILOG = "Example: sweetspot kernels aiconfigurator_core/systems/data/h200_sxm workflow/sweetspot/engines/kernel_times"
 
-
-def add(command: argparse.ArgumentParser) -> None:
-    """Add its arguments."""
-    command.add_argument("data", type=Path, metavar="DATA", help="directory of the board in the unpacked wheel")
-    command.add_argument("out", type=Path, metavar="OUT", help="directory of the file that is written")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Run it."""
-    tables = compile_tables(options.data)
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, metavar="DATA", help="directory of the board in the unpacked wheel")
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory of the file that is written")
+    options = parser.parse_args(arguments)
+    try:
+        tables = compile_tables(options.data)
+    except SweetspotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     path = options.out / kernels.file_name(tables["gpu"])
     text = json.dumps(tables, separators=(",", ":")) + "\n"
     write_atomically(path, gzip.compress(text.encode(), mtime=0))
     print(f"wrote {path}: {tables['source']}")
+    return 0
 
 
 def compile_tables(data: Path) -> dict[str, Any]:
@@ -111,3 +113,7 @@ def _grid(rows: "pl.DataFrame", *axes: str) -> dict[str, Any]:
     at = {(i, j, k): float(f"{1000 * ms:.4g}") for i, j, k, ms in rows.select(*axes, "latency").iter_rows()}
     us = [[[at.get((i, j, k)) for k in values[2]] for j in values[1]] for i in values[0]]
     return {**dict(zip(axes, values, strict=True)), "us": us}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
