@@ -13,6 +13,7 @@ from sweetspot import models
 from sweetspot.commands.arguments import add_answer
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
+from sweetspot.precision import Precision
 from sweetspot.vocabulary import ON_MEASURED_KERNELS, SELECTORS, SIMULATED
 
 _WIDE = 0.25  # half an interval as a share of the prediction: beyond it another law is worth asking
@@ -36,9 +37,9 @@ def add(command: argparse.ArgumentParser) -> None:
     which.add_argument("--model", help="name of a model in the predictor")
     which.add_argument(
         "--architecture",
-        type=Path,
-        metavar="FILE",
-        help="config.json of an unmeasured model, to predict it by the law across models, or without a predictor",
+        metavar="CONFIG",
+        help="config.json of an unmeasured model, or its name on the hub, to predict it by the law across models, or "
+        "without a predictor",
     )
     command.add_argument("--input-tokens", type=int, required=True, metavar="N", help="prompt length")
     command.add_argument("--output-tokens", type=int, required=True, metavar="M", help="reply length")
@@ -62,7 +63,10 @@ def run(options: argparse.Namespace) -> None:
     request = {"input_tokens": options.input_tokens, "output_tokens": options.output_tokens, "batch": options.batch}
     choice = {name: getattr(options, name) for name in SELECTORS}
     if options.architecture:
-        architecture = models.load(options.architecture)
+        architecture = models.load(models.find(options.architecture))
+        if architecture.quantised:
+            asked = choice["precision"] and Precision.of(choice["precision"])
+            choice["precision"] = models.precision(architecture, asked).name
         answer = across_models.predict(fitted, architecture, **request, **choice)
     else:
         answer = predictor.predict(fitted, options.model, **request, **choice)
@@ -93,7 +97,7 @@ def _simulate(options: argparse.Namespace) -> None:
         )
     n, m, batch = options.input_tokens, options.output_tokens, 1 if options.batch is None else options.batch
     check_request(n, m, batch)
-    architecture, board = models.load(options.architecture), gpus.find(options.gpu)
+    architecture, board = models.load(models.find(options.architecture)), gpus.find(options.gpu)
     spec = engines.EngineSpec(
         *("simulated", architecture, options.precision, "none", board.name if board else options.gpu, batch, n, m),
         kv_cache_fraction=KV_CACHE_FRACTION,
@@ -102,9 +106,10 @@ def _simulate(options: argparse.Namespace) -> None:
     if engines.source(spec) != ON_MEASURED_KERNELS:
         raise SweetspotError(
             f"no kernel times for {architecture.name} in {options.precision} on {options.gpu}: they are known on "
-            f"{', '.join(kernels.boards())} in {' and '.join(kernels.PRECISIONS)}; otherwise give --predictor"
+            f"{', '.join(kernels.boards())} in {' and '.join(kernels.PRECISIONS)}, for dense "
+            "layers; otherwise give --predictor"
         )
-    simulated.build(spec, options.architecture)  # refuses weights that do not fit
+    simulated.build(spec, Path())  # refuses weights that do not fit
     energy_j, duration_s, waves = simulated.expected(spec, n, m)
     mean, worst = (f"{100 * error:.3g} %" for error in (kernels.HELD_OUT_MEAN, kernels.HELD_OUT_WORST))
     notes = [

@@ -29,6 +29,8 @@ TERMS = {
 
 LAW = "across-models"
 
+_KINDS = {"experts": "experts", "latent": "a latent KV cache", "state_flops": "recurrent layers"}
+
 
 def features(
     architecture: Architecture,
@@ -230,6 +232,11 @@ def _outside(
                 reasons[-1] += f", the only {name} in the rows"
     if (total := asked["input_tokens"] + asked["output_tokens"]) > architecture.max_positions:
         reasons.append(f"{total} tokens exceed the {architecture.max_positions} positions of {architecture.name}")
+    measured = [model.get("architecture", {}).get("blocks", ()) for model in entry["models"].values()]
+    for kind, what in _KINDS.items():
+        known = own or any(block[kind] for blocks in measured for block in blocks)
+        if not known and any(getattr(block, kind) for block in architecture.blocks):
+            reasons.append(f"{architecture.name} has {what}, and no measured model has any")
     return reasons
 
 
