@@ -121,4 +121,4 @@ def _import(name: str, names: Any = None, local: Any = None, wanted: Any = (), l
         return _definitions(module.removeprefix("transformers."))
     if kind == "configuration":
         return importlib.import_module(module)
-    return Names(Unknown(), **INSTEAD, **dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), _Auto))
+    return Names(default=Unknown(), **INSTEAD, **dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), _Auto))
