@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot.architecture import Architecture
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import SweetspotError, first_line
 from sweetspot.files import key, write_atomically
 from sweetspot.models import earlier, quantization
 from sweetspot.precision import Precision
@@ -52,7 +52,7 @@ def find(place: str, base: Path = Path()) -> Path:
     except Exception as error:  # errors of the HTTP library, of the hub, and of the cache's file system
         raise SweetspotError(
             f"{place}: neither a file here nor a model whose config.json the hub's cache holds, and the hub does not "
-            f"give it ({_first_line(error)}); download the config.json and name the file"
+            f"give it ({first_line(error)}); download the config.json and name the file"
         ) from None
 
 
@@ -129,7 +129,7 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
         raise
     except Exception as error:
         raise SweetspotError(
-            f"the sizes in this config.json do not make a {wanted} ({type(error).__name__}: {_first_line(error)}); "
+            f"the sizes in this config.json do not make a {wanted} ({type(error).__name__}: {first_line(error)}); "
             "compare it with the publisher's"
         ) from None
     _check_heads(stands, parsed)
@@ -138,13 +138,12 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
         stands,
         name=name,
         model_type=str(config.get("model_type") or parsed.model_type),
-        precision=stored.precision(formats, plain).name if stored and formats else plain,
+        precision=stored.precision(*formats, plain).name if stored and formats else plain,
         source=str(config.get("_source", "")),
     )
-    unknown = sum(count for what, count in found.not_modelled if reader.matters(what))
-    if unknown > _MOST_UNKNOWN * found.parameters:
-        what = next(what for what, _ in found.not_modelled if reader.matters(what))
-        raise SweetspotError(f"{what}: {unknown / found.parameters:.0%} of the parameters; choose another model")
+    unknown = dict(found.not_modelled).get(reader.UNKNOWN_STATE, 0) / found.parameters
+    if unknown > _MOST_UNKNOWN:
+        raise SweetspotError(f"{reader.UNKNOWN_STATE}: {unknown:.0%} of the parameters; choose another model")
     before = earlier.dimensions(found, config)
     return replace(found, digest=key(before or {**found.as_dict(), "name": "", "source": ""}))
 
@@ -155,7 +154,7 @@ def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
 
     from sweetspot.models import outline
 
-    kind, named = config.get("model_type"), config.get("architectures") or []
+    kind, named = str(config.get("model_type")), config.get("architectures") or []
     if not isinstance(named, list):
         raise SweetspotError(f"key 'architectures' is {named!r}, not a list; copy it from the publisher's config.json")
     wanted = next((name for name in named if outline.generates(name)), None)
@@ -164,19 +163,16 @@ def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
             f"key 'architectures' is {other}, which does not generate text; give the config.json of a decoder-only "
             "language model"
         )
-    kind = str(kind)
     if kind not in CONFIG_MAPPING and wanted:
         kind = outline.model_type(wanted)  # a name of the publisher's own for a class of transformers
     if kind not in CONFIG_MAPPING:
-        from transformers import __version__
-
-        problem = f"is {kind!r}" if config.get("model_type") else "is missing"
+        problem, installed = f"is {kind!r}" if config.get("model_type") else "is missing", version("transformers")
         raise SweetspotError(
-            f"key 'model_type' {problem}, and transformers {__version__} knows no such model; its own code, if its "
+            f"key 'model_type' {problem}, and transformers {installed} knows no such model; its own code, if its "
             "publisher offers any, is not run here. Copy the key from the publisher's config.json, or install a "
             "transformers that knows the model"
         )
-    wanted = wanted or outline.class_of(str(kind))
+    wanted = wanted or outline.class_of(kind)
     if wanted is None:
         raise SweetspotError(
             f"key 'model_type' is {kind!r}, which does not generate text by itself; give the config.json of a "
@@ -231,22 +227,20 @@ def _check_heads(found: Architecture, parsed: Any) -> None:
                 f"{block.heads} query heads (num_attention_heads); correct one of them"
             )
     text = parsed.get_text_config(decoder=True)
-    attends = found.attention_layers
-    if attends and not attends.latent and attends.heads * attends.head_size != attends.heads * attends.value_size:
+    attends, hidden, heads = found.attention_layers, found.hidden, getattr(text, "num_attention_heads", None)
+    if not attends or (not attends.latent and attends.head_size != attends.value_size):
         return
-    hidden, heads = found.hidden, getattr(text, "num_attention_heads", None)
-    if attends and isinstance(heads, int) and attends.head_size == hidden // heads and hidden % heads:
+    if isinstance(heads, int) and attends.head_size == hidden // heads and hidden % heads:
         raise SweetspotError(
             f"key 'hidden_size' is {hidden}, not divisible by num_attention_heads {heads}; add head_dim or correct one"
         )
 
 
 def _data_type(config: Mapping[str, Any]) -> str:
-    text = config.get("text_config") or {}
-    named = next(
-        (str(each[name]) for each in (config, text) for name in ("dtype", "torch_dtype") if each.get(name)), ""
-    )
-    return named.removeprefix("torch.") if named.removeprefix("torch.") in ("float16", "float32") else "bfloat16"
+    places = config, config.get("text_config") or {}
+    named = next((each[name] for each in places for name in ("dtype", "torch_dtype") if each.get(name)), "")
+    found = str(named).removeprefix("torch.")
+    return found if found in ("float16", "float32") else "bfloat16"
 
 
 def _architecture(config: Mapping[str, Any], name: str, file: Path) -> Architecture:
@@ -278,9 +272,8 @@ def _kept(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None
 
 
 def _name(file: Path) -> str:
-    cached = next((part for part in file.parts if part.startswith("models--")), None)
-    if cached:
-        return cached.split("--")[-1]
+    if cached := [part for part in file.parts if part.startswith("models--")]:
+        return cached[0].split("--")[-1]
     return file.absolute().parent.name if file.name == "config.json" else file.stem
 
 
@@ -299,7 +292,3 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(config, dict):
         raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")
     return file, config
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

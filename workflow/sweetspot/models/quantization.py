@@ -16,23 +16,17 @@ from sweetspot.precision import Precision
 
 _SIXTEEN = "bfloat16"  # of a part that stays as it is
 _ALGORITHMS = {
-    "FP8": ("fp8", "fp8"),
-    "FP8_PB_WO": ("fp8", "fp8"),
-    "FP8_PER_CHANNEL_PER_TOKEN": ("fp8", "fp8"),
-    "FP8_BLOCK_SCALES": ("fp8", "fp8"),
-    "MXFP8": ("fp8", "fp8"),
-    "NVFP4": ("nvfp4", "nvfp4"),
-    "NVFP4_AWQ": ("nvfp4", "nvfp4"),
+    **dict.fromkeys(("FP8", "FP8_PB_WO", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_BLOCK_SCALES", "MXFP8"), ("fp8", "fp8")),
+    **dict.fromkeys(("NVFP4", "NVFP4_AWQ"), ("nvfp4", "nvfp4")),
     "W4A16_NVFP4": ("nvfp4", _SIXTEEN),
     "W4A8_NVFP4_FP8": ("nvfp4", "fp8"),
     "MXFP4": ("mxfp4", _SIXTEEN),
-    "W4A16_AWQ": ("int4", _SIXTEEN),
-    "W4A16": ("int4", _SIXTEEN),
+    **dict.fromkeys(("W4A16_AWQ", "W4A16"), ("int4", _SIXTEEN)),
     "W4A8_AWQ": ("int4", "fp8"),
     "W8A16": ("int8", _SIXTEEN),
-    "W8A8_SQ_PER_CHANNEL": ("int8", "int8"),
-    "INT8_SQ": ("int8", "int8"),
+    **dict.fromkeys(("W8A8_SQ_PER_CHANNEL", "INT8_SQ"), ("int8", "int8")),
 }
+_METHODS = {"fp8": ("fp8", "fp8"), "fbgemm_fp8": ("fp8", "fp8"), "mxfp4": ("mxfp4", _SIXTEEN)}
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,11 @@ class Quantization:
 
     def format(self, module: str) -> tuple[str, str]:
         """Weights and activations of `module`."""
-        if self._known and (found := _first(self._known, module)):
-            return found
+        place = _place(module)
+        while self._known and place:  # the module, or the nearest one that it is part of
+            if place in self._known:
+                return self._known[place]
+            place = place.rpartition(".")[0]
         if self._left_alone.match(module) or re.search(r"(^|\.)(router|gate)$", module):
             return _SIXTEEN, _SIXTEEN
         return self.rest
@@ -68,9 +65,8 @@ class Quantization:
     def _known(self) -> dict[str, tuple[str, str]]:
         return {_place(name): formats for name, formats in self.named.items()}
 
-    def precision(self, most: tuple[str, str], plain: str) -> Precision:
-        """The precision of a model most of whose weights have the formats `most`; `plain`: its data type."""
-        weights, activations = most
+    def precision(self, weights: str, activations: str, plain: str) -> Precision:
+        """The precision of a model most of whose weights have these formats; `plain`: its data type."""
         return Precision.of(weights, plain if activations == _SIXTEEN else activations, self.cache)
 
 
@@ -98,17 +94,15 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
         return Quantization(("fp8", "fp8") if method == "fp8" else (_SIXTEEN,) * 2, cache, ignored, named)
     if groups := found.get("config_groups"):
         return _groups(groups, cache, ignored)
+    bits = found.get("bits", found.get("w_bit"))
+    if method == "bitsandbytes":
+        bits = 4 if found.get("load_in_4bit") else 8 if found.get("load_in_8bit") else None
     if algorithm:
         return Quantization(_algorithm(algorithm), cache, ignored)
-    bits = found.get("bits", found.get("w_bit"))
-    if method in ("awq", "gptq", "auto-round", "gptqmodel") and bits in (4, 8):
+    if method in ("awq", "gptq", "auto-round", "gptqmodel", "bitsandbytes") and bits in (4, 8):
         return Quantization((f"int{bits}", _SIXTEEN), cache, ignored)
-    if method in ("fp8", "fbgemm_fp8"):
-        return Quantization(("fp8", "fp8"), cache, ignored)
-    if method == "mxfp4":
-        return Quantization(("mxfp4", _SIXTEEN), cache, ignored)
-    if method == "bitsandbytes" and (found.get("load_in_4bit") or found.get("load_in_8bit")):
-        return Quantization(("int4" if found.get("load_in_4bit") else "int8", _SIXTEEN), cache, ignored)
+    if method in _METHODS:
+        return Quantization(_METHODS[method], cache, ignored)
     what = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "quant_algo", "bits") if found.get(key))
     raise SweetspotError(
         f"key 'quantization_config' ({what or 'without quant_method'}) is not a format that is known here "
@@ -126,8 +120,7 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -
 
 def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> Quantization:
     """The layout of compressed-tensors: groups of modules with the same formats, named or all "Linear" ones."""
-    rest: tuple[str, str] = (_SIXTEEN, _SIXTEEN)
-    named: dict[str, tuple[str, str]] = {}
+    rest, named = (_SIXTEEN, _SIXTEEN), dict[str, tuple[str, str]]()
     for group in groups.values():
         formats = _numbers(group.get("weights")), _numbers(group.get("input_activations"))
         if formats[1] == "mxfp4":
@@ -169,16 +162,6 @@ def _cache(found: Mapping[str, Any]) -> str:
     if not scheme:
         return "auto"
     return _numbers(scheme) if isinstance(scheme, Mapping) else _algorithm(str(scheme))[0]
-
-
-def _first(known: Mapping[str, tuple[str, str]], module: str) -> tuple[str, str] | None:
-    """What is known of a module, or of the nearest one that it is part of."""
-    place = _place(module)
-    while place:
-        if place in known:
-            return known[place]
-        place = place.rpartition(".")[0]
-    return None
 
 
 @cache
