@@ -5,7 +5,7 @@ import time
 import pytest
 
 from simulation import Bench
-from sweetspot.sensors.clock import WallClock
+from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Meter
 from sweetspot.sensors.simulated import STEP_S
 from sweetspot.sensors.window import Limits
@@ -118,7 +118,7 @@ def test_the_sensor_steps_ten_times_a_second_and_sees_a_quarter_of_the_time() ->
 
 
 def test_the_wall_clock_calls_back_and_passes_errors_on() -> None:
-    clock, calls = WallClock(), []
+    clock, calls = Clock(), []
     with clock.every(0.01, lambda: calls.append(clock.now())):
         clock.sleep(0.2)
     assert 5 <= len(calls) <= 21
@@ -142,7 +142,7 @@ def test_ending_the_polls_does_not_lengthen_the_window() -> None:
 
             return read
 
-    clock = WallClock()
+    clock = Clock()
     limits = Limits(tolerance=9.0, poll_gap_s=1.0, counter_timeout_s=1.0, sensor_s=0.1)
     window = Meter([Slow()], clock, limits, poll_s=0.05, step_s=0.02).window(lambda: clock.sleep(0.3))
     assert window.duration_s == pytest.approx(0.3, abs=0.02)

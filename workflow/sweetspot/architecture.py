@@ -135,7 +135,7 @@ class Architecture:
     @property
     def quantised(self) -> bool:
         """Whether the published weights are."""
-        return precision.bits(Precision.of(self.precision or "bfloat16").weights) < 16
+        return precision.BITS[Precision.of(self.precision or "bfloat16").weights] < 16
 
     @cached_property
     def layers(self) -> int:

@@ -11,7 +11,7 @@ from sweetspot.errors import SweetspotError
 
 # Bits of an element with its share of the scales: int4 in groups of 128 has a 16-bit scale and a 4-bit zero point
 # each (AWQ, GPTQ), NVFP4 an 8-bit scale for 16 elements, MXFP4 one for 32.
-_BITS = {
+BITS = {
     "float32": 32.0,
     "bfloat16": 16.0,
     "float16": 16.0,
@@ -21,7 +21,7 @@ _BITS = {
     "nvfp4": 4 + 8 / 16,
     "mxfp4": 4 + 8 / 32,
 }
-NAMES = tuple(_BITS)
+NAMES = tuple(BITS)
 """The formats of weights."""
 
 _PLAIN = ("float32", "bfloat16", "float16")
@@ -98,7 +98,7 @@ class Precision(NamedTuple):
     @property
     def sizes(self) -> ElementBytes:
         """Bytes of its elements, the share of their scales included."""
-        return ElementBytes(*(_BITS[name] / 8 for name in (self.weights, self.cache, self.plain)))
+        return ElementBytes(*(BITS[name] / 8 for name in (self.weights, self.cache, self.plain)))
 
 
 def element_bytes(label: str) -> ElementBytes:
@@ -113,11 +113,6 @@ def element_bytes(label: str) -> ElementBytes:
         found = re.search(r"\d+", label)
         bits = int(found[0]) if found and int(found[0]) in (4, 8, 16, 32) else 16
         return ElementBytes(bits / 8, max(2.0, bits / 8), max(2.0, bits / 8))
-
-
-def bits(name: str) -> float:
-    """Bits of an element in a format, with its share of the scales."""
-    return _BITS[name]
 
 
 def _bare(text: str) -> str:

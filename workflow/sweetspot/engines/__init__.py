@@ -27,7 +27,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
@@ -128,16 +128,18 @@ class BatchRun:
     flags: tuple[str, ...] = ()
 
 
-class Engine(Protocol):
-    """A loaded engine."""
+class Engine:
+    """A loaded engine; adapters say how it runs."""
 
     version: str
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run the whole batch; every request has exactly these lengths. Raises OutOfMemory or SweetspotError."""
+        raise NotImplementedError
 
     def reasons(self) -> tuple[str, ...]:
         """Why the runs since the last call must not be trusted, as reasons of a row; empty if they can be."""
+        return ()
 
     def close(self) -> None:
         """Free the GPU."""

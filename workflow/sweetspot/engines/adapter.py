@@ -9,19 +9,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes
+from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine, first_line
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
 from sweetspot.models.quantization import stored as stored_format
 from sweetspot.precision import Precision
+from sweetspot.sensors import open_sensors
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import Sensor
 
 Prompt = TypeVar("Prompt")
 
 PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
-MODEL_DIRECTORY = "model"
 
 _PLAIN = ("bfloat16", "float16")
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -46,7 +48,7 @@ def load_package(name: str, remedy: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken installation may raise anything
-        raise UnfitMachine(f"the package {name} cannot be imported ({_first_line(error)}); {remedy}") from None
+        raise UnfitMachine(f"the package {name} cannot be imported ({first_line(error)}); {remedy}") from None
 
 
 def memory_plan(spec: EngineSpec) -> Memory | None:
@@ -74,7 +76,8 @@ def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, 
     checkpoint is of another model or precision or has no weights.
     """
     if spec.weights == "checkpoint":
-        return _checkpoint(spec)
+        _check_checkpoint(spec)
+        return model_place(spec, directory)
     if "architectures" not in spec.model_config:
         raise SweetspotError(
             f"{spec.architecture.name}: key 'architectures' is missing from its config.json; "
@@ -89,9 +92,19 @@ def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, 
         config["quantization_config"] = quantization
     if spec.total_tokens > spec.architecture.max_positions:
         config["max_position_embeddings"] = spec.total_tokens
-    place = directory / MODEL_DIRECTORY
+    place = model_place(spec, directory)
     write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
     return place
+
+
+def model_place(spec: EngineSpec, directory: Path) -> Path:
+    """The directory that `prepare_model` returned."""
+    return Path(spec.checkpoint or "") if spec.weights == "checkpoint" else directory / "model"
+
+
+def load_format(spec: EngineSpec) -> str:
+    """What both packages call weights of their own, and those of a checkpoint."""
+    return "auto" if spec.weights == "checkpoint" else "dummy"
 
 
 def kind(precision: str) -> str:
@@ -146,7 +159,7 @@ def _check_weights(place: Path) -> None:
         raise SweetspotError(f"checkpoint {place}: {', '.join(sorted(missing[0]))} missing; {remedy}")
 
 
-def _checkpoint(spec: EngineSpec) -> Path:
+def _check_checkpoint(spec: EngineSpec) -> None:
     place = Path(spec.checkpoint or "")
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
@@ -170,7 +183,6 @@ def _checkpoint(spec: EngineSpec) -> Path:
             f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "
             "set positions to skip, or measure with random weights"
         )
-    return place
 
 
 def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -185,10 +197,12 @@ def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 class Reply(NamedTuple):
-    """One finished request: its tokens, and its times if the engine tells."""
+    """One finished request: its tokens and times, and what a server counted; None for what it does not tell."""
 
     tokens: int
     times: RequestTimes | None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class Prompts:
@@ -244,20 +258,16 @@ def run_in_waves(
     for requests in waves:
         with memory_watched(spec, f"{input_tokens} + {output_tokens} tokens"):
             replies = generate(take(requests, input_tokens))
-        _check_lengths(spec, [reply.tokens for reply in replies], requests, output_tokens)
+        lengths = [reply.tokens for reply in replies]
+        if lengths != [output_tokens] * requests:
+            wrong = sorted(set(lengths) - {output_tokens})
+            raise SweetspotError(
+                f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} "
+                f"tokens instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
+            )
         times += [reply.times for reply in replies]
     known = tuple(one for one in times if one)
     return BatchRun(waves[0], len(waves), known if len(known) >= _KNOWN * spec.batch else ())
-
-
-def _check_lengths(spec: EngineSpec, lengths: Sequence[int], requests: int, output_tokens: int) -> None:
-    """Raise SweetspotError unless every reply has exactly `output_tokens` tokens."""
-    if lengths != [output_tokens] * requests:
-        wrong = sorted(set(lengths) - {output_tokens})
-        raise SweetspotError(
-            f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} tokens "
-            f"instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
-        )
 
 
 def shortage_in(text: str) -> str:
@@ -310,12 +320,8 @@ def _cuda_failure(spec: EngineSpec) -> str:
         importlib.import_module("torch").zeros(1, device="cuda")
         synchronize(spec)
     except Exception as error:
-        return _first_line(error)
+        return first_line(error)
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def synchronize(spec: EngineSpec) -> None:
@@ -327,7 +333,59 @@ def synchronize(spec: EngineSpec) -> None:
         importlib.import_module("torch").cuda.synchronize()
 
 
-def release_memory() -> None:
-    """Release the memory that PyTorch caches."""
-    gc.collect()
-    importlib.import_module("torch").cuda.empty_cache()
+class InProcess(Engine):
+    """A model that this process loads. A batch whose KV cache does not fit runs in waves, so none is ever preempted."""
+
+    def __init__(self, spec: EngineSpec, package: Any) -> None:
+        """For a model that is loaded next."""
+        self.version, self._spec, self._package = str(package.__version__), spec, package
+        self._prompts, self._llm = Prompts(spec), cast(Any, None)
+
+    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
+        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
+        return self._run(self._spec, self._requests_that_fit(input_tokens + output_tokens), input_tokens, output_tokens)
+
+    def close(self) -> None:
+        """Free the GPU, so that this process can load again."""
+        if self._llm is not None:
+            self._shut_down()
+            self._llm = None
+            gc.collect()
+            importlib.import_module("torch").cuda.empty_cache()
+
+    def _run(self, spec: EngineSpec, fit: int, input_tokens: int, output_tokens: int) -> BatchRun:
+        sampling = self._sampling(output_tokens)
+
+        def generate(prompts: list[list[int]]) -> list[Reply]:
+            done = self._llm.generate(self._inputs(prompts), sampling, use_tqdm=False)
+            synchronize(spec)
+            return [Reply(len(one.outputs[0].token_ids), self._times(one)) for one in done]
+
+        return run_in_waves(spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+
+    def _requests_that_fit(self, tokens: int) -> int:
+        """How many requests of `tokens` tokens fit in the KV cache at once."""
+        raise NotImplementedError
+
+    def _sampling(self, output_tokens: int) -> Any:
+        """What the package calls replies of exactly `output_tokens`."""
+        raise NotImplementedError
+
+    def _inputs(self, prompts: list[list[int]]) -> list[Any]:
+        return prompts
+
+    def _times(self, done: Any) -> RequestTimes | None:
+        """The times of a finished request by the engine's own clock, or None if this version does not give them."""
+        raise NotImplementedError
+
+    def _shut_down(self) -> None:
+        self._llm.shutdown()
+
+
+def open_in_process(
+    kind: Callable[[EngineSpec, Path], InProcess], spec: EngineSpec, directory: Path
+) -> tuple[Engine, Sequence[Sensor], Clock]:
+    """As engines.open_device, for the engine that `kind` makes. Raises SweetspotError for another GPU."""
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    memory_plan(spec := spec.on(sensors[0]))
+    return kind(spec, directory), sensors, Clock()

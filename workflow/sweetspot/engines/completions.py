@@ -10,28 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from sweetspot.engines import RequestTimes
+from sweetspot.engines.adapter import Reply
 from sweetspot.errors import SweetspotError
 
 _SILENCE_S = 600.0  # without a byte from the server, it is taken to hang
 _PIECE = 1 << 16  # bytes read at once
 _SINGLE = 0.8  # events per token, at least; fewer means that they hold several tokens each
 _LAST_EVENTS = 5  # the end of a stream: last token, usage, "[DONE]"; earlier events are not parsed, to save time
-
-
-class Streamed(NamedTuple):
-    """One finished request: tokens as the server counted them, and times.
-
-    `cached_tokens` is None if the server does not say; `times` is None if it sent several tokens at first.
-    """
-
-    prompt_tokens: int
-    tokens: int
-    cached_tokens: int | None
-    times: RequestTimes | None
 
 
 class Client:
@@ -84,7 +73,7 @@ class Client:
                 found.setdefault(match[1], []).append((match[2] or "", float(match[3])))
         return found
 
-    def stream(self, bodies: Sequence[str]) -> list[Streamed]:
+    def stream(self, bodies: Sequence[str]) -> list[Reply]:
         """Send all requests at once, each on a connection of its own, and read their replies as they stream."""
         together = threading.Barrier(len(bodies), timeout=_SILENCE_S)
         waiting = [self._pool.submit(self._stream_one, body.encode(), together) for body in bodies]
@@ -102,7 +91,7 @@ class Client:
             raise (causes or failures)[0]
         return [one.result() for one in waiting]
 
-    def _stream_one(self, body: bytes, together: threading.Barrier) -> Streamed:
+    def _stream_one(self, body: bytes, together: threading.Barrier) -> Reply:
         pieces: list[tuple[float, bytes]] = []
         connection = self._connect()
         self._open.add(connection)
@@ -179,7 +168,7 @@ def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]
     return f'{known[:-1]}, "prompt": [{prompt}]}}'
 
 
-def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Streamed:
+def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Reply:
     """The reply in a stream of server-sent events that arrived in `pieces`, each with its time."""
     text = b"".join(piece for _, piece in pieces)
     separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
@@ -212,14 +201,14 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
             "must know stream_options.include_usage"
         ) from None
     if begins is None or last is None:
-        return Streamed(prompt_tokens, tokens, cached, None)
+        return Reply(tokens, None, prompt_tokens, cached)
     last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
     if predicted_s is not None:
         # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells since when.
         first_s = max(sent_s, last_s - predicted_s)
     elif not _begins_with_one(first, sum(1 for end, _ in events[begins:] if end <= last), tokens):
-        return Streamed(prompt_tokens, tokens, cached, None)
-    return Streamed(prompt_tokens, tokens, cached, RequestTimes(sent_s, first_s, last_s))
+        return Reply(tokens, None, prompt_tokens, cached)  # it sent several tokens at first
+    return Reply(tokens, RequestTimes(sent_s, first_s, last_s), prompt_tokens, cached)
 
 
 def _begins_with_one(first: Mapping[str, Any], events: int, tokens: int) -> bool:

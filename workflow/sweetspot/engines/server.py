@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes
 from sweetspot.engines.adapter import Prompts, Reply, memory_plan, prepare_model, run_in_waves
 from sweetspot.engines.completions import Client, NoAnswer, parse, request
 from sweetspot.engines.kinds import ANY, KINDS, recognised
@@ -21,7 +21,7 @@ from sweetspot.engines.started import PLACEHOLDERS, Started, free_port
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.parallelism import Parallelism
 from sweetspot.sensors import open_sensors, processes
-from sweetspot.sensors.clock import Clock, WallClock
+from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 
 ENGINES = {name: f"is {kind.program} at `url`" for name, kind in KINDS.items()}
@@ -86,7 +86,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequ
         client = Client(spec.url, spec.batch)
         _check_here(client)
         sensors = open_sensors(spec.gpu, spec.gpus, servers=_processes(spec, client))
-        return ServerEngine(spec, client), sensors, WallClock()
+        return ServerEngine(spec, client), sensors, Clock()
     sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
     client = Client(spec.url or f"http://localhost:{free_port()}", spec.batch)
     _check_here(client)
@@ -98,13 +98,13 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequ
                 f"the server does not use GPU {', '.join(unused)} of its {spec.gpus}: have engine.command pass "
                 "{tensor_parallel} and {pipeline_parallel} on to it (vLLM: --tensor-parallel-size {tensor_parallel})"
             )
-        return engine, sensors, WallClock()
+        return engine, sensors, Clock()
     except BaseException:
         started.stop()
         raise
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """A server that runs. A batch that exceeds its KV cache or its limit of requests runs in waves."""
 
     def __init__(self, spec: EngineSpec, client: Client, started: Started | None = None) -> None:
@@ -198,7 +198,7 @@ class ServerEngine:
                     self._cached += reply.cached_tokens
             self._sent["prompt"] += input_tokens * len(replies)
             self._sent["reply"] += output_tokens * len(replies)
-            return [Reply(reply.tokens, reply.times) for reply in replies]
+            return replies
 
         try:
             return run_in_waves(self._spec, fit, self._prompts.as_text, input_tokens, output_tokens, generate)

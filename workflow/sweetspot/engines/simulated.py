@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sweetspot import gpus
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import split_in_waves
@@ -97,7 +97,7 @@ def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[f
     return spec.gpus * device.true_energy_j(start_s, end_s), end_s - start_s, ran.waves
 
 
-class SimulatedEngine:
+class SimulatedEngine(Engine):
     """The engine interface over a simulated board."""
 
     version = VERSION
@@ -132,13 +132,6 @@ class SimulatedEngine:
                 at_s.append(self._device.clock.now())
             times += _times(requests, input_tokens, *at_s)
         return BatchRun(waves[0], len(waves), tuple(times))
-
-    def reasons(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def _work_of_wave(self, requests: int, n: int, m: int) -> list[Work]:
         arch, sizes = self._spec.architecture, element_bytes(self._spec.precision)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from sweetspot.engines import EngineSpec
-from sweetspot.engines.adapter import MODEL_DIRECTORY, shortage_in
+from sweetspot.engines.adapter import model_place, shortage_in
 from sweetspot.engines.completions import Client, NoAnswer
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.sensors import processes
@@ -41,7 +41,7 @@ class Started:
         Raises OutOfMemory if it does not start for lack of memory, SweetspotError if it does not start for another
         reason or another server has its port.
         """
-        model = spec.checkpoint if spec.weights == "checkpoint" else directory / MODEL_DIRECTORY
+        model = model_place(spec, directory)
         values = (
             *(model, spec.architecture.name, spec.batch, spec.total_tokens, spec.precision, client.port),
             *(spec.tensor_parallel, spec.pipeline_parallel),

@@ -351,7 +351,7 @@ class _Device:
         try:
             if block.watch:
                 block.watch.use(clock)
-                engine = pace.Timed(engine, block.watch)
+                engine = pace.timed(engine, block.watch)
             load_s, idle_s = time.monotonic() - start_s, clock.now()
             meter = open_meter(sensors, clock, block.protocol)
             idle_w, reasons = measure_idle(meter, block.protocol)

@@ -44,7 +44,7 @@ class Quantization:
 
     def bits(self, module: str) -> float:
         """Bits of an element of the weight of `module`."""
-        return precision.bits(self.format(module)[0])
+        return precision.BITS[self.format(module)[0]]
 
     def format(self, module: str) -> tuple[str, str]:
         """Weights and activations of `module`."""
@@ -114,7 +114,7 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -
     """The format of most of the weights that `read` finds; "" if they are not quantised. Raises SweetspotError too."""
     found = read(config, beside)
     formats = [found.rest, *found.named.values()] if found else []
-    quantised = [weights for weights, _ in formats if precision.bits(weights) < 16]
+    quantised = [weights for weights, _ in formats if precision.BITS[weights] < 16]
     return max(quantised, key=quantised.count, default="")
 
 

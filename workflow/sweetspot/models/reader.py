@@ -61,7 +61,7 @@ def architecture(root: Module, config: Any, quantization: Quantization | None) -
     tied = _tied(root, config)
     parameters = {name: each.count for name, each in root.parameters() if name not in tied}
 
-    main = precision.bits(most_used(root, quantization)[0]) if quantization else 16
+    main = precision.BITS[most_used(root, quantization)[0]] if quantization else 16
     read = [_layer(f"{prefix}.{index}", layer, index, text, quantization, main) for index, layer in enumerate(layers)]
     ends, head, other = [], [], Counter[str]()
     for place, module in root.modules():
@@ -108,7 +108,7 @@ def most_used(root: Module, quantization: Quantization) -> tuple[str, str]:
     for weight in _weights("", root):
         if len(weight.shape) > 1 and not isinstance(weight.owner, (Embedding, Convolution)):
             amounts[quantization.format(weight.name)] += weight.elements
-    quantised = {formats: amount for formats, amount in amounts.items() if precision.bits(formats[0]) < 16}
+    quantised = {formats: amount for formats, amount in amounts.items() if precision.BITS[formats[0]] < 16}
     return max(quantised or amounts, key=lambda formats: amounts[formats])
 
 

@@ -67,18 +67,22 @@ class Sensor(Protocol):
 
     def strangers(self) -> tuple[int, ...] | None:
         """Ids of compute processes on the board that are not ours; None if the board lists no processes."""
+        return ()
 
     def identity(self) -> dict[str, str | float]:
         """Board and driver for a row: gpu, gpu_uuid, driver_version, power_limit_w and more."""
 
     def machine(self) -> Mapping[str, Any]:
         """`identity` and everything else that can explain why two sessions differ."""
+        return self.identity()
 
     def has_ours(self) -> bool:
         """Whether a process that we started, or a server, was on the board; True if the board does not tell."""
+        return True
 
     def close(self) -> None:
         """Release the board."""
+        return
 
 
 class Meter:

@@ -5,8 +5,10 @@ A reason that does not hold for every board is followed by ":" and the board's n
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from math import hypot
+from operator import or_
 from statistics import fmean
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons
@@ -250,7 +252,4 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
 
 def union(bits: Iterable[int]) -> int:
     """All bits that are set in any of the values."""
-    result = 0
-    for value in bits:
-        result |= value
-    return result
+    return reduce(or_, bits, 0)
