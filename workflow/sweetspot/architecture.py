@@ -80,10 +80,7 @@ class Layers:
         return whole + (tokens - window) * window
 
     def attention_flops(self, positions: int, decode: bool) -> int:
-        """FLOPs of scores and weighted values over `positions` attended positions: 2 (d_h + d_v) h each.
-
-        With a latent cache, decode passes work on the latent itself.
-        """
+        """FLOPs of scores and weighted values: 2 (d_h + d_v) h per position; decode works on a latent cache itself."""
         width = self.cached + self.latent if decode and self.latent else self.head_size + self.value_size
         return 2 * self.heads * width * positions
 
@@ -123,10 +120,8 @@ class Architecture:
     def of(cls, plain: Mapping[str, Any]) -> "Architecture":
         """From what `as_dict` returned, or its JSON. Raises TypeError or KeyError for anything else."""
         pairs = {name: tuple(map(tuple, plain[name])) for name in ("ends", "head", "not_modelled")}
-        blocks = tuple(
-            Layers(**{**block, "matrices": tuple(map(tuple, block["matrices"]))}) for block in plain["blocks"]
-        )
-        return cls(**{**plain, **pairs, "blocks": blocks})
+        blocks = [Layers(**{**block, "matrices": tuple(map(tuple, block["matrices"]))}) for block in plain["blocks"]]
+        return cls(**{**plain, **pairs, "blocks": tuple(blocks)})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -200,10 +195,7 @@ class Architecture:
         return self._token_flops * input_tokens + 2 * self._head_weights + int(attention)
 
     def decode_flops(self, context: int) -> int:
-        """FLOPs of one request's decode pass that attends to `context` positions, its own included.
-
-        Decode pass j (j = 1 .. m - 1) after a prompt of n tokens has context n + j.
-        """
+        """FLOPs of one request's decode pass to `context` positions, its own included: n + j in pass j = 1 .. m - 1."""
         return self._token_flops + 2 * self._head_weights + self._decode_attention(context - 1, context)
 
     def request_flops(self, input_tokens: int, output_tokens: int) -> int:
@@ -249,19 +241,17 @@ class Architecture:
 
     def _decode_attention(self, before: int, upto: int) -> int:
         """FLOPs of attention for tokens before + 1 .. upto, a pass each."""
-        return int(
-            self._over_layers(lambda one: one.attention_flops(one.attended(upto) - one.attended(before), decode=True))
-        )
+        new = self._over_layers(lambda one: one.attention_flops(one.attended(upto) - one.attended(before), decode=True))
+        return int(new)
 
     def _decode_cache(self, before: int, upto: int, bytes_per_element: float) -> float:
         """Bytes of cache and state that tokens before + 1 .. upto, a pass each, read and write."""
-        passes = upto - before
-        return self._over_layers(
-            lambda one: (
-                (one.attended(upto) - one.attended(before) + passes) * one.cached * bytes_per_element
-                + 2 * passes * one.state_bytes
-            )
-        )
+
+        def of_layer(one: Layers) -> float:
+            moved = one.attended(upto) - one.attended(before) + upto - before
+            return moved * one.cached * bytes_per_element + 2 * (upto - before) * one.state_bytes
+
+        return self._over_layers(of_layer)
 
 
 def _elements(matrices: tuple[tuple[int, int], ...]) -> int:

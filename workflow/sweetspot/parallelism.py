@@ -42,10 +42,7 @@ class Parallelism(NamedTuple):
         return f"{self.gpus} {gpu.name}" if self.gpus > 1 else gpu.name
 
     def kv_copies(self, architecture: Architecture) -> float:
-        """How often each cached key and value is stored: once, unless more boards than heads share a layer.
-
-        A latent cache (MLA) serves all heads, so each board of a layer stores it.
-        """
+        """Copies of a cached key: a layer's boards per key/value head, at least 1; a latent cache (MLA) is one head."""
         attends = architecture.attention_layers
         if attends is None:
             return 1.0

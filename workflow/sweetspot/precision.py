@@ -37,10 +37,8 @@ _ALIASES = {
     "fp8": ("f8", "float8", "e4m3", "fp8e4m3", "float8e4m3fn", "fp8e5m2"),
     "int8": ("i8",),
     "int4": ("i4", "w4a16", "awq", "gptq"),
-    "nvfp4": (),
-    "mxfp4": (),
 }
-_NAMED = {alias: name for name, aliases in _ALIASES.items() for alias in (name, *aliases)}
+_NAMED = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 
 
 class ElementBytes(NamedTuple):
@@ -60,10 +58,7 @@ class Precision(NamedTuple):
 
     @classmethod
     def of(cls, text: str, activations: str | None = None, cache: str | None = None) -> "Precision":
-        """Read a name as people write it: "bf16", "FP8", "w4a16", "fp8+kv_fp8". The others override what it says.
-
-        Raises SweetspotError for a name that is not known, or that means several formats.
-        """
+        """Read a name as people write it: "FP8", "w4a16"; the others override it. Raises SweetspotError if unclear."""
         first, *rest = text.split("+")
         found = re.fullmatch(r"w(\d+)a16", _bare(first))
         if found and found[1] == "8":

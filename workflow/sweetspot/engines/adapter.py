@@ -52,10 +52,7 @@ def load_package(name: str, remedy: str) -> Any:
 
 
 def memory_plan(spec: EngineSpec) -> Memory | None:
-    """How the model fills the memory of its boards; None while nothing is known of them.
-
-    Raises OutOfMemory if the weights and one request of the longest cell do not fit.
-    """
+    """How the model fills its boards; None: unknown boards. Raises OutOfMemory if not one longest request fits."""
     gpu, arch = spec.known_board, spec.architecture
     if gpu is None:
         return None
@@ -68,16 +65,18 @@ def memory_plan(spec: EngineSpec) -> Memory | None:
     return memory
 
 
-def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> Path:
-    """The directory that an engine reads the model from: the checkpoint, or one in `directory` with only a config.json.
+def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write or check the directory that an engine reads the model from (`model_place`); returns its memory in bytes.
 
-    If the position table is too short for the longest cell, that config.json extends it (random weights only), and it
-    names the `quantization` of random weights. Raises SweetspotError if there is no published config.json, or the
-    checkpoint is of another model or precision or has no weights.
+    If the position table is too short for the longest cell, the config.json extends it (random weights only), and it
+    names the `quantization` of random weights. Raises OutOfMemory as `memory_plan` does, SweetspotError if there is no
+    published config.json, or the checkpoint is of another model or precision or has no weights.
     """
+    plan = memory_plan(spec)
+    found = {"memory": plan and plan.as_dict()}
     if spec.weights == "checkpoint":
         _check_checkpoint(spec)
-        return model_place(spec, directory)
+        return found
     if "architectures" not in spec.model_config:
         raise SweetspotError(
             f"{spec.architecture.name}: key 'architectures' is missing from its config.json; "
@@ -92,13 +91,12 @@ def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, 
         config["quantization_config"] = quantization
     if spec.total_tokens > spec.architecture.max_positions:
         config["max_position_embeddings"] = spec.total_tokens
-    place = model_place(spec, directory)
-    write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
-    return place
+    write_atomically(model_place(spec, directory) / "config.json", json.dumps(config, indent=2) + "\n")
+    return found
 
 
 def model_place(spec: EngineSpec, directory: Path) -> Path:
-    """The directory that `prepare_model` returned."""
+    """The checkpoint, or a directory in `directory` with only a config.json."""
     return Path(spec.checkpoint or "") if spec.weights == "checkpoint" else directory / "model"
 
 
@@ -126,10 +124,7 @@ def precision_refusal(name: str, precision: str, kinds: Collection[str], caches:
 
 
 def to_quantise(spec: EngineSpec) -> str:
-    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights.
-
-    Raises SweetspotError for mxfp4, which engines have only of models published so.
-    """
+    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights."""
     found = kind(spec.precision)
     if spec.weights == "checkpoint" or stored_format(spec.model_config) == found:
         return ""
@@ -164,7 +159,8 @@ def _check_checkpoint(spec: EngineSpec) -> None:
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
     _check_weights(place)
-    own, published = (_sizes(config) for config in (json.loads((place / "config.json").read_text()), spec.model_config))
+    config = json.loads((place / "config.json").read_text())
+    own, published = _sizes(config), _sizes(spec.model_config)
     if differing := sorted(name for name in own.keys() & published.keys() if own[name] != published[name]):
         first = differing[0]
         raise SweetspotError(
@@ -175,7 +171,7 @@ def _check_checkpoint(spec: EngineSpec) -> None:
     precision = Precision.of(spec.precision)
     beside = place / "hf_quant_config.json"  # NVIDIA's ModelOpt
     more = json.loads(beside.read_text()) if beside.is_file() else None
-    stored = stored_format(json.loads((place / "config.json").read_text()), more) or precision.plain
+    stored = stored_format(config, more) or precision.plain
     if stored != precision.weights:
         raise SweetspotError(f"checkpoint {place} has {stored} weights, not {spec.precision}: set precision so")
     if spec.total_tokens > spec.architecture.max_positions:
@@ -223,10 +219,7 @@ class Prompts:
         return list(map(str, self._ids))
 
     def as_text(self, requests: int, tokens: int) -> list[str]:
-        """As `take`, with the ids of a prompt in a string, as in JSON.
-
-        Each prompt begins with ids of its own, so that no server can know it from before.
-        """
+        """As `take`, each in a string as in JSON, and beginning with ids of its own, so that no server can know it."""
         prompts = []
         for start in self._random.sample(range(_PLACES), requests):
             own = [str(self._random.randrange(self._vocabulary)) for _ in range(min(_OWN_IDS, tokens))]
@@ -288,8 +281,7 @@ def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
         while link is not None and link not in links:
             links.append(link)
             link = link.__cause__ or link.__context__
-        short = next(filter(None, (shortage_in(f"{type(link).__name__}: {link}") for link in links)), "")
-        if not short:
+        if not (short := shortage_in("\n".join(f"{type(link).__name__}: {link}" for link in links))):
             raise
         raise OutOfMemory(
             f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short}); "
@@ -306,35 +298,29 @@ def loading(spec: EngineSpec) -> Iterator[None]:
     except SweetspotError:
         raise
     except Exception as error:
-        if reason := _cuda_failure(spec):
+        try:
+            importlib.import_module("torch").zeros(1, device="cuda")
+            synchronize(spec)
+        except Exception as failure:
             raise UnfitMachine(
-                f"CUDA does not work on this machine ({reason}): compare the CUDA version that the driver supports "
-                '(nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
+                f"CUDA does not work on this machine ({first_line(failure)}): compare the CUDA version that the driver "
+                'supports (nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
             ) from error
         raise
 
 
-def _cuda_failure(spec: EngineSpec) -> str:
-    """Why PyTorch cannot use the GPU; "" if it can."""
-    try:
-        importlib.import_module("torch").zeros(1, device="cuda")
-        synchronize(spec)
-    except Exception as error:
-        return first_line(error)
-    return ""
-
-
 def synchronize(spec: EngineSpec) -> None:
-    """Wait until the GPU has finished all its work.
-
-    With several, nothing is left to wait for: replies come from processes of the engine, and this one uses no GPU.
-    """
+    """Wait until the GPU has finished. Of several, only the engine's processes use any: nothing is left to wait for."""
     if spec.gpus == 1:
         importlib.import_module("torch").cuda.synchronize()
 
 
 class InProcess(Engine):
     """A model that this process loads. A batch whose KV cache does not fit runs in waves, so none is ever preempted."""
+
+    _requests_that_fit: Callable[[int], int]  # at once in the KV cache, of so many tokens
+    _sampling: Callable[[int], Any]  # what the package calls replies of exactly so many tokens
+    _times: Callable[[Any], RequestTimes | None]  # of a finished request by the engine's own clock, if it tells them
 
     def __init__(self, spec: EngineSpec, package: Any) -> None:
         """For a model that is loaded next."""
@@ -363,20 +349,8 @@ class InProcess(Engine):
 
         return run_in_waves(spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
 
-    def _requests_that_fit(self, tokens: int) -> int:
-        """How many requests of `tokens` tokens fit in the KV cache at once."""
-        raise NotImplementedError
-
-    def _sampling(self, output_tokens: int) -> Any:
-        """What the package calls replies of exactly `output_tokens`."""
-        raise NotImplementedError
-
     def _inputs(self, prompts: list[list[int]]) -> list[Any]:
         return prompts
-
-    def _times(self, done: Any) -> RequestTimes | None:
-        """The times of a finished request by the engine's own clock, or None if this version does not give them."""
-        raise NotImplementedError
 
     def _shut_down(self) -> None:
         self._llm.shutdown()

@@ -86,9 +86,8 @@ class Client:
                     with suppress(OSError):
                         connection.sock.shutdown(socket.SHUT_RDWR)
             raise
-        causes = [error for error in failures if not isinstance(error, threading.BrokenBarrierError)]
-        if failures:
-            raise (causes or failures)[0]
+        if failures:  # a cause, rather than what it broke
+            raise min(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError))
         return [one.result() for one in waiting]
 
     def _stream_one(self, body: bytes, together: threading.Barrier) -> Reply:
@@ -150,10 +149,7 @@ def parse(url: str) -> tuple[bool, str, int, str]:
 
 
 def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]) -> str:
-    """A request to /v1/completions as JSON, for a reply of exactly `output_tokens`.
-
-    `prompt`: token ids, as "1,2,3". `more`: fields for this kind of server, None to leave one out.
-    """
+    """A request as JSON for `output_tokens`; `prompt`: ids, as "1,2,3"; `more`: fields of this kind, None: left out."""
     fields = {
         "model": model,
         "max_tokens": output_tokens,
@@ -181,15 +177,12 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Rep
     if b'"error"' in text:
         for _, event in events:
             _event(event, url)
-    usage: Mapping[str, Any] = {}
-    timings: Mapping[str, Any] = {}
-    last: int | None = None
+    usage, timings, last = dict[str, Any](), dict[str, Any](), None
     for end, event in reversed(events[-_LAST_EVENTS:]):
         content = _event(event, url)
         usage, timings = usage or content.get("usage") or {}, timings or content.get("timings") or {}
         last = end if last is None and content.get("choices") else last
     begins = next((index for index, (_, event) in enumerate(events) if _event(event, url).get("choices")), None)
-    first = _event(events[begins][1], url) if begins is not None else {}
     try:
         prompt_tokens, tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
@@ -200,22 +193,20 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Rep
             f"{url}: the end of the stream has no usage that can be read, so the lengths cannot be checked: the server "
             "must know stream_options.include_usage"
         ) from None
-    if begins is None or last is None:
-        return Reply(tokens, None, prompt_tokens, cached)
-    last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
-    if predicted_s is not None:
-        # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells since when.
-        first_s = max(sent_s, last_s - predicted_s)
-    elif not _begins_with_one(first, sum(1 for end, _ in events[begins:] if end <= last), tokens):
-        return Reply(tokens, None, prompt_tokens, cached)  # it sent several tokens at first
-    return Reply(tokens, RequestTimes(sent_s, first_s, last_s), prompt_tokens, cached)
+    times = None
+    if begins is not None and last is not None:
+        last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
+        many = sum(end <= last for end, _ in events[begins:])
+        if predicted_s is not None:
+            # llama.cpp holds back tokens that end inside a character: its first event may be late, but it says when.
+            times = RequestTimes(sent_s, max(sent_s, last_s - predicted_s), last_s)
+        elif _begins_with_one(_event(events[begins][1], url), many, tokens):
+            times = RequestTimes(sent_s, first_s, last_s)
+    return Reply(tokens, times, prompt_tokens, cached)
 
 
 def _begins_with_one(first: Mapping[str, Any], events: int, tokens: int) -> bool:
-    """Whether the first event has a single token, and so came when the first token was there.
-
-    Servers that know continuous_usage_stats say so. Of others, it is assumed if there is about an event for each token.
-    """
+    """Whether the first event has a single token: as the server says, else if there is about an event for each."""
     try:
         return int(first["usage"]["completion_tokens"]) == 1
     except (KeyError, TypeError, ValueError):

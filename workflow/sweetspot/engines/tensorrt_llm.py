@@ -67,15 +67,13 @@ def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version, memory and architecture, write the model's directory, build a TensorRT engine.
+    """Write the model's directory, build a TensorRT engine; returns the memory plan and the gross energy of the build.
 
-    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build by the boards' counters.
-    Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
+    Raises SweetspotError for anything that would fail later, OutOfMemory if the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
-    plan = adapter.memory_plan(spec)
-    model = adapter.prepare_model(spec, directory)
+    found, model = adapter.prepare_model(spec, directory), adapter.model_place(spec, directory)
     precision, algorithm = Precision.of(spec.precision), _ALGORITHMS[spec.name].get(adapter.to_quantise(spec))
     if algorithm and spec.name == _PYTORCH:
         said = {"quant_algo": algorithm, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
@@ -83,7 +81,6 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     module, registry = _REGISTRIES[spec.name]
     known = getattr(adapter.load_package(module, _REMEDY), registry)
     adapter.check_known(spec, f"{spec.name} of TensorRT-LLM {package.__version__}", known)
-    found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
         sensors = open_sensors(spec.gpu, spec.gpus)  # first, as in open_device
         start_mj = sum(sensor.energy_mj() for sensor in sensors)
@@ -124,14 +121,8 @@ class TensorRtLlmEngine(adapter.InProcess):
 
     def _sampling(self, output_tokens: int) -> Any:
         # Without a tokenizer, end_id is required; -1 is no token, so only the length ends a reply.
-        return self._package.SamplingParams(
-            max_tokens=output_tokens,
-            end_id=-1,
-            pad_id=0,
-            ignore_eos=True,
-            detokenize=False,
-            return_perf_metrics=True,  # a request's times
-        )
+        ends = {"max_tokens": output_tokens, "end_id": -1, "pad_id": 0, "ignore_eos": True}
+        return self._package.SamplingParams(**ends, detokenize=False, return_perf_metrics=True)  # a request's times
 
     def _times(self, done: Any) -> RequestTimes | None:
         if done.outputs[0].request_perf_metrics is None:

@@ -46,15 +46,11 @@ def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes, if known.
-
-    Raises SweetspotError, naming the remedy, for anything that would otherwise fail after minutes of loading.
-    """
+    """Write the model's directory; return the memory plan. Raises SweetspotError for what would fail at loading."""
     package = _package()
-    plan = adapter.memory_plan(spec)
-    adapter.prepare_model(spec, directory, _quantization(adapter.to_quantise(spec)))
+    found = adapter.prepare_model(spec, directory, _quantization(adapter.to_quantise(spec)))
     adapter.check_known(spec, f"vLLM {package.__version__}", package.ModelRegistry.get_supported_archs())
-    return {"memory": plan and plan.as_dict()}
+    return found
 
 
 class VllmEngine(adapter.InProcess):

@@ -33,10 +33,7 @@ _MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
 
 
 def find(place: str, base: Path = Path()) -> Path:
-    """The config.json that `place` means: a file, the directory that holds it, or a model's name on the hub.
-
-    A name's config.json comes from the local cache, else from the network. Raises SweetspotError if there is none.
-    """
+    """The config.json of a file, directory or name on the hub (its cache, else the network). Raises SweetspotError."""
     path = base / place
     if path.exists() or not _HUB_NAME.fullmatch(place):
         return path / "config.json" if path.is_dir() else path
@@ -57,10 +54,7 @@ def find(place: str, base: Path = Path()) -> Path:
 
 
 def load(path: Path) -> Architecture:
-    """Read a config.json (or the one in a directory); the model is named after the file, directory or repository.
-
-    A file that `resolved` made will do. Raises SweetspotError naming the file, the key and the remedy.
-    """
+    """Read a config.json, that of a directory, or what `resolved` made. Raises SweetspotError with the remedy."""
     file, config = _read(path)
     if isinstance(config.get("architecture"), Mapping) and isinstance(config.get("config"), Mapping):
         return of_record(config)
@@ -68,10 +62,7 @@ def load(path: Path) -> Architecture:
 
 
 def precision(architecture: Architecture, asked: Precision | None) -> Precision:
-    """The precision that a model has if `asked` is wanted; None: that of its file, bfloat16 if it is not quantised.
-
-    Raises SweetspotError if its published weights are quantised in another way.
-    """
+    """What is `asked`, or that of the published weights. Raises SweetspotError if these are quantised otherwise."""
     published = Precision.of(architecture.precision)
     if not architecture.quantised:
         return asked or Precision.of("bfloat16")
@@ -97,10 +88,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(path: Path) -> dict[str, Any]:
-    """What a job needs to know about a model: dimensions, parameters, the publisher's keys (without our own "_" keys).
-
-    `known_by` is what measured rows are recognised by. Raises SweetspotError as `load` does.
-    """
+    """What jobs must know of a model, with the publisher's keys and what rows know it by. Raises as `load` does."""
     architecture, config = load(path), _read(path)[1]
     published = {name: value for name, value in config.items() if not name.startswith("_")}
     return {
@@ -113,10 +101,7 @@ def resolved(path: Path) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None = None) -> Architecture:
-    """The architecture of a config.json's content; `beside`: that of a hf_quant_config.json next to it.
-
-    Raises SweetspotError, naming the key and the remedy, for anything missing, malformed or not modelled.
-    """
+    """The architecture of a config.json; `beside`: a hf_quant_config.json. Raises SweetspotError with the remedy."""
     from sweetspot.models import outline, reader  # transformers takes a second
 
     stored = quantization.read(config, beside)
@@ -133,12 +118,15 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
             "compare it with the publisher's"
         ) from None
     _check_heads(stands, parsed)
-    plain = _data_type(config)
+    weights = computed = plain = _data_type(config)
+    if stored and formats:
+        weights, computed = formats[0], plain if formats[1] == quantization.SIXTEEN else formats[1]
+    cache = stored.cache if stored else "auto"
     found = replace(
         stands,
         name=name,
         model_type=str(config.get("model_type") or parsed.model_type),
-        precision=stored.precision(*formats, plain).name if stored and formats else plain,
+        precision=Precision.of(weights, computed, cache).name,
         source=str(config.get("_source", "")),
     )
     unknown = dict(found.not_modelled).get(reader.UNKNOWN_STATE, 0) / found.parameters
@@ -206,9 +194,8 @@ def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
         listed = any(text.get(each) for each in _LAYERS) if name == "num_hidden_layers" else not flat
         default = getattr(defaults, aliases.get(name, name), None)
         if not spelled and not listed and (name in _SIZES[:2] or isinstance(default, int)):
-            raise SweetspotError(
-                f"key {aliases.get(name, name)!r} is missing; copy it from the publisher's config.json"
-            )
+            own = aliases.get(name, name)
+            raise SweetspotError(f"key {own!r} is missing; copy it from the publisher's config.json")
         for each in spelled:
             value = text[each]
             if isinstance(value, list) and value:  # a size for each layer
@@ -247,10 +234,8 @@ def _architecture(config: Mapping[str, Any], name: str, file: Path) -> Architect
     other = file.with_name(file.name.replace("config.json", "hf_quant_config.json"))
     beside = _read(other)[1] if other != file and other.is_file() else None
     kept = _kept(config, name, beside)
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return Architecture.of(json.loads(kept.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     try:
         found = from_config(config, name, beside)
     except SweetspotError as error:

@@ -26,6 +26,7 @@ _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "attn_out", "resid_pr
 _DOWN = ("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h", "w2", "down", "output_linear")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+_SIZES = ("heads", "kv_heads", "head_size", "value_size", "cached", "latent")
 _QKV = re.compile("qkv|query_key_value|c_attn", re.IGNORECASE)
 _OTHER_MIXERS = re.compile(r"Rwkv|Recurrent|RgLru|Retention|LSTM|Hyena|Linear\w*Attention|Lightning")
 UNKNOWN_STATE = "layers that mix tokens in a way that is not known here"
@@ -139,9 +140,7 @@ def _layer(place: str, layer: Module, index: int, text: Any, quantization: Quant
         matrices=tuple(_products(matrices)),
         convolution=sum(one.elements for one in short),
         vectors=vectors,
-        norms=sum(
-            "Norm" in type(module).__name__ and _width(module) == text.hidden_size for _, module in layer.modules()
-        ),
+        norms=sum("Norm" in type(one).__name__ and _width(one) == text.hidden_size for _, one in layer.modules()),
         ffn=inner,
         gated=gated,
         experts=experts,
@@ -195,10 +194,7 @@ def _products(matrices: list[Weight]) -> Iterator[tuple[int, int]]:
 
 
 def _plain(weights: list[Weight], quantization: Quantization | None, main: float) -> float:
-    """How many of the elements stay in 16 bits if the rest has the model's main format.
-
-    A third format counts as the mixture of the two that has as many bytes.
-    """
+    """How many elements stay in 16 bits if the rest has `main`; a third format counts as a mixture of the two."""
     if quantization is None:  # an engine that quantises what it loads leaves routers and convolutions as they are
         router = re.compile(r"(^|\.)(\w*router|gate)(\.|$)")
         return sum(one.elements for one in weights if isinstance(one.owner, Convolution) or router.search(one.name))
@@ -214,36 +210,34 @@ def _attention(layer: Module, index: int, text: Any) -> dict[str, Any]:
         if "Attention" not in type(module).__name__ or not linears or _OTHER_MIXERS.search(type(module).__name__):
             continue
         if isinstance(rank := getattr(module, "kv_lora_rank", None), int) and "kv_b_proj" in linears:
-            rope = text.qk_rope_head_dim
-            sizes = (text.num_attention_heads,) * 2 + (text.qk_nope_head_dim + rope, text.v_head_dim, rank + rope)
-            latent = dict(zip(("heads", "kv_heads", "head_size", "value_size", "cached"), sizes, strict=True))
-            return latent | {"latent": rank, **_window(module, index, text)}
-        out, key = _named(linears, *_OUTPUTS), _named(linears, "k_proj", "key", "wk", "k")
-        value = _named(linears, "v_proj", "value", "wv", "v") or key
-        fused = _named(linears, *filter(_QKV.search, linears))
-        stated = getattr(module, "head_dim", None), _of(text, "head_dim")
-        size = next(filter(_is_size, stated), None) or text.hidden_size // text.num_attention_heads
-        if "kv_proj" in linears and linears["kv_proj"].out_features == size:  # one vector is key and value of all heads
-            shared = {"heads": text.num_attention_heads, "kv_heads": 1, "head_size": size, "value_size": size}
-            return shared | {"cached": size, "latent": size, **_window(module, index, text)}
-        if key and value:
-            widths = key.out_features, value.out_features
-        elif fused and out:
-            widths = ((fused.out_features - out.in_features) // 2,) * 2
+            heads, rope = text.num_attention_heads, text.qk_rope_head_dim
+            sizes: tuple[int, ...] = heads, heads, text.qk_nope_head_dim + rope, text.v_head_dim, rank + rope, rank
         else:
-            widths = ((_of(text, "num_key_value_heads") or text.num_attention_heads) * size,) * 2
-        kv_heads = widths[0] // size
-        heads = (out.in_features if out else text.num_attention_heads * size) // (widths[1] // kv_heads)
-        return {
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "head_size": size,
-            "value_size": widths[1] // kv_heads,
-            "cached": sum(widths),
-            "shares_cache": getattr(module, "is_kv_shared_layer", False) is True,
-            **_window(module, index, text),
-        }
+            sizes = _heads(module, linears, text)
+        shares = not sizes[-1] and getattr(module, "is_kv_shared_layer", False) is True
+        return {**dict(zip(_SIZES, sizes, strict=True)), "shares_cache": shares, **_window(module, index, text)}
     return {}
+
+
+def _heads(module: Module, linears: dict[str, Linear], text: Any) -> tuple[int, ...]:
+    """The `_SIZES` of an attention that is not of DeepSeek's kind."""
+    out, key = _named(linears, *_OUTPUTS), _named(linears, "k_proj", "key", "wk", "k")
+    value = _named(linears, "v_proj", "value", "wv", "v") or key
+    fused = _named(linears, *filter(_QKV.search, linears))
+    stated = getattr(module, "head_dim", None), _of(text, "head_dim")
+    size = next(filter(_is_size, stated), None) or text.hidden_size // text.num_attention_heads
+    if "kv_proj" in linears and linears["kv_proj"].out_features == size:  # one vector is key and value of all heads
+        return text.num_attention_heads, 1, size, size, size, size
+    if key and value:
+        widths = key.out_features, value.out_features
+    elif fused and out:
+        widths = ((fused.out_features - out.in_features) // 2,) * 2
+    else:
+        widths = ((_of(text, "num_key_value_heads") or text.num_attention_heads) * size,) * 2
+    kv_heads = widths[0] // size
+    value_size = widths[1] // kv_heads
+    heads = (out.in_features if out else text.num_attention_heads * size) // value_size
+    return heads, kv_heads, size, value_size, sum(widths), 0
 
 
 def _linears(module: Module) -> dict[str, Linear]:

@@ -3,6 +3,7 @@
 # ruff: noqa: D102, D105, D107 (they mean what they mean in torch)
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -37,9 +38,6 @@ class Unknown:
     def __getitem__(self, key: object) -> "Unknown":
         return Unknown()
 
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
 
 class _Base:
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -68,9 +66,6 @@ class Tensor:
                 sizes.pop(0)
         return Tensor(*shape, *sizes)
 
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
     def expand(self, *shape: int) -> "Tensor":
         return Tensor(*(old if new == -1 else new for new, old in zip(shape, self.shape, strict=True)))
 
@@ -82,7 +77,7 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "or"):
     for _operator in (f"__{_name}__", f"__r{_name}__"):
         setattr(Unknown, _operator, lambda self, other: Unknown())
         setattr(Tensor, _operator, lambda self, other: self)
-for _operator in ("__lt__", "__gt__", "__le__", "__ge__", "__neg__", "__invert__"):
+for _operator in ("__lt__", "__gt__", "__le__", "__ge__", "__neg__", "__invert__", "__setitem__"):
     setattr(Unknown, _operator, lambda self, *other: Unknown())
     setattr(Tensor, _operator, lambda self, *other: self)
 
@@ -117,15 +112,9 @@ class Module:
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def register_parameter(self, name: str, parameter: Any) -> None:
-        setattr(self, name, parameter)
-
-    add_module = register_module = register_parameter
-
-    def to(self, *arguments: Any, **settings: Any) -> "Module":
-        return self
-
-    float = half = eval = train = requires_grad_ = apply = to
+    register_parameter = add_module = register_module = lambda self, name, value: setattr(self, name, value)
+    to = float = half = eval = train = requires_grad_ = apply = lambda self, *arguments, **settings: self
+    _from_config = from_config = classmethod(lambda cls, config, **settings: cls(config))
 
     def children(self) -> Iterator[tuple[str, Any]]:
         """Its modules and parameters by name."""
@@ -148,12 +137,6 @@ class Module:
                 if isinstance(child, Parameter) and id(child) not in seen:
                     seen.add(id(child))
                     yield f"{prefix}.{name}".removeprefix("."), child
-
-    @classmethod
-    def _from_config(cls, config: Any, **settings: Any) -> "Module":
-        return cls(config)
-
-    from_config = _from_config
 
 
 class ModuleList(Module):
@@ -204,13 +187,6 @@ class Linear(Module):
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(Tensor(out_features, in_features))
         self.bias = Parameter(Tensor(out_features)) if bias else None
-
-
-class _Conv1D(Linear):
-    """GPT-2's matrix product, named by its output first."""
-
-    def __init__(self, nf: int, nx: int) -> None:
-        super().__init__(nx, nf)
 
 
 class Embedding(Module):
@@ -289,15 +265,10 @@ TORCH = Names(
 )
 
 
-class _RopeFunctions(Unknown):
-    def __getitem__(self, kind: object) -> Any:
-        return lambda *arguments, **settings: (Tensor(), 1.0)
-
-
 INSTEAD = {
-    "Conv1D": _Conv1D,
+    "Conv1D": lambda outputs, inputs: Linear(inputs, outputs),  # GPT-2's
     "PreTrainedModel": Module,
     "GradientCheckpointingLayer": Module,
-    "ROPE_INIT_FUNCTIONS": _RopeFunctions(),
+    "ROPE_INIT_FUNCTIONS": defaultdict(lambda: lambda *arguments, **settings: (Tensor(), 1.0)),
     "use_kernelized_func": lambda *functions: lambda decorated: decorated,
 }

@@ -55,12 +55,6 @@ def is_alive(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"])
 
 
-def send(pid: int, sign: int) -> None:
-    """Send a signal, if the process is still there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, sign)
-
-
 def listening(port: int, host: str = "localhost") -> set[int]:
     """The processes that listen on a TCP port at an address of this machine, of those that this user may look into."""
     sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port, host)}

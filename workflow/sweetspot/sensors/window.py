@@ -109,10 +109,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid.
-
-    `shares_j` has the part of each board in `energy_j`.
-    """
+    """Energies of a window in J by source (None: unknown), the part of each board, and the reasons against it."""
 
     energy_j: float | None
     energy_instant_j: float | None
@@ -139,6 +136,11 @@ class Window(Verdict):
     flags: tuple[str, ...]
     event_reasons: int
     readings: tuple[Readings, ...]
+
+    @property
+    def power_w(self) -> float | None:
+        """The mean power by the counter."""
+        return None if self.energy_j is None else self.energy_j / self.duration_s
 
 
 def board_wide(reasons: Iterable[str]) -> str:
