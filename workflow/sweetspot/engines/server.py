@@ -219,10 +219,8 @@ class ServerEngine(Engine):
 
 
 def _seats(times: Sequence[RequestTimes]) -> int:
-    """How many requests of a batch ran at once; all, if none waited.
-
-    Judged at half of the reply that began first: a request that was there at a quarter of it, but has not begun, waits.
-    """
+    """How many requests of a batch ran at once; all, if none waited."""
+    # At half of the reply that began first: a request that was there at a quarter of it, but has not begun, waits.
     first = min(times, key=lambda one: one.first_token_s)
     reply_s = first.last_token_s - first.first_token_s
     quarter_s, half_s = (first.first_token_s + share * reply_s for share in (1 / 4, 1 / 2))

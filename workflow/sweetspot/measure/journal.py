@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Place:
         """The directory of raw samples."""
         return self._of("raw")
 
-    @cached_property
+    @property
     def rows(self) -> Path:
         """The rows of this block."""
         return self._of("measurements", f"{self.block}.jsonl")

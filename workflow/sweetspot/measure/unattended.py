@@ -51,7 +51,7 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     _compare(directory / "machine.json", work.blocks[0]["measure"]["protocol"])
     try:
         for number, step in enumerate(work.steps):
-            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not stopped:
+            while (pending := work.pending(step, unmeasured[step["block"]])) and watch.left_s() > 0 and not stopped:
                 block = work.blocks[step["block"]]
                 _say(
                     f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
@@ -117,7 +117,7 @@ def main(asked: str) -> int:
         return 1
     block.unmeasured.update(failed)
     try:
-        block.run(work.pending(step, {step["block"]: failed}))
+        block.run(work.pending(step, failed))
     except SweetspotError as error:
         failure, reason = str(error), getattr(error, "reason", reason)
     except Exception as error:
@@ -151,9 +151,8 @@ class _Plan:
         where = Place(self._directory, entry["model"], entry["batch"], entry["block"])
         return Block(entry["measure"], self._architectures[entry["model"]], where, watch, entry["build"])
 
-    def pending(self, step: Mapping[str, Any], unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+    def pending(self, step: Mapping[str, Any], failed: Mapping[Cell, str]) -> list[Visit]:
         """The visits of a step that are left, except those of cells that failed."""
-        failed = unmeasured.get(step["block"], {})
         visits = self.block(step["block"]).pending([(n, m) for n, m in step["cells"]], step["visits"])
         return [(visit, cell) for visit, cell in visits if place(cell) not in failed]
 

@@ -30,10 +30,7 @@ _REMEDIES = {
 
 
 def open_sensors(
-    expected_gpu: str | None = None,
-    boards: int | None = None,
-    uuid: str | None = None,
-    servers: Collection[int] = (),
+    expected_gpu: str | None = None, boards: int | None = None, uuid: str | None = None, servers: Collection[int] = ()
 ) -> list["_NvmlSensor"]:
     """As sensors.open_sensors."""
     try:
@@ -159,10 +156,10 @@ class _NvmlSensor(Sensor):
         return int(value)
 
     def power_instant_w(self) -> float | None:
-        return _watts(self._field(_POWER_INSTANT))
+        return self._field(_POWER_INSTANT, 1000)
 
     def power_average_w(self) -> float | None:
-        return _watts(self._field(_POWER_AVERAGE))
+        return self._field(_POWER_AVERAGE, 1000)
 
     def temperature_c(self) -> float:
         return float(self._ask("nvmlDeviceGetTemperature", 0))
@@ -232,13 +229,13 @@ class _NvmlSensor(Sensor):
     def close(self) -> None:
         self._nvml("nvmlShutdown")
 
-    def _field(self, field: int) -> float | None:
+    def _field(self, field: int, per_unit: int = 1) -> float | None:
         value = self._ask("nvmlDeviceGetFieldValues", [field])[0]
         if value.nvmlReturn in self._nvml.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_INVALID_ARGUMENT"):
             return None  # the driver is too old to know the field, or the board has no such sensor
         if value.nvmlReturn:
             raise self._nvml.error(f"field {field}", value.nvmlReturn)
-        return float(getattr(value.value, _MEMBERS[value.valueType]))
+        return float(getattr(value.value, _MEMBERS[value.valueType])) / per_unit
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         return self._nvml(function, self.handle, *arguments)
@@ -371,7 +368,3 @@ def _slice_error(uuid: str) -> UnfitMachine:
     return UnfitMachine(
         f"{uuid} is a MIG slice or is divided into slices: NVML counts whole boards; ask for a whole GPU with MIG off"
     )
-
-
-def _watts(milliwatts: float | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
