@@ -6,7 +6,7 @@ import pytest
 
 from sweetspot.errors import SweetspotError
 from sweetspot.models.quantization import read
-from sweetspot.precision import ACTIVATIONS, NAMES, Precision, bits, name_of
+from sweetspot.precision import ACTIVATIONS, BITS, NAMES, Precision, name_of
 from sweetspot.table.read import read as read_table
 
 
@@ -65,7 +65,7 @@ def test_what_is_not_known_is_refused(written: str, says: str) -> None:
 
 def test_sizes_have_their_share_of_the_scales() -> None:
     """AWQ: a 16-bit scale and a 4-bit zero point for 128 weights; NVFP4: 8 bits for 16; MXFP4: 8 bits for 32."""
-    assert [bits(name) for name in ("int4", "nvfp4", "mxfp4")] == [4 + 20 / 128, 4.5, 4.25]
+    assert [BITS[name] for name in ("int4", "nvfp4", "mxfp4")] == [4 + 20 / 128, 4.5, 4.25]
     assert Precision.of("nvfp4+kv_fp8").sizes == (4.5 / 8, 1, 2)
     assert Precision.of("float32").sizes == (4, 4, 4)
 

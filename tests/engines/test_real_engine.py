@@ -325,7 +325,7 @@ def test_a_server_tells_what_it_took_from_its_cache(tmp_path: Path, monkeypatch:
     command = SERVER.replace("--no-enable", "--enable").replace("{batch}", "2")
     wanted = replace(spec(tmp_path, "llama"), name="vllm-server", command=command)
     engines.build(wanted, tmp_path / "engine")
-    monkeypatch.setattr(server, "open_sensors", lambda gpu, boards: [None])
+    monkeypatch.setattr(server, "open_sensors", lambda gpu, boards, servers: [None])
     engine, _, _ = engines.open_device(wanted, tmp_path / "engine")
     try:
         ran = engine.run(256, 16)

@@ -19,7 +19,7 @@ from sweetspot.measure import command, probe, session
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.sensors import leases, nvml, processes
-from sweetspot.sensors.clock import VirtualClock, WallClock
+from sweetspot.sensors.clock import Clock, VirtualClock
 from sweetspot.sensors.window import Window
 
 CONSTANT = Trace(((1.0, 400.0, 400.0),))
@@ -51,7 +51,7 @@ def measure_twice(stub: Stub) -> list[Window]:
 
 
 def measure_really(stub: Stub, duration_s: float) -> Window:
-    clock = WallClock()
+    clock = Clock()
     return open_meter(nvml.open_sensors(), clock, Protocol()).window(lambda: clock.sleep(duration_s))
 
 
@@ -126,7 +126,7 @@ def visible_to_a_command(stub: Stub, visible: str | None, uuid: str | None) -> s
     try:
         with tempfile.NamedTemporaryFile("r") as file:
             shell = ["sh", "-c", f'echo "${{CUDA_VISIBLE_DEVICES-unset}}" > {file.name}']
-            command.measure(shell, nvml.open_sensors(uuid=uuid)[0], WallClock(), Protocol())
+            command.measure(shell, nvml.open_sensors(uuid=uuid)[0], Clock(), Protocol())
             found = file.read().strip()
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)

@@ -36,7 +36,7 @@ class Glimpses(SimulatedSensor):
 
 
 def probed(bench: Bench) -> dict[str, Any]:
-    return probe.probe(bench.sensor, bench.sensor.identity(), bench.device.clock, 120.0, lambda: Burner(bench))
+    return probe.probe(bench.sensor, bench.sensor.identity(), bench.device.clock, 120.0, lambda: Burner(bench).burn)
 
 
 def test_a_good_board() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import published
+import published_models
 from sweetspot import models
 from sweetspot.architecture import Architecture
 from sweetspot.precision import ElementBytes
@@ -47,7 +47,7 @@ class Layer:
 
 
 def base(name: str, **changes: Any) -> dict[str, Any]:
-    config = published.models()[name]["config"]
+    config = published_models.models()[name]["config"]
     kept = {
         key: value for key, value in config.items() if key not in ("quantization_config", "rope_scaling", "auto_map")
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 from sweetspot.engines import BatchRun, vllm
 from sweetspot.measure import session
 from sweetspot.sensors import open_sensors
-from sweetspot.sensors.clock import WallClock
+from sweetspot.sensors.clock import Clock
 
 class Engine:
     version = "1"
@@ -40,7 +40,7 @@ def open_device(spec, directory):
     while spec.gpus == 1 and len(list(here.iterdir())) < 2:
         assert time.monotonic() < deadline, "no other job runs at the same time"
         time.sleep(0.05)
-    return Engine(), sensors, WallClock()
+    return Engine(), sensors, Clock()
 
 vllm.version, vllm.build, vllm.open_device = lambda: "1", lambda spec, place: {}, open_device
 sys.exit(session.main(sys.argv[3:]))  # after -m sweetspot.measure.session

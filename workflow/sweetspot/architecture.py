@@ -13,6 +13,9 @@ from typing import Any
 from sweetspot import precision
 from sweetspot.precision import ElementBytes, Precision
 
+NO_LIMIT = 1 << 31
+"""The number of positions of a model without a limit."""
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -23,8 +26,7 @@ class Layers:
     """
 
     count: int
-    matrices: tuple[tuple[int, int], ...]  # inputs and outputs of each product; query, key and value are one, as are
-    # gate and up
+    matrices: tuple[tuple[int, int], ...]  # inputs and outputs of each product; those of one input are one
     convolution: int = 0  # weights of short convolutions
     vectors: int = 0  # norms and biases, those of the experts included
     norms: int = 0  # normalisations of the hidden state
@@ -50,12 +52,7 @@ class Layers:
     @property
     def weights(self) -> int:
         """W: weights that every token passes."""
-        return sum(inputs * outputs for inputs, outputs in self.matrices) + self.convolution
-
-    @property
-    def token_weights(self) -> int:
-        """Weights that one token passes, its routed experts included."""
-        return self.weights + self.experts_per_token * self.expert_weights
+        return _elements(self.matrices) + self.convolution
 
     def experts_read(self, tokens: float) -> float:
         """How many experts a pass of `tokens` tokens reads: E (1 - (1 - k / E)^tokens), if routing is uniform."""
@@ -80,22 +77,12 @@ class Layers:
         return whole + (tokens - window) * window
 
     def attention_flops(self, positions: int, decode: bool) -> int:
-        """FLOPs of scores and weighted values over `positions` attended positions: 2 (d_h + d_v) h each.
-
-        With a latent cache, decode passes work on the latent itself.
-        """
+        """FLOPs of scores and weighted values: 2 (d_h + d_v) h per position; decode works on a latent cache itself."""
         width = self.cached + self.latent if decode and self.latent else self.head_size + self.value_size
         return 2 * self.heads * width * positions
 
-    def memory_bytes(self, sizes: ElementBytes) -> float:
-        """Bytes of the weights of one layer."""
-        return self._bytes(self.experts, sizes) + self.vectors * sizes.plain
-
-    def pass_bytes(self, tokens: float, sizes: ElementBytes) -> float:
-        """Bytes of weights that a pass of `tokens` tokens reads from one layer."""
-        return self._bytes(self.experts_read(tokens), sizes)
-
-    def _bytes(self, experts: float, sizes: ElementBytes) -> float:
+    def weight_bytes(self, experts: float, sizes: ElementBytes) -> float:
+        """Bytes of the matrices of one layer, with so many routed experts."""
         plain = self.plain_weights + experts * self.plain_expert_weights
         return (self.weights + experts * self.expert_weights - plain) * sizes.weight + plain * sizes.plain
 
@@ -123,10 +110,8 @@ class Architecture:
     def of(cls, plain: Mapping[str, Any]) -> "Architecture":
         """From what `as_dict` returned, or its JSON. Raises TypeError or KeyError for anything else."""
         pairs = {name: tuple(map(tuple, plain[name])) for name in ("ends", "head", "not_modelled")}
-        blocks = tuple(
-            Layers(**{**block, "matrices": tuple(map(tuple, block["matrices"]))}) for block in plain["blocks"]
-        )
-        return cls(**{**plain, **pairs, "blocks": blocks})
+        blocks = [Layers(**{**block, "matrices": tuple(map(tuple, block["matrices"]))}) for block in plain["blocks"]]
+        return cls(**{**plain, **pairs, "blocks": tuple(blocks)})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -135,7 +120,7 @@ class Architecture:
     @property
     def quantised(self) -> bool:
         """Whether the published weights are."""
-        return precision.bits(Precision.of(self.precision or "bfloat16").weights) < 16
+        return precision.BITS[Precision.of(self.precision or "bfloat16").weights] < 16
 
     @cached_property
     def layers(self) -> int:
@@ -175,15 +160,15 @@ class Architecture:
 
     def weight_bytes(self, sizes: ElementBytes) -> float:
         """Bytes of all weights; tables that are looked up, and what is not modelled, in 16 bits."""
-        layers = self._over_layers(lambda one: one.memory_bytes(sizes))
+        layers = self._over_layers(lambda one: one.weight_bytes(one.experts, sizes) + one.vectors * sizes.plain)
         counted = self._over_layers(lambda one: one.weights + one.experts * one.expert_weights + one.vectors)
         rest = self.parameters * sizes.plain - counted * sizes.plain
-        return layers + rest - (0 if self.plain_head else self._head_weights * (sizes.plain - sizes.weight))
+        return layers + rest - (0 if self.plain_head else _elements(self.head) * (sizes.plain - sizes.weight))
 
     def pass_bytes(self, tokens: float, sizes: ElementBytes) -> float:
         """Bytes of weights that a pass of `tokens` tokens reads, each once; of experts those that its tokens choose."""
-        layers = self._over_layers(lambda one: one.pass_bytes(tokens, sizes))
-        head = self._head_weights * (sizes.plain if self.plain_head else sizes.weight)
+        layers = self._over_layers(lambda one: one.weight_bytes(one.experts_read(tokens), sizes))
+        head = _elements(self.head) * (sizes.plain if self.plain_head else sizes.weight)
         return layers + _elements(self.ends) * sizes.plain + head
 
     def kv_bytes_per_token(self, bytes_per_element: float) -> float:
@@ -197,19 +182,16 @@ class Architecture:
     def prefill_flops(self, input_tokens: int) -> int:
         """FLOPs of one request's prefill: causal attention, logits of the last token only."""
         attention = self._over_layers(lambda one: one.attention_flops(one.attended(input_tokens), decode=False))
-        return self._token_flops * input_tokens + 2 * self._head_weights + int(attention)
+        return self._token_flops * input_tokens + 2 * _elements(self.head) + int(attention)
 
     def decode_flops(self, context: int) -> int:
-        """FLOPs of one request's decode pass that attends to `context` positions, its own included.
-
-        Decode pass j (j = 1 .. m - 1) after a prompt of n tokens has context n + j.
-        """
-        return self._token_flops + 2 * self._head_weights + self._decode_attention(context - 1, context)
+        """FLOPs of one request's decode pass to `context` positions, its own included: n + j in pass j = 1 .. m - 1."""
+        return self._token_flops + 2 * _elements(self.head) + self._decode_attention(context - 1, context)
 
     def request_flops(self, input_tokens: int, output_tokens: int) -> int:
         """FLOPs of one request (n, m >= 1): the sum over its prefill and its m - 1 decode passes."""
         n, passes = input_tokens, output_tokens - 1
-        decode = passes * (self._token_flops + 2 * self._head_weights) + self._decode_attention(n, n + passes)
+        decode = passes * (self._token_flops + 2 * _elements(self.head)) + self._decode_attention(n, n + passes)
         return self.prefill_flops(n) + decode
 
     def prefill_bytes(self, input_tokens: int, batch: int, sizes: ElementBytes) -> float:
@@ -240,28 +222,24 @@ class Architecture:
     @cached_property
     def _token_flops(self) -> int:
         """FLOPs for every processed token, prompt tokens included, without attention."""
-        layers = self._over_layers(lambda one: 2 * one.token_weights + one.state_flops)
+        layers = self._over_layers(
+            lambda one: 2 * (one.weights + one.experts_per_token * one.expert_weights) + one.state_flops
+        )
         return int(layers) + 2 * _elements(self.ends)
-
-    @cached_property
-    def _head_weights(self) -> int:
-        return _elements(self.head)
 
     def _decode_attention(self, before: int, upto: int) -> int:
         """FLOPs of attention for tokens before + 1 .. upto, a pass each."""
-        return int(
-            self._over_layers(lambda one: one.attention_flops(one.attended(upto) - one.attended(before), decode=True))
-        )
+        new = self._over_layers(lambda one: one.attention_flops(one.attended(upto) - one.attended(before), decode=True))
+        return int(new)
 
     def _decode_cache(self, before: int, upto: int, bytes_per_element: float) -> float:
         """Bytes of cache and state that tokens before + 1 .. upto, a pass each, read and write."""
-        passes = upto - before
-        return self._over_layers(
-            lambda one: (
-                (one.attended(upto) - one.attended(before) + passes) * one.cached * bytes_per_element
-                + 2 * passes * one.state_bytes
-            )
-        )
+
+        def of_layer(one: Layers) -> float:
+            moved = one.attended(upto) - one.attended(before) + upto - before
+            return moved * one.cached * bytes_per_element + 2 * (upto - before) * one.state_bytes
+
+        return self._over_layers(of_layer)
 
 
 def _elements(matrices: tuple[tuple[int, int], ...]) -> int:

@@ -39,3 +39,8 @@ def logged(log: str) -> Iterator[None]:
             raise
     print(message, file=sys.stderr)
     sys.exit(1)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -103,10 +103,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Gpu | None:
-    """The board that a name means, or None. "H100" and "Nvidia H100 GPU" mean the SXM board, "A100" the 80 GB one.
-
-    A form factor or memory size that no known board of the chip has is an unknown board: None.
-    """
+    """The board that a name means, "H100" the SXM one, "A100" the one of 80 GB; None for unknown forms and sizes."""
     if exact := [gpu for gpu in _GPUS if gpu.name == name]:
         return exact[0]
     words = _words(name)

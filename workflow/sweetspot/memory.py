@@ -6,8 +6,6 @@ The plan, the engines, the simulator and the law across models all use it. Stand
 from dataclasses import dataclass
 
 from sweetspot.architecture import Architecture
-from sweetspot.gpus import Gpu
-from sweetspot.precision import element_bytes
 
 KV_CACHE_FRACTION = 0.9
 """Share of the memory left by the weights that the KV cache may take: the default of campaigns, close to that of vLLM
@@ -19,27 +17,13 @@ _MANY = 1 << 20  # requests of a model that keeps nothing
 
 @dataclass(frozen=True)
 class Memory:
-    """How a model fills the memory of a board, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
+    """How a model fills the memory of its boards, in bytes. `kv_cache_bytes` is 0 or less if its weights do not fit."""
 
     architecture: Architecture
     board_bytes: int
     weights_bytes: int
     kv_cache_bytes: int
     cached_bytes: float  # of one cached key or value
-
-    @classmethod
-    def of(
-        cls,
-        architecture: Architecture,
-        gpu: Gpu,
-        precision: str,
-        kv_cache_fraction: float = KV_CACHE_FRACTION,
-    ) -> "Memory":
-        """How a model in `precision` fills `gpu`; the KV cache gets `kv_cache_fraction` of what the weights leave."""
-        sizes = element_bytes(precision)
-        weights = architecture.weight_bytes(sizes)
-        cache = int(kv_cache_fraction * (gpu.memory_bytes - weights))
-        return cls(architecture, gpu.memory_bytes, int(weights), cache, sizes.cached)
 
     def requests(self, input_tokens: int, output_tokens: int) -> int:
         """How many requests of these lengths fit in the KV cache at once; 0 if not even one does."""
@@ -48,11 +32,8 @@ class Memory:
 
     def as_dict(self) -> dict[str, int]:
         """The fields recorded in engine.json."""
-        return {
-            "memory_bytes": self.board_bytes,
-            "weights_bytes": self.weights_bytes,
-            "kv_cache_bytes": self.kv_cache_bytes,
-        }
+        sizes = {"memory_bytes": self.board_bytes, "weights_bytes": self.weights_bytes}
+        return {**sizes, "kv_cache_bytes": self.kv_cache_bytes}
 
 
 def split_in_waves(batch: int, at_once: int) -> list[int]:

@@ -1,12 +1,12 @@
 """How one model is spread over several boards of a node. Standard library only."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import Gpu
 from sweetspot.memory import KV_CACHE_FRACTION, Memory
+from sweetspot.precision import element_bytes
 
 
 class Parallelism(NamedTuple):
@@ -42,10 +42,7 @@ class Parallelism(NamedTuple):
         return f"{self.gpus} {gpu.name}" if self.gpus > 1 else gpu.name
 
     def kv_copies(self, architecture: Architecture) -> float:
-        """How often each cached key and value is stored: once, unless more boards than heads share a layer.
-
-        A latent cache (MLA) serves all heads, so each board of a layer stores it.
-        """
+        """Copies of a cached key: a layer's boards per key/value head, at least 1; a latent cache (MLA) is one head."""
         attends = architecture.attention_layers
         if attends is None:
             return 1.0
@@ -75,5 +72,7 @@ class Parallelism(NamedTuple):
         Of G boards with M bytes each, the weights leave G M - W, of which the share f is the KV cache. With t boards to
         a layer and fewer than t key/value heads k, each is stored t / k times, so the cache counts as f k / t.
         """
-        pooled = replace(gpu, memory_bytes=self.gpus * gpu.memory_bytes)
-        return Memory.of(architecture, pooled, precision, kv_cache_fraction / self.kv_copies(architecture))
+        sizes, pooled = element_bytes(precision), self.gpus * gpu.memory_bytes
+        weights = architecture.weight_bytes(sizes)
+        cache = int(kv_cache_fraction / self.kv_copies(architecture) * (pooled - weights))
+        return Memory(architecture, pooled, int(weights), cache, sizes.cached)

@@ -11,7 +11,7 @@ from sweetspot.errors import SweetspotError
 
 # Bits of an element with its share of the scales: int4 in groups of 128 has a 16-bit scale and a 4-bit zero point
 # each (AWQ, GPTQ), NVFP4 an 8-bit scale for 16 elements, MXFP4 one for 32.
-_BITS = {
+BITS = {
     "float32": 32.0,
     "bfloat16": 16.0,
     "float16": 16.0,
@@ -21,7 +21,7 @@ _BITS = {
     "nvfp4": 4 + 8 / 16,
     "mxfp4": 4 + 8 / 32,
 }
-NAMES = tuple(_BITS)
+NAMES = tuple(BITS)
 """The formats of weights."""
 
 _PLAIN = ("float32", "bfloat16", "float16")
@@ -37,10 +37,8 @@ _ALIASES = {
     "fp8": ("f8", "float8", "e4m3", "fp8e4m3", "float8e4m3fn", "fp8e5m2"),
     "int8": ("i8",),
     "int4": ("i4", "w4a16", "awq", "gptq"),
-    "nvfp4": (),
-    "mxfp4": (),
 }
-_NAMED = {alias: name for name, aliases in _ALIASES.items() for alias in (name, *aliases)}
+_NAMED = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 
 
 class ElementBytes(NamedTuple):
@@ -60,10 +58,7 @@ class Precision(NamedTuple):
 
     @classmethod
     def of(cls, text: str, activations: str | None = None, cache: str | None = None) -> "Precision":
-        """Read a name as people write it: "bf16", "FP8", "w4a16", "fp8+kv_fp8". The others override what it says.
-
-        Raises SweetspotError for a name that is not known, or that means several formats.
-        """
+        """Read a name as people write it: "FP8", "w4a16"; the others override it. Raises SweetspotError if unclear."""
         first, *rest = text.split("+")
         found = re.fullmatch(r"w(\d+)a16", _bare(first))
         if found and found[1] == "8":
@@ -98,7 +93,7 @@ class Precision(NamedTuple):
     @property
     def sizes(self) -> ElementBytes:
         """Bytes of its elements, the share of their scales included."""
-        return ElementBytes(*(_BITS[name] / 8 for name in (self.weights, self.cache, self.plain)))
+        return ElementBytes(*(BITS[name] / 8 for name in (self.weights, self.cache, self.plain)))
 
 
 def element_bytes(label: str) -> ElementBytes:
@@ -121,11 +116,6 @@ def name_of(label: str) -> str:
         return Precision.of(label).name
     except SweetspotError:
         return label
-
-
-def bits(name: str) -> float:
-    """Bits of an element in a format, with its share of the scales."""
-    return _BITS[name]
 
 
 def _bare(text: str) -> str:

@@ -35,11 +35,11 @@ def run(options: argparse.Namespace) -> int:
     from sweetspot.measure import command, probe
     from sweetspot.measure.protocol import Protocol
     from sweetspot.sensors import open_sensors
-    from sweetspot.sensors.clock import WallClock
+    from sweetspot.sensors.clock import Clock
 
     [sensor] = open_sensors(uuid=options.gpu)
     numbers = probe.numbers(options.machine, str(sensor.identity()["gpu"])) if options.machine else {}
-    result, status = command.measure(options.command, sensor, WallClock(), Protocol(**numbers), aside=options.json)
+    result, status = command.measure(options.command, sensor, Clock(), Protocol(**numbers), aside=options.json)
     if options.json:
         print(json.dumps(result))
     else:

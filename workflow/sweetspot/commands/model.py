@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
 
 def describe(architecture: Any, precision: Any) -> dict[str, Any]:
     """What is known of a model in a precision, in bytes, FLOPs and elements."""
-    from sweetspot import gpus, models
+    from sweetspot import gpus
+    from sweetspot.architecture import NO_LIMIT
     from sweetspot.parallelism import Parallelism
 
     sizes = precision.sizes
@@ -61,7 +62,7 @@ def describe(architecture: Any, precision: Any) -> dict[str, Any]:
         "active_parameters": architecture.active_parameters,
         "layers": architecture.layers,
         "kinds_of_layers": [_kind(block) for block in architecture.blocks],
-        "max_positions": architecture.max_positions if architecture.max_positions < models.NO_LIMIT else None,
+        "max_positions": architecture.max_positions if architecture.max_positions < NO_LIMIT else None,
         "weight_bytes": round(architecture.weight_bytes(sizes)),
         "weight_bytes_read_per_pass": {str(batch): round(architecture.pass_bytes(batch, sizes)) for batch in _BATCHES},
         "kv_bytes_per_token": round(architecture.kv_bytes_per_token(sizes.cached)),

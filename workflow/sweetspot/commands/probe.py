@@ -28,12 +28,12 @@ def run(options: argparse.Namespace) -> None:
     from sweetspot.files import write_atomically
     from sweetspot.measure import probe
     from sweetspot.sensors import open_sensors
-    from sweetspot.sensors.clock import WallClock
+    from sweetspot.sensors.clock import Clock
 
     if not options.seconds > 0:
         raise SweetspotError(f"--seconds {options.seconds:g}: must be above 0; the default is 120")
     [sensor] = open_sensors(uuid=options.gpu)
-    record = probe.probe(sensor, sensor.machine(), WallClock(), options.seconds, probe.torch_load())
+    record = probe.probe(sensor, sensor.machine(), Clock(), options.seconds, probe.torch_load())
     try:
         write_atomically(options.out, json.dumps(record, indent=2) + "\n")
     except OSError as error:

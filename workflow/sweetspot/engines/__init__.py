@@ -27,7 +27,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
@@ -128,16 +128,18 @@ class BatchRun:
     flags: tuple[str, ...] = ()
 
 
-class Engine(Protocol):
-    """A loaded engine."""
+class Engine:
+    """A loaded engine; adapters say how it runs."""
 
     version: str
 
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run the whole batch; every request has exactly these lengths. Raises OutOfMemory or SweetspotError."""
+        raise NotImplementedError
 
     def reasons(self) -> tuple[str, ...]:
         """Why the runs since the last call must not be trusted, as reasons of a row; empty if they can be."""
+        return ()
 
     def close(self) -> None:
         """Free the GPU."""
@@ -154,10 +156,7 @@ def limits(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a job's engine that rows depend on.
-
-    A checkpoint's path is reduced to the directory's name; where a server runs does not matter.
-    """
+    """The settings that rows depend on: not where a server runs; of a checkpoint, its directory's name only."""
     unset = [("command", ""), *_ONE_GPU.items()]
     kept = {name: value for name, value in engine.items() if name not in _WHERE and (name, value) not in unset}
     checkpoint = kept.get("checkpoint")
@@ -165,23 +164,15 @@ def identity(engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -> str:
-    """Why the engine `name` cannot run any model so, or "". Needs neither package nor GPU, so the plan can call it.
-
-    Which models an engine knows, only its package tells, when the engine is built.
-    """
-    reason: str = _module(name).refusal(name, precision, weights, parallelism)
-    return reason
+    """Why the engine `name` cannot run any model so, or "". Needs neither package nor GPU, so the plan can call it."""
+    return str(_module(name).refusal(name, precision, weights, parallelism))
 
 
 def build(spec: EngineSpec, directory: Path) -> None:
-    """Build an engine into `directory` and write engine.json: spec, version, memory (bytes), time and energy.
-
-    Raises SweetspotError for an unknown engine or a model it cannot run, OutOfMemory if the GPU is too small.
-    """
-    module = _module(spec.name)
-    if reason := refusal(spec.name, spec.precision, spec.weights, spec.parallelism) or spec.parallelism.refusal(
-        spec.architecture
-    ):
+    """Build an engine and engine.json into `directory`. Raises SweetspotError, OutOfMemory if the GPU is too small."""
+    spread, module = spec.parallelism, _module(spec.name)
+    reason = refusal(spec.name, spec.precision, spec.weights, spread) or spread.refusal(spec.architecture)
+    if reason:
         raise SweetspotError(f"{spec.architecture.name}: {reason}")
     with _aside(directory) as own:
         start_s = time.monotonic()
@@ -209,11 +200,7 @@ def _aside(directory: Path) -> Iterator[Path]:
 
 
 def _write_record(directory: Path, spec: EngineSpec, found: Mapping[str, Any]) -> None:
-    about: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "spec": _as_built(spec),
-        "version": _module(spec.name).version(),
-    }
+    about = {"schema_version": SCHEMA_VERSION, "spec": _as_built(spec), "version": _module(spec.name).version()}
     write_atomically(directory / "engine.json", json.dumps({**about, **found}, indent=2) + "\n")
 
 
@@ -227,8 +214,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sequence[Sen
         raise SweetspotError(f"{directory}: {reason}; delete it to have it rebuilt")
     if shortage := json.loads((directory / "engine.json").read_text()).get("out_of_memory"):
         raise OutOfMemory(f"{shortage} (recorded in {directory}; delete it to try again)")
-    engine, sensors, clock = _module(spec.name).open_device(spec, directory)
-    return engine, sensors, clock
+    return _module(spec.name).open_device(spec, directory)  # type: ignore[no-any-return]
 
 
 def unfit(spec: EngineSpec, directory: Path) -> str:
@@ -244,10 +230,8 @@ def unfit(spec: EngineSpec, directory: Path) -> str:
     for name, value in wanted.items():
         fits = built.get(name, 0) >= value if name.startswith("max_") else built.get(name) == value
         if not fits:
-            difference = (
-                f"another {name}" if isinstance(value, dict) else f"{name} {built.get(name)}, needed for {value}"
-            )
-            return f"built for {difference}"
+            other = f"another {name}" if isinstance(value, dict) else f"{name} {built.get(name)}, needed for {value}"
+            return f"built for {other}"
     return ""
 
 

@@ -9,19 +9,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes
+from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine, first_line
 from sweetspot.files import write_atomically
 from sweetspot.memory import Memory, split_in_waves
 from sweetspot.models.quantization import stored as stored_format
 from sweetspot.precision import Precision
+from sweetspot.sensors import open_sensors
+from sweetspot.sensors.clock import Clock
+from sweetspot.sensors.meter import Sensor
 
 Prompt = TypeVar("Prompt")
 
 PASS_TOKENS = 8192  # prompt tokens per pass: TensorRT-LLM's default max_num_tokens, used for every engine
-MODEL_DIRECTORY = "model"
 
 _PLAIN = ("bfloat16", "float16")
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -46,14 +48,11 @@ def load_package(name: str, remedy: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken installation may raise anything
-        raise UnfitMachine(f"the package {name} cannot be imported ({_first_line(error)}); {remedy}") from None
+        raise UnfitMachine(f"the package {name} cannot be imported ({first_line(error)}); {remedy}") from None
 
 
 def memory_plan(spec: EngineSpec) -> Memory | None:
-    """How the model fills the memory of its boards; None while nothing is known of them.
-
-    Raises OutOfMemory if the weights and one request of the longest cell do not fit.
-    """
+    """How the model fills its boards; None: unknown boards. Raises OutOfMemory if not one longest request fits."""
     gpu, arch = spec.known_board, spec.architecture
     if gpu is None:
         return None
@@ -66,15 +65,18 @@ def memory_plan(spec: EngineSpec) -> Memory | None:
     return memory
 
 
-def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> Path:
-    """The directory that an engine reads the model from: the checkpoint, or one in `directory` with only a config.json.
+def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write or check the directory that an engine reads the model from (`model_place`); returns its memory in bytes.
 
-    If the position table is too short for the longest cell, that config.json extends it (random weights only), and it
-    names the `quantization` of random weights. Raises SweetspotError if there is no published config.json, or the
-    checkpoint is of another model or precision or has no weights.
+    If the position table is too short for the longest cell, the config.json extends it (random weights only), and it
+    names the `quantization` of random weights. Raises OutOfMemory as `memory_plan` does, SweetspotError if there is no
+    published config.json, or the checkpoint is of another model or precision or has no weights.
     """
+    plan = memory_plan(spec)
+    found = {"memory": plan and plan.as_dict()}
     if spec.weights == "checkpoint":
-        return _checkpoint(spec)
+        _check_checkpoint(spec)
+        return found
     if "architectures" not in spec.model_config:
         raise SweetspotError(
             f"{spec.architecture.name}: key 'architectures' is missing from its config.json; "
@@ -89,9 +91,18 @@ def prepare_model(spec: EngineSpec, directory: Path, quantization: Mapping[str, 
         config["quantization_config"] = quantization
     if spec.total_tokens > spec.architecture.max_positions:
         config["max_position_embeddings"] = spec.total_tokens
-    place = directory / MODEL_DIRECTORY
-    write_atomically(place / "config.json", json.dumps(config, indent=2) + "\n")
-    return place
+    write_atomically(model_place(spec, directory) / "config.json", json.dumps(config, indent=2) + "\n")
+    return found
+
+
+def model_place(spec: EngineSpec, directory: Path) -> Path:
+    """The checkpoint, or a directory in `directory` with only a config.json."""
+    return Path(spec.checkpoint or "") if spec.weights == "checkpoint" else directory / "model"
+
+
+def load_format(spec: EngineSpec) -> str:
+    """What both packages call weights of their own, and those of a checkpoint."""
+    return "auto" if spec.weights == "checkpoint" else "dummy"
 
 
 def kind(precision: str) -> str:
@@ -113,10 +124,7 @@ def precision_refusal(name: str, precision: str, kinds: Collection[str], caches:
 
 
 def to_quantise(spec: EngineSpec) -> str:
-    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights.
-
-    Raises SweetspotError for mxfp4, which engines have only of models published so.
-    """
+    """The `kind` that an engine must give random weights; "" if none, or if the config.json describes such weights."""
     found = kind(spec.precision)
     if spec.weights == "checkpoint" or stored_format(spec.model_config) == found:
         return ""
@@ -146,12 +154,13 @@ def _check_weights(place: Path) -> None:
         raise SweetspotError(f"checkpoint {place}: {', '.join(sorted(missing[0]))} missing; {remedy}")
 
 
-def _checkpoint(spec: EngineSpec) -> Path:
+def _check_checkpoint(spec: EngineSpec) -> None:
     place = Path(spec.checkpoint or "")
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
     _check_weights(place)
-    own, published = (_sizes(config) for config in (json.loads((place / "config.json").read_text()), spec.model_config))
+    config = json.loads((place / "config.json").read_text())
+    own, published = _sizes(config), _sizes(spec.model_config)
     if differing := sorted(name for name in own.keys() & published.keys() if own[name] != published[name]):
         first = differing[0]
         raise SweetspotError(
@@ -162,7 +171,7 @@ def _checkpoint(spec: EngineSpec) -> Path:
     precision = Precision.of(spec.precision)
     beside = place / "hf_quant_config.json"  # NVIDIA's ModelOpt
     more = json.loads(beside.read_text()) if beside.is_file() else None
-    stored = stored_format(json.loads((place / "config.json").read_text()), more) or precision.plain
+    stored = stored_format(config, more) or precision.plain
     if stored != precision.weights:
         raise SweetspotError(f"checkpoint {place} has {stored} weights, not {spec.precision}: set precision so")
     if spec.total_tokens > spec.architecture.max_positions:
@@ -170,7 +179,6 @@ def _checkpoint(spec: EngineSpec) -> Path:
             f"checkpoint {place}: {spec.total_tokens} tokens exceed its {spec.architecture.max_positions} positions; "
             "set positions to skip, or measure with random weights"
         )
-    return place
 
 
 def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -185,10 +193,12 @@ def _sizes(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 class Reply(NamedTuple):
-    """One finished request: its tokens, and its times if the engine tells."""
+    """One finished request: its tokens and times, and what a server counted; None for what it does not tell."""
 
     tokens: int
     times: RequestTimes | None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class Prompts:
@@ -209,10 +219,7 @@ class Prompts:
         return list(map(str, self._ids))
 
     def as_text(self, requests: int, tokens: int) -> list[str]:
-        """As `take`, with the ids of a prompt in a string, as in JSON.
-
-        Each prompt begins with ids of its own, so that no server can know it from before.
-        """
+        """As `take`, each in a string as in JSON, and beginning with ids of its own, so that no server can know it."""
         prompts = []
         for start in self._random.sample(range(_PLACES), requests):
             own = [str(self._random.randrange(self._vocabulary)) for _ in range(min(_OWN_IDS, tokens))]
@@ -244,20 +251,16 @@ def run_in_waves(
     for requests in waves:
         with memory_watched(spec, f"{input_tokens} + {output_tokens} tokens"):
             replies = generate(take(requests, input_tokens))
-        _check_lengths(spec, [reply.tokens for reply in replies], requests, output_tokens)
+        lengths = [reply.tokens for reply in replies]
+        if lengths != [output_tokens] * requests:
+            wrong = sorted(set(lengths) - {output_tokens})
+            raise SweetspotError(
+                f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} "
+                f"tokens instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
+            )
         times += [reply.times for reply in replies]
     known = tuple(one for one in times if one)
     return BatchRun(waves[0], len(waves), known if len(known) >= _KNOWN * spec.batch else ())
-
-
-def _check_lengths(spec: EngineSpec, lengths: Sequence[int], requests: int, output_tokens: int) -> None:
-    """Raise SweetspotError unless every reply has exactly `output_tokens` tokens."""
-    if lengths != [output_tokens] * requests:
-        wrong = sorted(set(lengths) - {output_tokens})
-        raise SweetspotError(
-            f"{spec.name} returned {len(lengths)} replies of {', '.join(map(str, wrong or [output_tokens]))} tokens "
-            f"instead of {requests} of {output_tokens}; this version of the engine cannot be measured"
-        )
 
 
 def shortage_in(text: str) -> str:
@@ -278,8 +281,7 @@ def memory_watched(spec: EngineSpec, doing: str) -> Iterator[None]:
         while link is not None and link not in links:
             links.append(link)
             link = link.__cause__ or link.__context__
-        short = next(filter(None, (shortage_in(f"{type(link).__name__}: {link}") for link in links)), "")
-        if not short:
+        if not (short := shortage_in("\n".join(f"{type(link).__name__}: {link}" for link in links))):
             raise
         raise OutOfMemory(
             f"{spec.architecture.name}, batch {spec.batch}, {doing}: out of GPU memory ({short}); "
@@ -296,38 +298,68 @@ def loading(spec: EngineSpec) -> Iterator[None]:
     except SweetspotError:
         raise
     except Exception as error:
-        if reason := _cuda_failure(spec):
+        try:
+            importlib.import_module("torch").zeros(1, device="cuda")
+            synchronize(spec)
+        except Exception as failure:
             raise UnfitMachine(
-                f"CUDA does not work on this machine ({reason}): compare the CUDA version that the driver supports "
-                '(nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
+                f"CUDA does not work on this machine ({first_line(failure)}): compare the CUDA version that the driver "
+                'supports (nvidia-smi) with the one of the engine (python -c "import torch; print(torch.version.cuda)")'
             ) from error
         raise
 
 
-def _cuda_failure(spec: EngineSpec) -> str:
-    """Why PyTorch cannot use the GPU; "" if it can."""
-    try:
-        importlib.import_module("torch").zeros(1, device="cuda")
-        synchronize(spec)
-    except Exception as error:
-        return _first_line(error)
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def synchronize(spec: EngineSpec) -> None:
-    """Wait until the GPU has finished all its work.
-
-    With several, nothing is left to wait for: replies come from processes of the engine, and this one uses no GPU.
-    """
+    """Wait until the GPU has finished. Of several, only the engine's processes use any: nothing is left to wait for."""
     if spec.gpus == 1:
         importlib.import_module("torch").cuda.synchronize()
 
 
-def release_memory() -> None:
-    """Release the memory that PyTorch caches."""
-    gc.collect()
-    importlib.import_module("torch").cuda.empty_cache()
+class InProcess(Engine):
+    """A model that this process loads. A batch whose KV cache does not fit runs in waves, so none is ever preempted."""
+
+    _requests_that_fit: Callable[[int], int]  # at once in the KV cache, of so many tokens
+    _sampling: Callable[[int], Any]  # what the package calls replies of exactly so many tokens
+    _times: Callable[[Any], RequestTimes | None]  # of a finished request by the engine's own clock, if it tells them
+
+    def __init__(self, spec: EngineSpec, package: Any) -> None:
+        """For a model that is loaded next."""
+        self.version, self._spec, self._package = str(package.__version__), spec, package
+        self._prompts, self._llm = Prompts(spec), cast(Any, None)
+
+    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
+        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
+        return self._run(self._spec, self._requests_that_fit(input_tokens + output_tokens), input_tokens, output_tokens)
+
+    def close(self) -> None:
+        """Free the GPU, so that this process can load again."""
+        if self._llm is not None:
+            self._shut_down()
+            self._llm = None
+            gc.collect()
+            importlib.import_module("torch").cuda.empty_cache()
+
+    def _run(self, spec: EngineSpec, fit: int, input_tokens: int, output_tokens: int) -> BatchRun:
+        sampling = self._sampling(output_tokens)
+
+        def generate(prompts: list[list[int]]) -> list[Reply]:
+            done = self._llm.generate(self._inputs(prompts), sampling, use_tqdm=False)
+            synchronize(spec)
+            return [Reply(len(one.outputs[0].token_ids), self._times(one)) for one in done]
+
+        return run_in_waves(spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+
+    def _inputs(self, prompts: list[list[int]]) -> list[Any]:
+        return prompts
+
+    def _shut_down(self) -> None:
+        self._llm.shutdown()
+
+
+def open_in_process(
+    kind: Callable[[EngineSpec, Path], InProcess], spec: EngineSpec, directory: Path
+) -> tuple[Engine, Sequence[Sensor], Clock]:
+    """As engines.open_device, for the engine that `kind` makes. Raises SweetspotError for another GPU."""
+    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
+    memory_plan(spec := spec.on(sensors[0]))
+    return kind(spec, directory), sensors, Clock()

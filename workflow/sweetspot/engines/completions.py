@@ -10,28 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from sweetspot.engines import RequestTimes
+from sweetspot.engines.adapter import Reply
 from sweetspot.errors import SweetspotError
 
 _SILENCE_S = 600.0  # without a byte from the server, it is taken to hang
 _PIECE = 1 << 16  # bytes read at once
 _SINGLE = 0.8  # events per token, at least; fewer means that they hold several tokens each
 _LAST_EVENTS = 5  # the end of a stream: last token, usage, "[DONE]"; earlier events are not parsed, to save time
-
-
-class Streamed(NamedTuple):
-    """One finished request: tokens as the server counted them, and times.
-
-    `cached_tokens` is None if the server does not say; `times` is None if it sent several tokens at first.
-    """
-
-    prompt_tokens: int
-    tokens: int
-    cached_tokens: int | None
-    times: RequestTimes | None
 
 
 class Client:
@@ -84,7 +73,7 @@ class Client:
                 found.setdefault(match[1], []).append((match[2] or "", float(match[3])))
         return found
 
-    def stream(self, bodies: Sequence[str]) -> list[Streamed]:
+    def stream(self, bodies: Sequence[str]) -> list[Reply]:
         """Send all requests at once, each on a connection of its own, and read their replies as they stream."""
         together = threading.Barrier(len(bodies), timeout=_SILENCE_S)
         waiting = [self._pool.submit(self._stream_one, body.encode(), together) for body in bodies]
@@ -97,12 +86,11 @@ class Client:
                     with suppress(OSError):
                         connection.sock.shutdown(socket.SHUT_RDWR)
             raise
-        causes = [error for error in failures if not isinstance(error, threading.BrokenBarrierError)]
-        if failures:
-            raise (causes or failures)[0]
+        if failures:  # a cause, rather than what it broke
+            raise min(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError))
         return [one.result() for one in waiting]
 
-    def _stream_one(self, body: bytes, together: threading.Barrier) -> Streamed:
+    def _stream_one(self, body: bytes, together: threading.Barrier) -> Reply:
         pieces: list[tuple[float, bytes]] = []
         connection = self._connect()
         self._open.add(connection)
@@ -161,10 +149,7 @@ def parse(url: str) -> tuple[bool, str, int, str]:
 
 
 def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]) -> str:
-    """A request to /v1/completions as JSON, for a reply of exactly `output_tokens`.
-
-    `prompt`: token ids, as "1,2,3". `more`: fields for this kind of server, None to leave one out.
-    """
+    """A request as JSON for `output_tokens`; `prompt`: ids, as "1,2,3"; `more`: fields of this kind, None: left out."""
     fields = {
         "model": model,
         "max_tokens": output_tokens,
@@ -179,7 +164,7 @@ def request(model: str, prompt: str, output_tokens: int, more: Mapping[str, Any]
     return f'{known[:-1]}, "prompt": [{prompt}]}}'
 
 
-def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Streamed:
+def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Reply:
     """The reply in a stream of server-sent events that arrived in `pieces`, each with its time."""
     text = b"".join(piece for _, piece in pieces)
     separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
@@ -192,15 +177,12 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
     if b'"error"' in text:
         for _, event in events:
             _event(event, url)
-    usage: Mapping[str, Any] = {}
-    timings: Mapping[str, Any] = {}
-    last: int | None = None
+    usage, timings, last = dict[str, Any](), dict[str, Any](), None
     for end, event in reversed(events[-_LAST_EVENTS:]):
         content = _event(event, url)
         usage, timings = usage or content.get("usage") or {}, timings or content.get("timings") or {}
         last = end if last is None and content.get("choices") else last
     begins = next((index for index, (_, event) in enumerate(events) if _event(event, url).get("choices")), None)
-    first = _event(events[begins][1], url) if begins is not None else {}
     try:
         prompt_tokens, tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
@@ -211,22 +193,20 @@ def _read(pieces: Sequence[tuple[float, bytes]], sent_s: float, url: str) -> Str
             f"{url}: the end of the stream has no usage that can be read, so the lengths cannot be checked: the server "
             "must know stream_options.include_usage"
         ) from None
-    if begins is None or last is None:
-        return Streamed(prompt_tokens, tokens, cached, None)
-    last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
-    if predicted_s is not None:
-        # llama.cpp holds back tokens that end inside a character, so its first event may be late; it tells since when.
-        first_s = max(sent_s, last_s - predicted_s)
-    elif not _begins_with_one(first, sum(1 for end, _ in events[begins:] if end <= last), tokens):
-        return Streamed(prompt_tokens, tokens, cached, None)
-    return Streamed(prompt_tokens, tokens, cached, RequestTimes(sent_s, first_s, last_s))
+    times = None
+    if begins is not None and last is not None:
+        last_s, first_s = _arrived(pieces, last), _arrived(pieces, events[begins][0])
+        many = sum(end <= last for end, _ in events[begins:])
+        if predicted_s is not None:
+            # llama.cpp holds back tokens that end inside a character: its first event may be late, but it says when.
+            times = RequestTimes(sent_s, max(sent_s, last_s - predicted_s), last_s)
+        elif _begins_with_one(_event(events[begins][1], url), many, tokens):
+            times = RequestTimes(sent_s, first_s, last_s)
+    return Reply(tokens, times, prompt_tokens, cached)
 
 
 def _begins_with_one(first: Mapping[str, Any], events: int, tokens: int) -> bool:
-    """Whether the first event has a single token, and so came when the first token was there.
-
-    Servers that know continuous_usage_stats say so. Of others, it is assumed if there is about an event for each token.
-    """
+    """Whether the first event has a single token: as the server says, else if there is about an event for each."""
     try:
         return int(first["usage"]["completion_tokens"]) == 1
     except (KeyError, TypeError, ValueError):

@@ -12,7 +12,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +97,19 @@ class Kernels:
 
     def prefill_attention_s(self, arch: Architecture, requests: float, tokens: float) -> float:
         """Seconds of the attention of all layers for prompts of `tokens` tokens; a window saves its share."""
-        time_s = 0.0
+        time_s, every = 0.0, int(tokens) * (int(tokens) + 1) / 2
         for block in arch.blocks:
-            share = block.attended(int(tokens)) / (int(tokens) * (int(tokens) + 1) / 2)
             full = self._attend(self._prefill, self._prefill_roofline_s, block, requests, tokens)
-            time_s += block.count * full * share
+            time_s += block.count * full * (block.attended(int(tokens)) / every)
         return time_s
 
     def decode_attention_s(self, arch: Architecture, requests: float, context: float) -> float:
         """Seconds of the attention of all layers for one token each of `requests`, at `context` positions."""
-        return sum(
-            block.count
-            * self._attend(
-                self._decode, self._decode_roofline_s, block, requests, min(context, block.window or context)
-            )
-            for block in arch.blocks
-        )
+        time_s = 0.0
+        for block in arch.blocks:
+            seen = min(context, block.window or context)
+            time_s += block.count * self._attend(self._decode, self._decode_roofline_s, block, requests, seen)
+        return time_s
 
     def _matmul_s(self, m: float, n: int, k: int) -> float:
         """Seconds of a product of m x k and k x n."""
@@ -124,15 +121,13 @@ class Kernels:
     def _attend(
         self, tables: Mapping[tuple[int, int], "_Table"], roofline: Callable[..., float], block: Layers, *at: float
     ) -> float:
-        """Seconds for one layer, from the table of the nearest head size and number of key/value heads.
-
-        As many key/value heads as heads are a case of their own, named 0, since they share nothing.
-        """
+        """Seconds for one layer, from the table of the nearest head size and number of shared key/value heads, or 0."""
         shared = block.kv_heads if block.kv_heads < block.heads else 0
 
         def distance(key: tuple[int, int]) -> tuple[bool, float, float]:
             kv_heads, size = key
-            return bool(kv_heads) != bool(shared), abs(math.log(size / block.head_size)), _apart(kv_heads, shared)
+            apart = abs(math.log(kv_heads / shared)) if kv_heads and shared else 0.0
+            return bool(kv_heads) != bool(shared), abs(math.log(size / block.head_size)), apart
 
         nearest = min(tables, key=distance)
         ratio = tables[nearest].ratio(block.heads, *at)
@@ -141,21 +136,12 @@ class Kernels:
     def _attention(
         self, tables: Sequence[Mapping[str, Any]], roofline: Callable[..., float]
     ) -> dict[tuple[int, int], "_Table"]:
-        def of(kv_heads: int, size: int) -> Roofline:
-            return lambda heads, requests, tokens: roofline(
-                heads, requests, tokens, kv_heads=kv_heads or heads, size=size
-            )
-
-        return {
-            (table["kv_heads"], table["head_size"]): _Table(
-                table["heads"],
-                table["requests"],
-                table["tokens"],
-                table["us"],
-                of(table["kv_heads"], table["head_size"]),
-            )
-            for table in tables
-        }
+        found = {}
+        for one in tables:
+            ideal = partial(roofline, kv_heads=one["kv_heads"], size=one["head_size"])
+            table = _Table(one["heads"], one["requests"], one["tokens"], one["us"], ideal)
+            found[one["kv_heads"], one["head_size"]] = table
+        return found
 
     def _roofline_s(self, flops: float, elements: float) -> float:
         return max(flops / self._flops, elements * ELEMENT_BYTES / self._gpu.bandwidth_bytes_per_s)
@@ -165,11 +151,11 @@ class Kernels:
 
     def _prefill_roofline_s(self, heads: float, requests: float, tokens: float, kv_heads: float, size: float) -> float:
         flops = 2 * heads * size * tokens * (tokens + 1)
-        return self._roofline_s(requests * flops, requests * 2 * (heads + kv_heads) * size * tokens)
+        return self._roofline_s(requests * flops, requests * 2 * (heads + (kv_heads or heads)) * size * tokens)
 
     def _decode_roofline_s(self, heads: float, requests: float, tokens: float, kv_heads: float, size: float) -> float:
         flops = 4 * heads * size * tokens
-        return self._roofline_s(requests * flops, requests * 2 * (heads + kv_heads * tokens) * size)
+        return self._roofline_s(requests * flops, requests * 2 * (heads + (kv_heads or heads) * tokens) * size)
 
 
 class _Table:
@@ -213,7 +199,3 @@ def _between(values: Sequence[int], value: float) -> list[tuple[int, float]]:
     low, high = values[after - 1], values[after]
     share = math.log(value / low) / math.log(high / low)
     return [(after - 1, 1 - share), (after, share)] if share else [(after - 1, 1.0)]
-
-
-def _apart(a: int, b: int) -> float:
-    return abs(math.log(a / b)) if a and b else 0.0

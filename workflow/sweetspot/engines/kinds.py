@@ -56,37 +56,27 @@ def _about_vllm(client: Client) -> About:
     found = dict(part.split("=", 1) for part in labels.strip("{}").replace('"', "").split(",") if "=" in part)
     block = _count(found.get("block_size")) or 1
     blocks = _count(found.get("num_gpu_blocks"))
-    return About(
-        _version(client),
-        _count(found.get("kv_cache_size_tokens")) or (blocks * block if blocks else None),
-        block,
-        caches_prompts={"True": True, "False": False}.get(found.get("enable_prefix_caching", "")),
-    )
+    tokens = _count(found.get("kv_cache_size_tokens")) or (blocks * block if blocks else None)
+    caches = {"True": True, "False": False}.get(found.get("enable_prefix_caching", ""))
+    return About(_version(client), tokens, block, caches_prompts=caches)
 
 
 def _about_sglang(client: Client) -> About:
     found = client.get_json("/server_info") or client.get_json("/get_server_info") or {}
     off = found.get("disable_radix_cache")
-    return About(
-        str(found.get("version", "unknown")),
-        _count(found.get("max_total_num_tokens")),
-        _count(found.get("page_size")) or 1,
-        _count(found.get("max_running_requests")),
-        None if off is None else not off,
-    )
+    block, seats = _count(found.get("page_size")) or 1, _count(found.get("max_running_requests"))
+    tokens, caches = _count(found.get("max_total_num_tokens")), None if off is None else not off
+    return About(str(found.get("version", "unknown")), tokens, block, seats, caches)
 
 
 def _about_llamacpp(client: Client) -> About:
     found = client.get_json("/props") or {}
     seats, per_seat = _count(found.get("total_slots")), found.get("default_generation_settings") or {}
     tokens = _count(per_seat.get("n_ctx")) if per_seat else None
-    return About(
-        str(found.get("build_info", "unknown")),
-        # If the slots share one context instead, a batch that exceeds it fails, so it is no silent error.
-        seats * tokens if seats and tokens else None,
-        seats=seats,
-        caches_prompts=False,  # by cache_prompt of every request
-    )
+    # If the slots share one context instead, a batch that exceeds it fails, so it is no silent error. Prompts are not
+    # cached, by cache_prompt of every request.
+    whole = seats * tokens if seats and tokens else None
+    return About(str(found.get("build_info", "unknown")), whole, seats=seats, caches_prompts=False)
 
 
 def _about_trtllm(client: Client) -> About:
@@ -134,9 +124,3 @@ KINDS = {
     ),
 }
 """By the name of the engine."""
-
-
-def recognised(models: list[dict[str, Any]]) -> str:
-    """The engine whose kind of server lists these models."""
-    owner = str(models[0].get("owned_by", ""))
-    return next((name for name, kind in KINDS.items() if kind.owner == owner), ANY)

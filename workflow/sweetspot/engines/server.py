@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes
-from sweetspot.engines.adapter import Prompts, Reply, memory_plan, prepare_model, run_in_waves
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes
+from sweetspot.engines.adapter import Prompts, Reply, prepare_model, run_in_waves
 from sweetspot.engines.completions import Client, NoAnswer, parse, request
-from sweetspot.engines.kinds import ANY, KINDS, recognised
+from sweetspot.engines.kinds import ANY, KINDS
 from sweetspot.engines.started import PLACEHOLDERS, Started, free_port
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.parallelism import Parallelism
 from sweetspot.sensors import open_sensors, processes
-from sweetspot.sensors.clock import Clock, WallClock
+from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
 
 ENGINES = {name: f"is {kind.program} at `url`" for name, kind in KINDS.items()}
@@ -69,11 +69,8 @@ def mistake(url: str | None, command: str | None) -> str:
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     """Write the model's directory if `engine.command` names it as {model}. Returns its memory plan in bytes."""
-    if "{model}" not in spec.command:
-        return {}  # only the server knows what it serves, and how much memory that takes
-    prepare_model(spec, directory)
-    plan = memory_plan(spec)
-    return {"memory": plan and plan.as_dict()}
+    # Otherwise only the server knows what it serves, and how much memory that takes.
+    return prepare_model(spec, directory) if "{model}" in spec.command else {}
 
 
 def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequence[Sensor], Clock]:
@@ -82,14 +79,12 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequ
     Raises SweetspotError if the server is on another machine, does not answer, is of another kind, serves another
     model or uses another number of GPUs, OutOfMemory if it does not start for lack of memory.
     """
-    if not spec.command:
-        client = Client(spec.url, spec.batch)
-        _check_here(client)
-        sensors = open_sensors(spec.gpu, spec.gpus, servers=_processes(spec, client))
-        return ServerEngine(spec, client), sensors, WallClock()
-    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
     client = Client(spec.url or f"http://localhost:{free_port()}", spec.batch)
     _check_here(client)
+    # First, to find a wrong or busy GPU before minutes of loading.
+    sensors = open_sensors(spec.gpu, spec.gpus, servers=() if spec.command else _processes(spec, client))
+    if not spec.command:
+        return ServerEngine(spec, client), sensors, Clock()
     started = Started(spec, directory, client)
     try:
         engine = ServerEngine(spec, client, started)
@@ -98,13 +93,13 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["ServerEngine", Sequ
                 f"the server does not use GPU {', '.join(unused)} of its {spec.gpus}: have engine.command pass "
                 "{tensor_parallel} and {pipeline_parallel} on to it (vLLM: --tensor-parallel-size {tensor_parallel})"
             )
-        return engine, sensors, WallClock()
+        return engine, sensors, Clock()
     except BaseException:
         started.stop()
         raise
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """A server that runs. A batch that exceeds its KV cache or its limit of requests runs in waves."""
 
     def __init__(self, spec: EngineSpec, client: Client, started: Started | None = None) -> None:
@@ -154,13 +149,8 @@ class ServerEngine:
         self._cached = 0
         if cached is None:
             cached = 0 if self._about.caches_prompts is False else changed.get("cached")
-        found = []
-        if cached is None:
-            found.append("prompt_cache_unknown")
-        elif cached:
-            found.append("prompt_cached")
-        if changed.get("preempted"):
-            found.append("preempted")
+        found = ["prompt_cache_unknown"] * (cached is None) + ["prompt_cached"] * bool(cached)
+        found += ["preempted"] * bool(changed.get("preempted"))
         if any(now[name] < latest for name, latest in self._latest.items() if name in now):
             found.append("server_restarted")
             self._sent, self._foreign = dict.fromkeys(self._sent, 0), dict.fromkeys(self._foreign, 0.0)
@@ -172,9 +162,7 @@ class ServerEngine:
                 self._foreign[name] = foreign
                 found += ["other_requests"] * ("other_requests" not in found)
         self._latest = now
-        for name in ("cached", "preempted"):
-            if name in now:
-                self._before[name] = now[name]
+        self._before |= {name: now[name] for name in ("cached", "preempted") if name in now}
         return tuple(found)
 
     def close(self) -> None:
@@ -198,7 +186,7 @@ class ServerEngine:
                     self._cached += reply.cached_tokens
             self._sent["prompt"] += input_tokens * len(replies)
             self._sent["reply"] += output_tokens * len(replies)
-            return [Reply(reply.tokens, reply.times) for reply in replies]
+            return replies
 
         try:
             return run_in_waves(self._spec, fit, self._prompts.as_text, input_tokens, output_tokens, generate)
@@ -231,10 +219,8 @@ class ServerEngine:
 
 
 def _seats(times: Sequence[RequestTimes]) -> int:
-    """How many requests of a batch ran at once; all, if none waited.
-
-    Judged at half of the reply that began first: a request that was there at a quarter of it, but has not begun, waits.
-    """
+    """How many requests of a batch ran at once; all, if none waited."""
+    # At half of the reply that began first: a request that was there at a quarter of it, but has not begun, waits.
     first = min(times, key=lambda one: one.first_token_s)
     reply_s = first.last_token_s - first.first_token_s
     quarter_s, half_s = (first.first_token_s + share * reply_s for share in (1 / 4, 1 / 2))
@@ -288,9 +274,10 @@ def _processes(spec: EngineSpec, client: Client) -> set[int]:
 
 def _recognised(spec: EngineSpec, client: Client, models: list[dict[str, Any]]) -> str:
     """The engine whose kind of server this is. Raises SweetspotError if it is not the kind that is configured."""
-    found = recognised(models)
+    owner = models[0].get("owned_by")
+    found = next((name for name, kind in KINDS.items() if kind.owner and kind.owner == str(owner or "")), ANY)
     if spec.name not in (ANY, found):
-        what = KINDS[found].program if found != ANY else f"of no known kind (owned_by: {models[0].get('owned_by')!r})"
+        what = KINDS[found].program if found != ANY else f"of no known kind (owned_by: {owner!r})"
         raise SweetspotError(f"the server at {client.url} is {what}, but engine.name is {spec.name}; set it to {found}")
     if spec.name != found:
         print(

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sweetspot import gpus
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, kernels
+from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes, kernels
 from sweetspot.engines.adapter import PASS_TOKENS
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import split_in_waves
@@ -41,9 +41,7 @@ REQUEST_S = 20e-6  # sampling and bookkeeping, per request and pass
 # at batch 1, about 450 W at 16 to 64) and bring a large GEMM to the power cap, as on real H100s.
 J_PER_FLOP = 0.65e-12
 J_PER_BYTE = 110e-12
-EXCHANGE_S = (
-    10e-6  # latency of adding up results over NVLink: assumed, the order of what NCCL needs for a few kilobytes
-)
+EXCHANGE_S = 10e-6  # latency of adding up results over NVLink: assumed, as long as NCCL needs for a few kilobytes
 CHUNK_TOKENS = PASS_TOKENS  # prefill tokens per pass, as for the real engines
 SEGMENT_PASSES = 64  # decode passes that share one stretch of constant power
 TIME_JITTER = 0.003
@@ -82,13 +80,10 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple["SimulatedEngine", S
 
 
 def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[float, float, int]:
-    """Energy in J, duration in s and waves of one batch run on warm boards, without jitter and without a sensor.
-
-    Raises SweetspotError as `SimulatedEngine.run` does.
-    """
+    """Energy in J, duration in s and waves of a run on warm boards, without jitter and sensor. Raises as `run`."""
     device = SimulatedGpu(_gpu(spec), spec.seed)
     engine = SimulatedEngine(spec, device)
-    engine._jitter = _Steady()
+    engine._jitter.gauss = lambda mean, _: mean  # type: ignore[assignment, misc]
     engine.run(input_tokens, output_tokens)
     start_s = device.clock.now()
     device.warm_up(device.true_energy_j(0.0, start_s) / start_s)
@@ -97,7 +92,7 @@ def expected(spec: EngineSpec, input_tokens: int, output_tokens: int) -> tuple[f
     return spec.gpus * device.true_energy_j(start_s, end_s), end_s - start_s, ran.waves
 
 
-class SimulatedEngine:
+class SimulatedEngine(Engine):
     """The engine interface over a simulated board."""
 
     version = VERSION
@@ -133,50 +128,27 @@ class SimulatedEngine:
             times += _times(requests, input_tokens, *at_s)
         return BatchRun(waves[0], len(waves), tuple(times))
 
-    def reasons(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def close(self) -> None:
-        """Nothing to free."""
-
     def _work_of_wave(self, requests: int, n: int, m: int) -> list[Work]:
         arch, sizes = self._spec.architecture, element_bytes(self._spec.precision)
         measured = self._kernels
         chunks = -(-requests * n // CHUNK_TOKENS)
         weights_bytes = arch.pass_bytes(requests * n / chunks, sizes)
-        work = [
-            self._passes(
-                chunks,
-                tokens=requests * n / chunks,
-                requests=requests / chunks,
-                flops=requests * arch.prefill_flops(n) / chunks,
-                moved=weights_bytes + requests * arch.kv_bytes(n, sizes.cached) / chunks,
-                attention_s=measured.prefill_attention_s(arch, requests / chunks, n) if measured else 0.0,
-            )
-        ]
+        flops, moved = arch.prefill_flops(n), weights_bytes + requests * arch.kv_bytes(n, sizes.cached) / chunks
+        attention_s = measured.prefill_attention_s(arch, requests / chunks, n) if measured else 0.0
+        a_pass = requests * n / chunks, requests / chunks
+        work = [self._passes(chunks, *a_pass, requests * flops / chunks, moved, attention_s)]
         for first in range(1, m, self._segment_passes):
             count = min(self._segment_passes, m - first)
             context = n + first + count // 2
-            work.append(
-                self._passes(
-                    count,
-                    tokens=requests,
-                    requests=requests,
-                    flops=requests * arch.decode_flops(context),
-                    moved=arch.decode_bytes(context, requests, sizes),
-                    attention_s=measured.decode_attention_s(arch, requests, context) if measured else 0.0,
-                )
-            )
+            flops, moved = requests * arch.decode_flops(context), arch.decode_bytes(context, requests, sizes)
+            attention_s = measured.decode_attention_s(arch, requests, context) if measured else 0.0
+            work.append(self._passes(count, requests, requests, flops, moved, attention_s))
         return work
 
     def _passes(
-        self, count: int, *, tokens: float, requests: float, flops: float, moved: float, attention_s: float
+        self, count: int, tokens: float, requests: float, flops: float, moved: float, attention_s: float
     ) -> Work:
-        """`count` equal passes of `tokens` tokens, each of `flops` FLOPs and `moved` bytes; the work of one board.
-
-        `attention_s` is the time of a pass's attention, which the roofline does not need.
-        """
+        """Equal passes of `tokens` tokens, `flops` FLOPs and `moved` bytes each; only kernels need `attention_s`."""
         if self._kernels:
             sampled = kernels.LOGIT_BYTES * requests * self._spec.architecture.vocabulary
             pass_s = self._kernels.dense_s(self._spec.architecture, tokens, requests) + attention_s
@@ -203,13 +175,6 @@ class SimulatedEngine:
 
     def _memory_s(self, moved: float) -> float:
         return moved / (self._device.gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)
-
-
-class _Steady(random.Random):
-    """Draws the mean, always."""
-
-    def gauss(self, mu: float = 0.0, sigma: float = 1.0) -> float:
-        return mu
 
 
 def _kernels(spec: EngineSpec) -> kernels.Kernels | None:

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sweetspot.engines import EngineSpec
-from sweetspot.engines.adapter import MODEL_DIRECTORY, shortage_in
+from sweetspot.engines.adapter import model_place, shortage_in
 from sweetspot.engines.completions import Client, NoAnswer
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
 from sweetspot.sensors import processes
@@ -36,18 +37,11 @@ class Started:
     """A server that this process started, in a session of its own, with its output in `server.log`."""
 
     def __init__(self, spec: EngineSpec, directory: Path, client: Client) -> None:
-        """Start it and wait until it answers.
-
-        Raises OutOfMemory if it does not start for lack of memory, SweetspotError if it does not start for another
-        reason or another server has its port.
-        """
-        model = spec.checkpoint if spec.weights == "checkpoint" else directory / MODEL_DIRECTORY
-        values = (
-            *(model, spec.architecture.name, spec.batch, spec.total_tokens, spec.precision, client.port),
-            *(spec.tensor_parallel, spec.pipeline_parallel),
-        )
+        """Start it and wait until it answers. Raises OutOfMemory or, also if another server answers, SweetspotError."""
+        model = model_place(spec, directory)
+        values = model, spec.architecture.name, spec.batch, spec.total_tokens, spec.precision, client.port
         command = shlex.split(spec.command)
-        for name, value in zip(PLACEHOLDERS, values, strict=True):
+        for name, value in zip(PLACEHOLDERS, (*values, spec.tensor_parallel, spec.pipeline_parallel), strict=True):
             command = [part.replace(f"{{{name}}}", str(value)) for part in command]
         if shutil.which(command[0]) is None:
             raise UnfitMachine(f"engine.command: {command[0]} cannot be started: there is no such program here")
@@ -152,7 +146,8 @@ def _end(parent: int) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _STOP_S
         for pid in found:
-            processes.send(pid, sign)
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
         while (found := {pid for pid in found if processes.is_alive(pid)}) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not found:

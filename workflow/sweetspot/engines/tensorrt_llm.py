@@ -7,19 +7,17 @@ Version 1.2 was the last with TensorRT engines: 1.3 has only the PyTorch backend
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
+from sweetspot.engines import EngineSpec, RequestTimes, adapter
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.files import write_atomically
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import Precision
 from sweetspot.sensors import open_sensors
-from sweetspot.sensors.clock import Clock, WallClock
-from sweetspot.sensors.meter import Sensor
 
 _ENGINE, _PYTORCH = "trt-engine", "trt-pytorch"
 ENGINES = {_ENGINE: "is TensorRT-LLM with built engines (1.2)", _PYTORCH: "is TensorRT-LLM's PyTorch backend (1.2)"}
@@ -69,15 +67,13 @@ def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version, memory and architecture, write the model's directory, build a TensorRT engine.
+    """Write the model's directory, build a TensorRT engine; returns the memory plan and the gross energy of the build.
 
-    Returns the memory plan in bytes and, if an engine is built, the gross energy of the build by the boards' counters.
-    Raises SweetspotError, naming the remedy, for anything that would fail later; OutOfMemory if the build does not fit.
+    Raises SweetspotError for anything that would fail later, OutOfMemory if the build does not fit.
     """
     package = _package()
     _check_version(spec.name, str(package.__version__))
-    plan = adapter.memory_plan(spec)
-    model = adapter.prepare_model(spec, directory)
+    found, model = adapter.prepare_model(spec, directory), adapter.model_place(spec, directory)
     precision, algorithm = Precision.of(spec.precision), _ALGORITHMS[spec.name].get(adapter.to_quantise(spec))
     if algorithm and spec.name == _PYTORCH:
         said = {"quant_algo": algorithm, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
@@ -85,14 +81,13 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     module, registry = _REGISTRIES[spec.name]
     known = getattr(adapter.load_package(module, _REMEDY), registry)
     adapter.check_known(spec, f"{spec.name} of TensorRT-LLM {package.__version__}", known)
-    found: dict[str, Any] = {"memory": plan and plan.as_dict()}
     if spec.name == _ENGINE:
         sensors = open_sensors(spec.gpu, spec.gpus)  # first, as in open_device
         start_mj = sum(sensor.energy_mj() for sensor in sensors)
         with adapter.memory_watched(spec, "building the engine"):
             llm = _llm_class(spec)(
                 model=str(model),
-                load_format=_load_format(spec),
+                load_format=adapter.load_format(spec),
                 dtype=precision.plain,
                 quant_config=package.llmapi.QuantConfig(
                     quant_algo=algorithm, kv_cache_quant_algo=_CACHES[_ENGINE].get(precision.cache)
@@ -110,68 +105,35 @@ def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     return found
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["TensorRtLlmEngine", Sequence[Sensor], Clock]:
-    """Load the engine on its GPUs; returns it with their sensors and the clock.
-
-    Raises SweetspotError if GPU or version is not the one specified, OutOfMemory if the engine does not fit.
-    """
-    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
-    adapter.memory_plan(spec := spec.on(sensors[0]))
-    return TensorRtLlmEngine(spec, directory), sensors, WallClock()
-
-
-class TensorRtLlmEngine:
-    """One loaded engine of either backend. A batch whose KV cache does not fit runs in waves."""
+class TensorRtLlmEngine(adapter.InProcess):
+    """One loaded engine of either backend."""
 
     def __init__(self, spec: EngineSpec, directory: Path) -> None:
         """Load, generate one token, and read the number of KV-cache blocks."""
-        package = _package()
-        self.version = str(package.__version__)
+        super().__init__(spec, _package())
         _check_version(spec.name, self.version)
-        self._spec, self._package, self._prompts = spec, package, adapter.Prompts(spec)
         with adapter.loading(spec):
             self._llm = _llm_class(spec)(**_common(spec), **_runtime(spec, directory))
         self._blocks, self._block_tokens = self._cache()
 
-    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
-        fit = self._blocks // -(-(input_tokens + output_tokens) // self._block_tokens)
-        generate = self._generate(output_tokens)
-        return adapter.run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+    def _requests_that_fit(self, tokens: int) -> int:
+        return self._blocks // -(-tokens // self._block_tokens)
 
-    def reasons(self) -> tuple[str, ...]:
-        """None: prompts are never cached, and no request is preempted."""
-        return ()
-
-    def close(self) -> None:
-        """Free the GPU, so that this process can load again."""
-        if self._llm is None:
-            return
-        self._llm.shutdown()
-        self._llm = None
-        adapter.release_memory()
-
-    def _generate(self, output_tokens: int) -> Callable[[list[list[int]]], list[adapter.Reply]]:
+    def _sampling(self, output_tokens: int) -> Any:
         # Without a tokenizer, end_id is required; -1 is no token, so only the length ends a reply.
-        sampling = self._package.SamplingParams(
-            max_tokens=output_tokens,
-            end_id=-1,
-            pad_id=0,
-            ignore_eos=True,
-            detokenize=False,
-            return_perf_metrics=True,  # a request's times
-        )
+        ends = {"max_tokens": output_tokens, "end_id": -1, "pad_id": 0, "ignore_eos": True}
+        return self._package.SamplingParams(**ends, detokenize=False, return_perf_metrics=True)  # a request's times
 
-        def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
-            done = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
-            adapter.synchronize(self._spec)
-            return [adapter.Reply(len(one.token_ids), _times(one.request_perf_metrics)) for one in done]
-
-        return generate
+    def _times(self, done: Any) -> RequestTimes | None:
+        if done.outputs[0].request_perf_metrics is None:
+            return None
+        timing = done.outputs[0].request_perf_metrics.timing_metrics
+        times = timing.arrival_time, timing.first_token_time, timing.last_token_time
+        return RequestTimes(*(one.total_seconds() for one in times))
 
     def _cache(self) -> tuple[int, int]:
         """Number of KV-cache blocks and tokens per block, from the statistics of a one-token run."""
-        adapter.run_in_waves(replace(self._spec, batch=1), 1, self._prompts.take, 1, 1, self._generate(1))
+        self._run(replace(self._spec, batch=1), 1, 1, 1)
         for statistics in reversed(self._llm.get_stats(timeout=5)):
             cache = statistics.get("kvCacheStats") or {}
             if cache.get("maxNumBlocks") and cache.get("tokensPerBlock"):
@@ -183,13 +145,7 @@ class TensorRtLlmEngine:
         )
 
 
-def _times(metrics: Any) -> RequestTimes | None:
-    """A request's times by the executor's clock, or None if this backend does not give them."""
-    if metrics is None:
-        return None
-    timing = metrics.timing_metrics
-    times = timing.arrival_time, timing.first_token_time, timing.last_token_time
-    return RequestTimes(*(one.total_seconds() for one in times))
+open_device = partial(adapter.open_in_process, TensorRtLlmEngine)
 
 
 def _common(spec: EngineSpec) -> dict[str, Any]:
@@ -229,19 +185,14 @@ def _runtime(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         kept = _CUDA_GRAPHS_KEPT if spec.cuda_graphs else 0
         knobs = api.ExtendedRuntimePerfKnobConfig(cuda_graph_mode=spec.cuda_graphs, cuda_graph_cache_size=kept)
         return {"model": str(directory / _ENGINE_DIRECTORY), "extended_runtime_perf_knob_config": knobs}
-    checkpoint = spec.weights == "checkpoint"
     graphs = api.CudaGraphConfig(max_batch_size=spec.batch, enable_padding=True) if spec.cuda_graphs else None
     return {
-        "model": str(spec.checkpoint if checkpoint else directory / adapter.MODEL_DIRECTORY),
-        "load_format": _load_format(spec),
+        "model": str(adapter.model_place(spec, directory)),
+        "load_format": adapter.load_format(spec),
         "dtype": Precision.of(spec.precision).plain,
         "cuda_graph_config": graphs,  # None: no CUDA graphs
         "enable_iter_perf_stats": True,  # otherwise get_stats returns nothing
     }
-
-
-def _load_format(spec: EngineSpec) -> str:
-    return "auto" if spec.weights == "checkpoint" else "dummy"
 
 
 def _llm_class(spec: EngineSpec) -> Any:

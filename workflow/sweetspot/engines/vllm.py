@@ -4,18 +4,14 @@ vLLM builds no engine: `build` checks everything that can be checked without loa
 """
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweetspot.engines import BatchRun, EngineSpec, RequestTimes, adapter
+from sweetspot.engines import EngineSpec, RequestTimes, adapter
 from sweetspot.errors import UnfitMachine
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import Precision
-from sweetspot.sensors import open_sensors
-from sweetspot.sensors.clock import Clock, WallClock
-from sweetspot.sensors.meter import Sensor
 
 ENGINES = {"vllm": "is vLLM, offline and in the process that measures"}
 SIMULATED = False
@@ -50,76 +46,49 @@ def refusal(name: str, precision: str, weights: str, parallelism: Parallelism) -
 
 
 def build(spec: EngineSpec, directory: Path) -> dict[str, Any]:
-    """Check version, architecture and memory; write the model's directory. Returns the memory plan in bytes, if known.
-
-    Raises SweetspotError, naming the remedy, for anything that would otherwise fail after minutes of loading.
-    """
+    """Write the model's directory; return the memory plan. Raises SweetspotError for what would fail at loading."""
     package = _package()
-    plan = adapter.memory_plan(spec)
-    adapter.prepare_model(spec, directory, _quantization(adapter.to_quantise(spec)))
+    found = adapter.prepare_model(spec, directory, _quantization(adapter.to_quantise(spec)))
     adapter.check_known(spec, f"vLLM {package.__version__}", package.ModelRegistry.get_supported_archs())
-    return {"memory": plan and plan.as_dict()}
+    return found
 
 
-def open_device(spec: EngineSpec, directory: Path) -> tuple["VllmEngine", Sequence[Sensor], Clock]:
-    """Load the model on its GPUs; returns the engine, their sensors and the clock.
-
-    Raises SweetspotError if the GPU is not the one specified, OutOfMemory if model and KV cache do not fit.
-    """
-    sensors = open_sensors(spec.gpu, spec.gpus)  # first, to find a wrong or busy GPU before minutes of loading
-    return VllmEngine(spec.on(sensors[0]), directory), sensors, WallClock()
-
-
-class VllmEngine:
-    """One loaded model. A batch whose KV cache does not fit runs in waves, so no request is ever preempted."""
+class VllmEngine(adapter.InProcess):
+    """One loaded model."""
 
     def __init__(self, spec: EngineSpec, directory: Path) -> None:
         """Load the model, with the weights named by `spec.weights`."""
-        package = _package()
-        self.version = str(package.__version__)
-        self._spec, self._package, self._prompts = spec, package, adapter.Prompts(spec)
+        super().__init__(spec, _package())
         with adapter.loading(spec):
-            self._llm = package.LLM(**_arguments(spec, directory))
+            self._llm = self._package.LLM(**_arguments(spec, directory))
             self._llm.llm_engine.logger_manager = None  # a request's times are wanted, not Prometheus' histograms
             if spec.weights == "gaussian":
                 self._llm.apply_model(partial(_initialize, seed=spec.seed))  # workers can unpickle this, but no lambda
             elif spec.weights == "dummy" and Precision.of(spec.precision).cache in _CACHES:
                 self._llm.apply_model(_scale_by_one)
 
-    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run one batch. Raises OutOfMemory, or SweetspotError if a reply has the wrong length."""
-        sampling = self._package.SamplingParams(
+    def _sampling(self, output_tokens: int) -> Any:
+        return self._package.SamplingParams(
             temperature=0.0, max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False
         )
 
-        def generate(prompts: list[list[int]]) -> list[adapter.Reply]:
-            done = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-            adapter.synchronize(self._spec)
-            return [adapter.Reply(len(one.outputs[0].token_ids), _times(one.metrics)) for one in done]
+    def _inputs(self, prompts: list[list[int]]) -> list[Any]:
+        return [{"prompt_token_ids": ids} for ids in prompts]
 
-        fit = self._requests_that_fit(input_tokens + output_tokens)
-        return adapter.run_in_waves(self._spec, fit, self._prompts.take, input_tokens, output_tokens, generate)
+    def _times(self, done: Any) -> RequestTimes | None:
+        found = done.metrics
+        known = found is not None and found.first_token_ts
+        return RequestTimes(found.queued_ts, found.first_token_ts, found.last_token_ts) if known else None
 
-    def reasons(self) -> tuple[str, ...]:
-        """None: prompts are never cached, and no request is preempted."""
-        return ()
-
-    def close(self) -> None:
-        """Free the GPU, so that this process can load again."""
-        if self._llm is None:
-            return
+    def _shut_down(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         adapter.load_package("vllm.distributed", "reinstall vLLM").cleanup_dist_env_and_memory()
-        adapter.release_memory()
 
     def _requests_that_fit(self, tokens: int) -> int:
-        """How many requests of `tokens` tokens fit in vLLM's KV cache at once.
-
-        Layers with the same kind of attention form a group; a block holds tokens of one group. A group whose sliding
-        window is exceeded keeps the window, the tokens of passes in flight, and one more block, as a window may start
-        inside one.
-        """
+        # Layers with the same kind of attention form a group; a block holds tokens of one group. A group whose sliding
+        # window is exceeded keeps the window, the tokens of passes in flight, and one more block, as a window may
+        # start inside one.
         cache = self._llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
         blocks = 0
         for group in cache.kv_cache_groups:
@@ -129,6 +98,9 @@ class VllmEngine:
                 held = min(tokens, window - 1 + _PASSES_IN_FLIGHT * adapter.PASS_TOKENS)
             blocks += -(-held // kind.block_size) + (held < tokens)
         return int((cache.num_blocks - 1) // blocks)  # vLLM reserves one block as a placeholder for freed ones
+
+
+open_device = partial(adapter.open_in_process, VllmEngine)
 
 
 def _quantization(kind: str) -> dict[str, Any] | None:
@@ -148,10 +120,9 @@ def _quantization(kind: str) -> dict[str, Any] | None:
 def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
     plan, precision = adapter.memory_plan(spec), Precision.of(spec.precision)
     copies = spec.parallelism.kv_copies(spec.architecture)
-    checkpoint = spec.weights == "checkpoint"
     return {
-        "model": str(spec.checkpoint if checkpoint else directory / adapter.MODEL_DIRECTORY),
-        "load_format": "auto" if checkpoint else "dummy",
+        "model": str(adapter.model_place(spec, directory)),
+        "load_format": adapter.load_format(spec),
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": precision.plain,
@@ -169,13 +140,6 @@ def _arguments(spec: EngineSpec, directory: Path) -> dict[str, Any]:
         "pipeline_parallel_size": spec.pipeline_parallel,
         "enable_expert_parallel": spec.expert_parallel,
     }
-
-
-def _times(metrics: Any) -> RequestTimes | None:
-    """A request's times by the clock of the engine's core, or None if this vLLM does not give them."""
-    if metrics is None or not metrics.first_token_ts:
-        return None
-    return RequestTimes(metrics.queued_ts, metrics.first_token_ts, metrics.last_token_ts)
 
 
 def _initialize(model: Any, seed: int) -> None:

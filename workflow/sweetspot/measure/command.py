@@ -11,7 +11,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.sensors.clock import Clock
 from sweetspot.sensors.meter import Sensor
-from sweetspot.sensors.window import Window, explained, uncertainty
+from sweetspot.sensors.window import explained, uncertainty
 
 SCHEMA_VERSION = 1
 
@@ -50,7 +50,16 @@ def measure(
         "command": list(command),
         "exit_status": status,
         "started": started.isoformat(timespec="milliseconds"),
-        **_figures(window),
+        "energy_j": window.energy_j,
+        "energy_instant_j": window.energy_instant_j,
+        "energy_average_j": window.energy_average_j,
+        "duration_s": window.duration_s,
+        "power_w": window.power_w,
+        "valid": not window.reasons,
+        "reasons": list(window.reasons),
+        "flags": list(window.flags),
+        "temperature_c": window.temperature_c,
+        "sm_clock_mhz": window.sm_clock_mhz,
         "uncertainty": uncertainty(window, protocol.sensor_gain),
         **identity,
     }, status
@@ -72,18 +81,3 @@ def as_text(result: dict[str, Any]) -> str:
     lines += [f"{flag.replace('_', ' ')} during the command" for flag in result["flags"]]
     lines += [f"NOT VALID: {explained(reason)} ({reason})" for reason in result["reasons"]]
     return "\n".join(lines)
-
-
-def _figures(window: Window) -> dict[str, Any]:
-    return {
-        "energy_j": window.energy_j,
-        "energy_instant_j": window.energy_instant_j,
-        "energy_average_j": window.energy_average_j,
-        "duration_s": window.duration_s,
-        "power_w": None if window.energy_j is None else window.energy_j / window.duration_s,
-        "valid": not window.reasons,
-        "reasons": list(window.reasons),
-        "flags": list(window.flags),
-        "temperature_c": window.temperature_c,
-        "sm_clock_mhz": window.sm_clock_mhz,
-    }

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Place:
         """The directory of raw samples."""
         return self._of("raw")
 
-    @cached_property
+    @property
     def rows(self) -> Path:
         """The rows of this block."""
         return self._of("measurements", f"{self.block}.jsonl")
@@ -62,14 +61,12 @@ class Place:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line and sync it to disk. A partial line left by a crash is terminated first.
-
-    Raises OSError if the write fails; earlier lines stay readable.
-    """
+    """Append one line and sync it to disk, after ending a line that a crash cut short. Raises OSError if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with path.open("ab+") as file:
-        if file.tell() and not _ends_with_newline(file):
+        file.seek(max(0, file.tell() - 1))
+        if file.read(1) not in (b"", b"\n"):
             line = b"\n" + line
         file.write(line)
         file.flush()
@@ -107,18 +104,13 @@ def is_claimed(place: Place, cells: Iterable[Cell]) -> bool:
         with place.journal.with_name(".claims").open("rb") as file:
             for n, m in cells:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, n << 24 | m)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, (BlockingIOError, PermissionError))
     return False
 
 
 def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:
-    """All records, or only those with `wanted_key`, file by file in the order of writing.
-
-    A line that is not complete JSON (left by a crash during a write) is skipped.
-    """
+    """All records, or those with `wanted_key`, by file in the order of writing; not lines that a crash cut short."""
     found: list[dict[str, Any]] = []
     for path in sorted(paths):
         for line in path.read_bytes().splitlines():
@@ -129,8 +121,3 @@ def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[s
             if isinstance(record, dict) and wanted_key in (None, record.get("key")):
                 found.append(record)
     return found
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")

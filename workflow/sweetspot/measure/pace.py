@@ -7,7 +7,7 @@ from typing import Any
 
 from sweetspot.engines import BatchRun, Engine
 from sweetspot.measure.protocol import Protocol, planned_repetitions
-from sweetspot.sensors.clock import Clock, WallClock
+from sweetspot.sensors.clock import Clock
 
 _STEPS_S = 0.5  # waiting for the counter's steps around a window
 
@@ -23,7 +23,7 @@ class Stopwatch:
         """Start now, by the machine's clock."""
         self._seconds = seconds
         self._passed_s = 0.0
-        self._clock: Clock = WallClock()
+        self._clock: Clock = Clock()
         self._since_s = self._clock.now()
 
     def use(self, clock: Clock) -> None:
@@ -44,26 +44,17 @@ class Stopwatch:
         return self._seconds - self.passed_s()
 
 
-class Timed:
-    """An engine that raises OutOfTime instead of starting a run when time is up."""
+def timed(engine: Engine, watch: Stopwatch) -> Engine:
+    """The engine, which from now on raises OutOfTime instead of starting a run when time is up."""
+    run = engine.run
 
-    def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        """Wrap `engine`; runs start only while `watch` has time left."""
-        self._engine, self._watch, self.version = engine, watch, engine.version
-
-    def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
-        """Run a batch. Raises OutOfTime."""
-        if self._watch.left_s() <= 0:
+    def in_time(input_tokens: int, output_tokens: int) -> BatchRun:
+        if watch.left_s() <= 0:
             raise OutOfTime
-        return self._engine.run(input_tokens, output_tokens)
+        return run(input_tokens, output_tokens)
 
-    def reasons(self) -> tuple[str, ...]:
-        """As the engine's."""
-        return self._engine.reasons()
-
-    def close(self) -> None:
-        """Free the GPU."""
-        self._engine.close()
+    engine.run = in_time  # type: ignore[method-assign]
+    return engine
 
 
 def load_s(records: Iterable[Mapping[str, Any]]) -> float:

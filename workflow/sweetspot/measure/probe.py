@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import Any, Protocol
+from typing import Any
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
@@ -28,23 +28,16 @@ SCHEMA_VERSION = 1
 _WAVES_S = (0.01, 0.03, 0.07, 0.13)  # shorter and longer than the sensors' period of 0.1 s
 _PHASES = 4
 _CONTINUOUS = 0.1  # of the mean power: a counter with less spread over the phases integrates continuously
-_NO_LOAD = "no load: PyTorch with CUDA is not installed here"
 
 
-class Load(Protocol):
-    """Something that keeps the board busy."""
-
-    def burn(self, duration_s: float) -> None:
-        """Keep the board busy for `duration_s`, and return when it is idle again."""
+Load = Callable[[float], None]
+"""Keeps the board busy for so many s, and returns when it is idle again."""
 
 
 def probe(
     sensor: Sensor, machine: Mapping[str, Any], clock: Clock, seconds: float, load: Callable[[], Load] | None
 ) -> dict[str, Any]:
-    """Probe for about `seconds`. Returns the machine record, with idle powers in W and suggested protocol numbers.
-
-    `load` is called after the idle measurement and returns a load. Raises SensorError if the sensor fails.
-    """
+    """The machine record, from about `seconds`; `load` is called after idle power. Raises SensorError."""
     meter = open_meter([sensor], clock, Numbers())
     sources: dict[str, Callable[[], float | None]] = {
         "counter": sensor.energy_mj,
@@ -68,16 +61,13 @@ def probe(
         "sensors": steps,
         "idle": idle,
         "load": loaded,
-        "note": "" if load else _NO_LOAD,
+        "note": "" if load else "no load: PyTorch with CUDA is not installed here",
         "protocol": _suggested(steps, loaded),
     }
 
 
 def numbers(path: Path, gpu: str | None = None) -> dict[str, Any]:
-    """The protocol's numbers in a machine record.
-
-    Raises SweetspotError if the file is not one, or the board is not a `gpu` (if given).
-    """
+    """The protocol's numbers in a machine record. Raises SweetspotError if it is none, or not of a `gpu` (if given)."""
     try:
         record = json.loads(path.read_text())
         found, name = dict(record["protocol"]), record["machine"]["gpu"]
@@ -95,7 +85,7 @@ def torch_load() -> Callable[[], Load] | None:
         import torch  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None
-    return _TorchLoad if torch.cuda.is_available() else None
+    return partial(_products, torch) if torch.cuda.is_available() else None
 
 
 def as_text(record: Mapping[str, Any]) -> str:
@@ -142,8 +132,8 @@ def _powers(meter: Meter, work: Callable[[], None]) -> dict[str, Any]:
 
 def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str, Any]:
     """Powers under a steady load and under square waves, and the lag of the power sensors."""
-    load.burn(part_s)  # let clocks and first launches settle
-    steady = _powers(meter, lambda: load.burn(2 * part_s))
+    load(part_s)  # let clocks and first launches settle
+    steady = _powers(meter, lambda: load(2 * part_s))
     meter.clock.sleep(part_s)  # let the one-second average fall again
     lag_s = _lag(meter, load, part_s)
     wave = partial(_wave, meter.clock, load, part_s)
@@ -156,14 +146,8 @@ def _loaded(meter: Meter, load: Load, part_s: float, step_s: float) -> dict[str,
     if counter is not None and (counter > _CONTINUOUS or (instant or 0.0) > 2 * _CONTINUOUS):
         # If not even the instant sensor depends on the phase, the wave was not in step with it: no verdict.
         sees_all = counter <= _CONTINUOUS
-    return {
-        "steady": steady,
-        "waves": waves,
-        "locked": locked,
-        "spread": spread,
-        "lag_s": lag_s,
-        "counter_sees_all": sees_all,
-    }
+    found = {"steady": steady, "waves": waves, "locked": locked, "spread": spread}
+    return {**found, "lag_s": lag_s, "counter_sees_all": sees_all}
 
 
 def _wave(clock: Clock, load: Load, seconds: float, period_s: float, delay_s: float) -> None:
@@ -172,7 +156,7 @@ def _wave(clock: Clock, load: Load, seconds: float, period_s: float, delay_s: fl
     while (now_s := clock.now()) < end_s:
         due_s = period_s - (now_s - delay_s) % period_s
         clock.sleep(due_s)
-        load.burn(0.3 * period_s)
+        load(0.3 * period_s)
 
 
 def _lag(meter: Meter, load: Load, seconds: float) -> dict[str, float | None]:
@@ -180,7 +164,7 @@ def _lag(meter: Meter, load: Load, seconds: float) -> dict[str, float | None]:
     with meter.polling() as samples:
         meter.clock.sleep(seconds / 2)
         start_s = meter.clock.now()
-        load.burn(seconds)
+        load(seconds)
         end_s = meter.clock.now()
     lags: dict[str, float | None] = {}
     for name in ("instant_w", "average_w"):
@@ -216,23 +200,19 @@ def _suggested(steps: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> di
     return numbers
 
 
-class _TorchLoad:
+def _products(torch: Any) -> Load:
     """Products of random 8192 x 8192 matrices, which take an H100 to its power limit."""
+    large = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    right = torch.randn_like(large)
+    small = large[:2048, :2048].contiguous()
+    torch.cuda.synchronize()
 
-    def __init__(self) -> None:
-        import torch
-
-        self._torch: Any = torch
-        self._left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-        self._right = torch.randn_like(self._left)
-        self._small = self._left[:2048, :2048].contiguous()
-        self._torch.cuda.synchronize()
-
-    def burn(self, duration_s: float) -> None:
-        """Multiply until time is up; short loads use small matrices, about 30 microseconds each."""
-        end_s = time.perf_counter() + duration_s
-        left, right, times = (self._left, self._right, 4) if duration_s > 0.1 else (self._small, self._small, 8)
+    def multiply(duration_s: float) -> None:
+        # Short loads use small matrices, about 30 microseconds each.
+        end_s, short = time.perf_counter() + duration_s, duration_s <= 0.1
         while time.perf_counter() < end_s:
-            for _ in range(times):
-                left @ right
-            self._torch.cuda.synchronize()
+            for _ in range(8 if short else 4):
+                (small @ small) if short else (large @ right)
+            torch.cuda.synchronize()
+
+    return multiply

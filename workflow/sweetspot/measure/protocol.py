@@ -88,14 +88,11 @@ def open_meter(sensors: Sequence[Sensor], clock: Clock, protocol: Protocol) -> M
 
 
 def measure_idle(meter: Meter, protocol: Protocol) -> tuple[float | None, tuple[str, ...]]:
-    """Power in W with context and weights resident and no work, and the reasons why it is unknown.
-
-    An invalid window is measured again, at most `retries` times; after that the power is None.
-    """
+    """Power in W with weights resident and no work, or None and why, if `retries` further windows are invalid too."""
     for _ in range(1 + protocol.retries):
         window = meter.window(lambda: meter.clock.sleep(protocol.idle_s))
-        if window.energy_j is not None and not window.reasons:
-            return window.energy_j / window.duration_s, ()
+        if not window.reasons:
+            return window.power_w, ()
         if {"counter_stuck", "instant_power_missing"} & {reason.partition(":")[0] for reason in window.reasons}:
             break  # no other window would do better
     return None, window.reasons

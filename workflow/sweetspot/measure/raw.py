@@ -36,10 +36,7 @@ def write(path: Path, repetitions: Sequence[Repetition], protocol: Protocol) -> 
 
 
 def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
-    """The windows of a file: the identity, edges and samples of each, board by board.
-
-    Raises SweetspotError if the file is missing, cut short or damaged.
-    """
+    """Identity, edges and samples of each window, board by board. Raises SweetspotError if the file is damaged."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             windows: list[tuple[dict[str, Any], Edges, list[Sample]]] = []
@@ -61,10 +58,7 @@ def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:
 
 
 def judged_again(path: Path, override: Limits | None = None) -> dict[int, Verdict]:
-    """Verdict on each window of a file, by repetition, under the limits `override` or those of its measurement.
-
-    Energies are those of the whole window: batch_runs times those of a row. Raises as `read` does.
-    """
+    """Verdict on each whole window, by repetition, under `override` or the limits of its time. Raises as `read`."""
     windows: dict[int, list[Readings]] = {}
     for about, edges, samples in read(path):
         windows.setdefault(about["repetition"], []).append(Readings(edges, tuple(samples), about.get("board", "")))
@@ -73,10 +67,7 @@ def judged_again(path: Path, override: Limits | None = None) -> dict[int, Verdic
 
 
 def check(directory: Path) -> int:
-    """Judge every row of the campaign in `directory` again and print the differences; returns their number.
-
-    A damaged file counts as one. Nothing is changed.
-    """
+    """Judge every row in `directory` again and print differences; returns their number, with damaged files."""
     count = wrong = 0
     for path in sorted(directory.glob("measurements/*/*/*.jsonl")):
         rows = [row for row in map(json.loads, path.read_text().splitlines()) if row.get("raw")]
@@ -115,10 +106,9 @@ def _differences(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]
 def _lines(row: Mapping[str, Any], readings: Readings, protocol: Protocol) -> Iterator[Any]:
     start_s, zero_mj = readings.edges.start_s, readings.edges.opened_mj or 0
     edges = asdict(readings.edges)
-    for name in ("start_s", "end_s", "closed_s", "later_s", "opened_s"):
-        edges[name] = None if edges[name] is None else round(edges[name] - start_s, 6)
-    for name in ("opened_mj", "closed_mj", "later_mj"):
-        edges[name] = None if edges[name] is None else edges[name] - zero_mj
+    for name in edges:
+        if name.endswith(("_s", "_mj")) and edges[name] is not None:
+            edges[name] = round(edges[name] - start_s, 6) if name.endswith("_s") else edges[name] - zero_mj
     about = ("model", "batch", "input_tokens", "output_tokens", "repetition", "batch_runs")
     yield {
         "schema_version": SCHEMA_VERSION,

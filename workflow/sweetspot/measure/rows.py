@@ -5,6 +5,7 @@ This is how well the repetitions of a cell agree, whether the anchor drifted, an
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import hypot
+from operator import itemgetter
 from statistics import fmean, median
 from typing import Any
 
@@ -24,17 +25,13 @@ def place(record: Mapping[str, Any]) -> Cell:
 def of_cells(records: Sequence[Record]) -> dict[Cell, list[dict[str, Any]]]:
     """All rows so far of each cell, sorted by repetition."""
     cells: dict[Cell, list[dict[str, Any]]] = {}
-    for record in records:
-        for row in record.get("rows", ()):
-            cells.setdefault(place(row), []).append(row)
-    return {cell: sorted(rows, key=lambda row: row["repetition"]) for cell, rows in cells.items()}
+    for row in sorted((row for record in records for row in record.get("rows", ())), key=itemgetter("repetition")):
+        cells.setdefault(place(row), []).append(row)
+    return cells
 
 
 def is_finished(records: Sequence[Record], cell: Cell, visit: int, protocol: Protocol) -> bool:
-    """Whether this visit to the cell is finished: it has a valid row, or was tried as often as allowed.
-
-    A visit cut short by a failing sensor is not finished, whatever rows it has.
-    """
+    """Whether a visit has a valid row and was not cut short by a failing sensor, or was tried as often as allowed."""
     tried = [record for record in records if "rows" in record and record["visit"] == visit and place(record) == cell]
     whole = [record for record in tried if not record.get("cut_short")]
     return any(row["valid"] for record in whole for row in record["rows"]) or len(tried) > protocol.retries

@@ -11,13 +11,12 @@ import os
 import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweetspot import engines, files, models
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine
@@ -47,10 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         where = Place(options.directory, job["model"], job["batch"], getattr(options, "block", ""))
         resolved = json.loads(where.architecture.read_text())
-        if options.command == "build":
-            build(job, resolved, where)
-        else:
-            measure(job, resolved, where)
+        (build if options.command == "build" else measure)(job, resolved, where)
     except SweetspotError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -70,10 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
-    """Build the engine that `job` specifies. Raises SweetspotError as engines.build does.
-
-    If it does not fit in the GPU's memory, engine.json records that, and so do the rows of its cells.
-    """
+    """Build the engine; if the GPU is too small, record that for its cells. Raises SweetspotError as engines.build."""
     spec = _spec(job, resolved, job["limits"])
     try:
         engines.build(spec, where.engine)
@@ -85,10 +78,9 @@ def build(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> 
 def measure(job: Mapping[str, Any], resolved: Mapping[str, Any], where: Place) -> None:
     """Measure the cells of `job` that no journal holds yet, then write the rows of all of them.
 
-    `resolved` is the content of the resolved architecture: the dimensions and the publisher's config.json. A cell that
-    does not fit in the GPU's memory becomes one invalid row; it is not in the journal, so the next run of the job tries
-    it again. All jobs of a (model, batch) keep their journals in one directory, so a grid that is partitioned
-    differently still finds every earlier visit. Raises SweetspotError if the engine or the sensor cannot be used.
+    A cell that does not fit in the GPU's memory becomes one invalid row; it is not in the journal, so the next run of
+    the job tries it again. All jobs of a (model, batch) keep their journals in one directory, so a grid that is
+    partitioned differently still finds every earlier visit. Raises SweetspotError if engine or sensor are unusable.
     """
     with journal.claimed(where, map(place, job["cells"])):
         block = Block(job, resolved, where)
@@ -114,12 +106,9 @@ class Block:
         watch: pace.Stopwatch | None = None,
         build_job: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read the journals. With `watch`, a visit starts only if it is expected to end in time.
-
-        With `build_job`, a missing engine is built when it is needed.
-        """
+        """Read the journals. `watch`: visits start only if they can end in time; `build_job`: builds the engine."""
         self.job, self.where, self.watch = job, where, watch
-        self._build_job, self._resolved = build_job, resolved
+        self.build_job, self.resolved = build_job, resolved
         self.protocol = Protocol(**job["protocol"])
         self.cells = {place(cell): cell for cell in job["cells"]}
         self.spec = _spec(job, resolved, engines.limits(job["cells"]))
@@ -160,7 +149,7 @@ class Block:
         whole = [cell for cell in self.cells if not self._failures[cell]] or self.cells
         ordered = sorted(whole, key=lambda cell: (sum(cell), cell))
         anchor = self.cells[ordered[len(ordered) // 2]] if every and 2 * len(pending) >= every else None
-        with _Device(self) as device:
+        with _device(self) as device:
             for index, (visit, cell) in enumerate(pending, 1):
                 if anchor and device.since_anchor in (None, every):
                     self._visit(device, None, anchor, "anchor")
@@ -171,11 +160,11 @@ class Block:
     def write_rows(self) -> None:
         """Write the rows of the job; a cell without rows, or with a reason that no row states, gets an invalid one."""
         finished = rows.finish(self.records, self.cells, self.protocol)
-        stated: dict[Cell, list[str]] = {}
+        stated = defaultdict[Cell, list[str]](list)
         for row in finished:
-            stated.setdefault(place(row), []).append(row["reasons"])
+            stated[place(row)].append(row["reasons"])
         for where, cell in self.cells.items():
-            known = stated.get(where, [])
+            known = stated[where]
             reason = self.unmeasured.get(where, "" if known else "not_measured_yet")
             if reason and not any(reason in reasons.split(";") for reasons in known):
                 row = unmeasured_cell(self.spec, cell, reason)
@@ -184,11 +173,6 @@ class Block:
         finished.sort(key=lambda row: (place(row), row["repetition"]))
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finished)
         files.write_with_digest(self.where.rows, lines)
-
-    def build_if_needed(self) -> None:
-        """Build the engine if it is missing and there is a build job. Raises SweetspotError as engines.build does."""
-        if self._build_job is not None and engines.unfit(self.spec, self.where.engine):
-            engines.build(_spec(self._build_job, self._resolved, self._build_job["limits"]), self.where.engine)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append a record to the journal."""
@@ -230,7 +214,10 @@ class Block:
             # Requests left in the engine would run beside those of the next cell, so load again; but not while the
             # exception is handled, because its traceback keeps the memory alive.
             print(f"warning: {shortage}", file=sys.stderr, flush=True)
-            device.give_up(shortage)
+            if device.opened:
+                device.end_session()
+            else:
+                device.too_large = shortage
             self.unmeasured[where] = "out_of_memory"
             return
         made = self._keep(device, opened, visit, cell, done, start_s)
@@ -272,10 +259,8 @@ class Block:
         return made
 
     def _fits(self, device: "_Device", visit: int | None, cell: Mapping[str, Any], watch: pace.Stopwatch) -> bool:
-        load_s = (
-            0.0 if device.opened else pace.load_s(journal.records(self.where.directory.glob("journal/*/*/*"), None))
-        )
-        return load_s + pace.visit_s(self.records, cell, visit, self.protocol) <= watch.left_s()
+        everywhere = [] if device.opened else journal.records(self.where.directory.glob("journal/*/*/*"))
+        return pace.load_s(everywhere) + pace.visit_s(self.records, cell, visit, self.protocol) <= watch.left_s()
 
     def _progress(self, cell: Mapping[str, Any], made: Sequence[Mapping[str, Any]], label: str) -> str:
         valid = [row["energy_j"] for row in made if row["valid"]]
@@ -289,8 +274,7 @@ class Block:
         )
 
 
-@dataclass(frozen=True)
-class _Opened:
+class _Opened(NamedTuple):
     """A loaded engine, the meter of its GPUs, its idle power in W, and the session's name."""
 
     engine: engines.Engine
@@ -300,58 +284,32 @@ class _Opened:
 
 
 class _Device:
-    """The GPU with the block's engine on it, loaded when first needed and reloaded after running out of memory.
-
-    Each load begins a new session; its machine and idle powers go to the journal.
-    """
+    """The GPU with the block's engine, loaded when first needed and after running out of memory: a session each."""
 
     def __init__(self, block: Block) -> None:
-        self._block, self._too_large = block, ""
+        self._block, self.too_large = block, ""
         self.opened: _Opened | None = None
         self.visits = 0  # of all sessions
         self.has_measured = any(row["valid"] for record in block.records for row in record.get("rows", ()))
         self.since_anchor: int | None = None  # visits since the last anchor; None before the first
 
-    def __enter__(self) -> "_Device":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self.opened and kind is None and self.visits and not self._late():
-                idle_w, reasons = measure_idle(self.opened.meter, self._block.protocol)
-                self._block.record({"session": self.opened.name, "idle_after_w": idle_w, "idle_after_reasons": reasons})
-        finally:
-            try:
-                self.end_session()
-            except Exception:
-                if kind is None:
-                    raise  # otherwise an error on closing would hide the original one
-
     def open(self) -> _Opened:
         """The loaded engine. Raises OutOfMemory if it does not fit, SweetspotError if it cannot be used."""
-        if self._too_large:
-            raise OutOfMemory(self._too_large)  # if loading failed once, do not try again for the next cell
+        if self.too_large:
+            raise OutOfMemory(self.too_large)  # if loading failed once, do not try again for the next cell
         if not self.opened:
             self.opened = self._load()
         return self.opened
 
-    def give_up(self, shortage: str) -> None:
-        """Close the engine that ran out of memory, or remember that it failed to load."""
-        if self.opened:
-            self.end_session()
-        else:
-            self._too_large = shortage
-
     def _load(self) -> _Opened:
         block, start_s = self._block, time.monotonic()
-        block.build_if_needed()
+        if block.build_job is not None and engines.unfit(block.spec, block.where.engine):
+            engines.build(_spec(block.build_job, block.resolved, block.build_job["limits"]), block.where.engine)
         engine, sensors, clock = engines.open_device(block.spec, block.where.engine)
         try:
             if block.watch:
                 block.watch.use(clock)
-                engine = pace.Timed(engine, block.watch)
+                engine = pace.timed(engine, block.watch)
             load_s, idle_s = time.monotonic() - start_s, clock.now()
             meter = open_meter(sensors, clock, block.protocol)
             idle_w, reasons = measure_idle(meter, block.protocol)
@@ -379,19 +337,27 @@ class _Device:
             self.opened.engine.close()
         self.opened, self.since_anchor = None, None
 
-    def _late(self) -> bool:
-        watch = self._block.watch
-        return watch is not None and watch.left_s() < self._block.protocol.idle_s
+
+@contextmanager
+def _device(block: Block) -> Iterator[_Device]:
+    """A device for the block's visits. Idle power is measured again at the end, if there is time."""
+    device = _Device(block)
+    try:
+        yield device
+        in_time = block.watch is None or block.watch.left_s() >= block.protocol.idle_s
+        if device.opened and device.visits and in_time:
+            idle_w, reasons = measure_idle(device.opened.meter, block.protocol)
+            block.record({"session": device.opened.name, "idle_after_w": idle_w, "idle_after_reasons": reasons})
+    except BaseException:
+        with suppress(Exception):  # an error on closing would hide the original one
+            device.end_session()
+        raise
+    device.end_session()
 
 
 def _spec(job: Mapping[str, Any], resolved: Mapping[str, Any], limits: Mapping[str, int]) -> engines.EngineSpec:
-    fields: dict[str, Any] = {**job["engine"], **limits}
-    return engines.EngineSpec(
-        architecture=models.of_record(resolved),
-        batch=job["batch"],
-        model_config=resolved.get("config", {}),
-        **fields,
-    )
+    fields: dict[str, Any] = {**job["engine"], **limits, "model_config": resolved.get("config", {})}
+    return engines.EngineSpec(architecture=models.of_record(resolved), batch=job["batch"], **fields)
 
 
 if __name__ == "__main__":

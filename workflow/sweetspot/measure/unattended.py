@@ -47,11 +47,11 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     unmeasured: dict[int, dict[Cell, str]] = {index: {} for index in range(len(work.blocks))}
     failures = dict.fromkeys(unmeasured, 0)
     before, stopped = len(work.left(unmeasured)), ""
-    died: set[int] = set()  # blocks that ended without a reason before this run visited any cell
+    died = set[int]()  # blocks that ended without a reason before this run visited any cell
     _compare(directory / "machine.json", work.blocks[0]["measure"]["protocol"])
     try:
         for number, step in enumerate(work.steps):
-            while (pending := work.pending(step, unmeasured)) and watch.left_s() > 0 and not stopped:
+            while (pending := work.pending(step, unmeasured[step["block"]])) and watch.left_s() > 0 and not stopped:
                 block = work.blocks[step["block"]]
                 _say(
                     f"step {number + 1} of {len(work.steps)}: {block['model']} batch {block['batch']}, {len(pending)} "
@@ -96,45 +96,36 @@ def run(plan_file: Path, directory: Path, seconds: float) -> int:
     return status
 
 
-def step(plan_file: Path, directory: Path, number: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
-    """Run one step in this process, without the cells in `failed` (reason by cell).
+def main(asked: str) -> int:
+    """Run the step that `run` asks of this process, as JSON, without the cells that failed; the result goes to stdout.
 
-    Returns {failure, reason, died, visiting, unmeasured, ahead_s}. `died`: it failed without a SweetspotError;
+    That is {failure, reason, died, visiting, unmeasured, ahead_s}. `died`: it failed without a SweetspotError;
     `ahead_s`: how far virtual time ran ahead.
     """
+    plan_file, directory, number, seconds, failures = json.loads(asked)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # engines print to standard output
     start_s, watch = time.monotonic(), pace.Stopwatch(seconds)
-    work = _Plan(plan_file, directory)
-    index, failure, reason, died = work.steps[number]["block"], "", "engine_failed", False
-    block = work.block(index, watch)
+    failed = {(n, m): reason for n, m, reason in failures}
+    failure, reason, died = "", "engine_failed", False
+    try:
+        work = _Plan(Path(plan_file), Path(directory))
+        step = work.steps[number]
+        block = work.block(step["block"], watch)
+    except SweetspotError as error:
+        _say(f"error: {error}")
+        return 1
     block.unmeasured.update(failed)
     try:
-        block.run(work.pending(work.steps[number], {index: failed}))
+        block.run(work.pending(step, failed))
     except SweetspotError as error:
         failure, reason = str(error), getattr(error, "reason", reason)
     except Exception as error:
         traceback.print_exc()
         failure, died = f"{type(error).__name__}: {error}", True
-    return {
-        "failure": failure,
-        "reason": reason,
-        "died": died,
-        "visiting": block.visiting,
-        "unmeasured": [[*where, reason] for where, reason in block.unmeasured.items()],
-        "ahead_s": max(0.0, watch.passed_s() - (time.monotonic() - start_s)),
-    }
-
-
-def main(asked: str) -> int:
-    """Run the step that `run` asks of this process, as JSON; the result goes to standard output as JSON."""
-    plan_file, directory, number, seconds, failures = json.loads(asked)
-    answer = os.dup(1)
-    os.dup2(2, 1)  # engines print to standard output
-    failed = {(n, m): reason for n, m, reason in failures}
-    try:
-        result = step(Path(plan_file), Path(directory), number, seconds, failed)
-    except SweetspotError as error:
-        _say(f"error: {error}")
-        return 1
+    unmeasured = [[*where, why] for where, why in block.unmeasured.items()]
+    result = {"failure": failure, "reason": reason, "died": died, "visiting": block.visiting, "unmeasured": unmeasured}
+    result["ahead_s"] = max(0.0, watch.passed_s() - (time.monotonic() - start_s))
     os.write(answer, json.dumps(result).encode())
     return 0
 
@@ -160,9 +151,8 @@ class _Plan:
         where = Place(self._directory, entry["model"], entry["batch"], entry["block"])
         return Block(entry["measure"], self._architectures[entry["model"]], where, watch, entry["build"])
 
-    def pending(self, step: Mapping[str, Any], unmeasured: Mapping[int, Mapping[Cell, str]]) -> list[Visit]:
+    def pending(self, step: Mapping[str, Any], failed: Mapping[Cell, str]) -> list[Visit]:
         """The visits of a step that are left, except those of cells that failed."""
-        failed = unmeasured.get(step["block"], {})
         visits = self.block(step["block"]).pending([(n, m) for n, m in step["cells"]], step["visits"])
         return [(visit, cell) for visit, cell in visits if place(cell) not in failed]
 
@@ -178,17 +168,16 @@ def _in_a_process(
     failures = [[*cell, reason] for cell, reason in failed.items()]
     asked = json.dumps([str(plan_file), str(directory), number, seconds, failures])
     command = [sys.executable, "-m", "sweetspot.measure.unattended", asked]
-    nothing: dict[str, Any] = {"reason": "engine_failed", "died": True, "visiting": None}
-    nothing |= {"unmeasured": [], "ahead_s": 0.0}
+    result: dict[str, Any] = {"reason": "engine_failed", "died": True, "visiting": None, "unmeasured": []}
+    result["ahead_s"] = 0.0
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(0.0, seconds) + _GRACE_S)
     except subprocess.TimeoutExpired:
-        return {**nothing, "failure": "exceeded its time and was killed"}
+        return result | {"failure": "exceeded its time and was killed"}
     try:
-        result: dict[str, Any] = json.loads(done.stdout)
+        return {**result, **json.loads(done.stdout)}
     except ValueError:
-        return {**nothing, "failure": f"ended with status {done.returncode}; see the messages above"}
-    return result
+        return result | {"failure": f"ended with status {done.returncode}; see the messages above"}
 
 
 def _compare(machine: Path, protocol: Mapping[str, Any]) -> None:

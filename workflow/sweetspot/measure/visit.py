@@ -41,27 +41,29 @@ def visit_cell(
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     steady, ran = _warm_up(engine, meter, n, m, protocol)
-    flags = _flags(spec, cell)
-    flags += ran.flags
-    flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags)
-    flags += ["not_steady"] * (not steady)
+    flags = [*_flags(spec, cell), *ran.flags]
+    flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags) + ["not_steady"] * (not steady)
     common = {**_common(spec, cell, ran, engine.version), "idle_w": idle_w, **meter.identity()}
-    numbers = {"visit": visit, "anchor": visit is None}
+    common |= {"visit": visit, "anchor": visit is None}
     done: list[Repetition] = []
     batches: list[BatchRun] = []
 
     def work() -> None:
         batches.clear()
         start_s = meter.clock.now()
-        while not _long_enough(len(batches), meter.clock.now() - start_s, protocol):
+        while True:
             batches.append(engine.run(n, m))
+            elapsed_s = meter.clock.now() - start_s
+            many = len(batches) >= protocol.window_runs or elapsed_s >= protocol.window_max_s
+            if many and elapsed_s >= protocol.window_s:
+                return
 
     while not _enough([*earlier, *(repetition.row for repetition in done)], len(earlier), visit, protocol):
         engine.reasons()  # of what went before
         window = meter.window(work, also=engine.reasons)
         late = latency.columns(batches, m)
         apart = (late["start_spread_s"] or 0.0) * len(batches) > _START_SHARE * window.duration_s
-        row = {**common, **numbers, "repetition": len(earlier) + len(done)}
+        row = {**common, "repetition": len(earlier) + len(done)}
         row |= _row(window, len(batches), [*flags, *["staggered_start"] * apart], protocol) | late
         done.append(Repetition({**row, "time_s": window.start_s - meter.started_s}, window))
         yield done[-1]
@@ -133,9 +135,8 @@ def _warm_up(engine: Engine, meter: Meter, n: int, m: int, protocol: Protocol) -
         means.append(_means(samples))
         elapsed_s = meter.clock.now() - start_s
         if runs >= protocol.warmup_runs and elapsed_s >= protocol.warmup_s and len(means) > 1:
-            steady = all(
-                abs(new - old) <= protocol.warmup_drift * old for old, new in zip(means[-2], means[-1], strict=True)
-            )
+            changes = zip(means[-2], means[-1], strict=True)
+            steady = all(abs(new - old) <= protocol.warmup_drift * old for old, new in changes)
             if steady or elapsed_s >= protocol.warmup_max_s:
                 return steady, ran
 
@@ -148,12 +149,6 @@ def _means(samples: list[Sample]) -> tuple[float, float]:
     """
     powers_w = [s.instant_w if s.average_w is None else s.average_w for s in samples]
     return mean_of_known(powers_w) or 0.0, mean_of_known(s.sm_clock_mhz for s in samples) or 0.0
-
-
-def _long_enough(runs: int, elapsed_s: float, protocol: Protocol) -> bool:
-    if runs == 0 or elapsed_s < protocol.window_s:
-        return False
-    return runs >= protocol.window_runs or elapsed_s >= protocol.window_max_s
 
 
 def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dict[str, Any]:
@@ -171,7 +166,7 @@ def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dic
         "batch_runs": runs,
         "window_s": window.duration_s,
         **{f"uncertainty_{cause}": parts.get(cause) for cause in ("gain", "counter_step", "tail")},
-        "power_w": None if window.energy_j is None else window.energy_j / window.duration_s,
+        "power_w": window.power_w,
         "temperature_c": window.temperature_c,
         "sm_clock_mhz": window.sm_clock_mhz,
         "event_reasons": window.event_reasons,

@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sweetspot.architecture import Architecture
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import SweetspotError, first_line
 from sweetspot.files import key, write_atomically
 from sweetspot.models import earlier, quantization
 from sweetspot.precision import Precision
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: it is not needed
-
-NO_LIMIT = 1 << 31
-"""The number of positions of a model without a limit."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SIZES = (
@@ -36,10 +33,7 @@ _MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
 
 
 def find(place: str, base: Path = Path()) -> Path:
-    """The config.json that `place` means: a file, the directory that holds it, or a model's name on the hub.
-
-    A name's config.json comes from the local cache, else from the network. Raises SweetspotError if there is none.
-    """
+    """The config.json of a file, directory or name on the hub (its cache, else the network). Raises SweetspotError."""
     path = base / place
     if path.exists() or not _HUB_NAME.fullmatch(place):
         return path / "config.json" if path.is_dir() else path
@@ -55,15 +49,12 @@ def find(place: str, base: Path = Path()) -> Path:
     except Exception as error:  # errors of the HTTP library, of the hub, and of the cache's file system
         raise SweetspotError(
             f"{place}: neither a file here nor a model whose config.json the hub's cache holds, and the hub does not "
-            f"give it ({_first_line(error)}); download the config.json and name the file"
+            f"give it ({first_line(error)}); download the config.json and name the file"
         ) from None
 
 
 def load(path: Path) -> Architecture:
-    """Read a config.json (or the one in a directory); the model is named after the file, directory or repository.
-
-    A file that `resolved` made will do. Raises SweetspotError naming the file, the key and the remedy.
-    """
+    """Read a config.json, that of a directory, or what `resolved` made. Raises SweetspotError with the remedy."""
     file, config = _read(path)
     if isinstance(config.get("architecture"), Mapping) and isinstance(config.get("config"), Mapping):
         return of_record(config)
@@ -71,10 +62,7 @@ def load(path: Path) -> Architecture:
 
 
 def precision(architecture: Architecture, asked: Precision | None) -> Precision:
-    """The precision that a model has if `asked` is wanted; None: that of its file, bfloat16 if it is not quantised.
-
-    Raises SweetspotError if its published weights are quantised in another way.
-    """
+    """What is `asked`, or that of the published weights. Raises SweetspotError if these are quantised otherwise."""
     published = Precision.of(architecture.precision)
     if not architecture.quantised:
         return asked or Precision.of("bfloat16")
@@ -100,10 +88,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(path: Path) -> dict[str, Any]:
-    """What a job needs to know about a model: dimensions, parameters, the publisher's keys (without our own "_" keys).
-
-    `known_by` is what measured rows are recognised by. Raises SweetspotError as `load` does.
-    """
+    """What jobs must know of a model, with the publisher's keys and what rows know it by. Raises as `load` does."""
     architecture, config = load(path), _read(path)[1]
     published = {name: value for name, value in config.items() if not name.startswith("_")}
     return {
@@ -116,10 +101,7 @@ def resolved(path: Path) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None = None) -> Architecture:
-    """The architecture of a config.json's content; `beside`: that of a hf_quant_config.json next to it.
-
-    Raises SweetspotError, naming the key and the remedy, for anything missing, malformed or not modelled.
-    """
+    """The architecture of a config.json; `beside`: a hf_quant_config.json. Raises SweetspotError with the remedy."""
     from sweetspot.models import outline, reader  # transformers takes a second
 
     stored = quantization.read(config, beside)
@@ -132,22 +114,24 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
         raise
     except Exception as error:
         raise SweetspotError(
-            f"the sizes in this config.json do not make a {wanted} ({type(error).__name__}: {_first_line(error)}); "
+            f"the sizes in this config.json do not make a {wanted} ({type(error).__name__}: {first_line(error)}); "
             "compare it with the publisher's"
         ) from None
     _check_heads(stands, parsed)
-    plain = _data_type(config)
+    weights = computed = plain = _data_type(config)
+    if stored and formats:
+        weights, computed = formats[0], plain if formats[1] == quantization.SIXTEEN else formats[1]
+    cache = stored.cache if stored else "auto"
     found = replace(
         stands,
         name=name,
         model_type=str(config.get("model_type") or parsed.model_type),
-        precision=stored.precision(formats, plain).name if stored and formats else plain,
+        precision=Precision.of(weights, computed, cache).name,
         source=str(config.get("_source", "")),
     )
-    unknown = sum(count for what, count in found.not_modelled if reader.matters(what))
-    if unknown > _MOST_UNKNOWN * found.parameters:
-        what = next(what for what, _ in found.not_modelled if reader.matters(what))
-        raise SweetspotError(f"{what}: {unknown / found.parameters:.0%} of the parameters; choose another model")
+    unknown = dict(found.not_modelled).get(reader.UNKNOWN_STATE, 0) / found.parameters
+    if unknown > _MOST_UNKNOWN:
+        raise SweetspotError(f"{reader.UNKNOWN_STATE}: {unknown:.0%} of the parameters; choose another model")
     before = earlier.dimensions(found, config)
     return replace(found, digest=key(before or {**found.as_dict(), "name": "", "source": ""}))
 
@@ -158,7 +142,7 @@ def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
 
     from sweetspot.models import outline
 
-    kind, named = config.get("model_type"), config.get("architectures") or []
+    kind, named = str(config.get("model_type")), config.get("architectures") or []
     if not isinstance(named, list):
         raise SweetspotError(f"key 'architectures' is {named!r}, not a list; copy it from the publisher's config.json")
     wanted = next((name for name in named if outline.generates(name)), None)
@@ -167,19 +151,16 @@ def _parsed(config: Mapping[str, Any]) -> tuple[str, Any]:
             f"key 'architectures' is {other}, which does not generate text; give the config.json of a decoder-only "
             "language model"
         )
-    kind = str(kind)
     if kind not in CONFIG_MAPPING and wanted:
         kind = outline.model_type(wanted)  # a name of the publisher's own for a class of transformers
     if kind not in CONFIG_MAPPING:
-        from transformers import __version__
-
-        problem = f"is {kind!r}" if config.get("model_type") else "is missing"
+        problem, installed = f"is {kind!r}" if config.get("model_type") else "is missing", version("transformers")
         raise SweetspotError(
-            f"key 'model_type' {problem}, and transformers {__version__} knows no such model; its own code, if its "
+            f"key 'model_type' {problem}, and transformers {installed} knows no such model; its own code, if its "
             "publisher offers any, is not run here. Copy the key from the publisher's config.json, or install a "
             "transformers that knows the model"
         )
-    wanted = wanted or outline.class_of(str(kind))
+    wanted = wanted or outline.class_of(kind)
     if wanted is None:
         raise SweetspotError(
             f"key 'model_type' is {kind!r}, which does not generate text by itself; give the config.json of a "
@@ -213,9 +194,8 @@ def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
         listed = any(text.get(each) for each in _LAYERS) if name == "num_hidden_layers" else not flat
         default = getattr(defaults, aliases.get(name, name), None)
         if not spelled and not listed and (name in _SIZES[:2] or isinstance(default, int)):
-            raise SweetspotError(
-                f"key {aliases.get(name, name)!r} is missing; copy it from the publisher's config.json"
-            )
+            own = aliases.get(name, name)
+            raise SweetspotError(f"key {own!r} is missing; copy it from the publisher's config.json")
         for each in spelled:
             value = text[each]
             if isinstance(value, list) and value:  # a size for each layer
@@ -234,32 +214,28 @@ def _check_heads(found: Architecture, parsed: Any) -> None:
                 f"{block.heads} query heads (num_attention_heads); correct one of them"
             )
     text = parsed.get_text_config(decoder=True)
-    attends = found.attention_layers
-    if attends and not attends.latent and attends.heads * attends.head_size != attends.heads * attends.value_size:
+    attends, hidden, heads = found.attention_layers, found.hidden, getattr(text, "num_attention_heads", None)
+    if not attends or (not attends.latent and attends.head_size != attends.value_size):
         return
-    hidden, heads = found.hidden, getattr(text, "num_attention_heads", None)
-    if attends and isinstance(heads, int) and attends.head_size == hidden // heads and hidden % heads:
+    if isinstance(heads, int) and attends.head_size == hidden // heads and hidden % heads:
         raise SweetspotError(
             f"key 'hidden_size' is {hidden}, not divisible by num_attention_heads {heads}; add head_dim or correct one"
         )
 
 
 def _data_type(config: Mapping[str, Any]) -> str:
-    text = config.get("text_config") or {}
-    named = next(
-        (str(each[name]) for each in (config, text) for name in ("dtype", "torch_dtype") if each.get(name)), ""
-    )
-    return named.removeprefix("torch.") if named.removeprefix("torch.") in ("float16", "float32") else "bfloat16"
+    places = config, config.get("text_config") or {}
+    named = next((each[name] for each in places for name in ("dtype", "torch_dtype") if each.get(name)), "")
+    found = str(named).removeprefix("torch.")
+    return found if found in ("float16", "float32") else "bfloat16"
 
 
 def _architecture(config: Mapping[str, Any], name: str, file: Path) -> Architecture:
     other = file.with_name(file.name.replace("config.json", "hf_quant_config.json"))
     beside = _read(other)[1] if other != file and other.is_file() else None
     kept = _kept(config, name, beside)
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return Architecture.of(json.loads(kept.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     try:
         found = from_config(config, name, beside)
     except SweetspotError as error:
@@ -281,9 +257,8 @@ def _kept(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None
 
 
 def _name(file: Path) -> str:
-    cached = next((part for part in file.parts if part.startswith("models--")), None)
-    if cached:
-        return cached.split("--")[-1]
+    if cached := [part for part in file.parts if part.startswith("models--")]:
+        return cached[0].split("--")[-1]
     return file.absolute().parent.name if file.name == "config.json" else file.stem
 
 
@@ -302,7 +277,3 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(config, dict):
         raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")
     return file, config
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

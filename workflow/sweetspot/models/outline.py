@@ -60,10 +60,7 @@ def fills_masks(model_type: str) -> bool:
 
 
 def outline(config: Any, architecture: str) -> Module:
-    """The modules that transformers would build as `architecture` for a config of its own classes.
-
-    Raises what a constructor raises.
-    """
+    """The modules that transformers builds as `architecture` for its config. Raises what a constructor raises."""
     config._attn_implementation = "eager"
     return _class(architecture)(config)
 
@@ -101,9 +98,7 @@ def _definitions(module: str) -> SimpleNamespace:
     return SimpleNamespace(**names)
 
 
-_AS_THEY_ARE = (
-    *("collections", "copy", "dataclasses", "enum", "functools", "itertools", "math", "numpy", "re", "typing"),
-)
+_AS_THEY_ARE = ("collections", "copy", "dataclasses", "enum", "functools", "itertools", "math", "numpy", "re", "typing")
 
 
 def _import(name: str, names: Any = None, local: Any = None, wanted: Any = (), level: int = 0) -> Any:
@@ -111,9 +106,8 @@ def _import(name: str, names: Any = None, local: Any = None, wanted: Any = (), l
     if level == 0:
         if name in ("torch.nn", "torch") or name.startswith("torch."):
             return TORCH if not wanted or name == "torch" else NN if name == "torch.nn" else Unknown()
-        return (
-            builtins.__import__(name, names, local, wanted, level) if name.split(".")[0] in _AS_THEY_ARE else Unknown()
-        )
+        known = name.split(".")[0] in _AS_THEY_ARE
+        return builtins.__import__(name, names, local, wanted, level) if known else Unknown()
     package = names["__package__"].split(".")
     module = ".".join([*package[: len(package) - level + 1], *filter(None, [name])])
     kind = module.rpartition(".")[2].partition("_")[0]
@@ -121,4 +115,4 @@ def _import(name: str, names: Any = None, local: Any = None, wanted: Any = (), l
         return _definitions(module.removeprefix("transformers."))
     if kind == "configuration":
         return importlib.import_module(module)
-    return Names(Unknown(), **INSTEAD, **dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), _Auto))
+    return Names(default=Unknown(), **INSTEAD, **dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), _Auto))

@@ -12,27 +12,20 @@ from typing import Any
 
 from sweetspot import precision
 from sweetspot.errors import SweetspotError
-from sweetspot.precision import Precision
 
-_SIXTEEN = "bfloat16"  # of a part that stays as it is
+SIXTEEN = "bfloat16"  # of a part that stays as it is
 _ALGORITHMS = {
-    "FP8": ("fp8", "fp8"),
-    "FP8_PB_WO": ("fp8", "fp8"),
-    "FP8_PER_CHANNEL_PER_TOKEN": ("fp8", "fp8"),
-    "FP8_BLOCK_SCALES": ("fp8", "fp8"),
-    "MXFP8": ("fp8", "fp8"),
-    "NVFP4": ("nvfp4", "nvfp4"),
-    "NVFP4_AWQ": ("nvfp4", "nvfp4"),
-    "W4A16_NVFP4": ("nvfp4", _SIXTEEN),
+    **dict.fromkeys(("FP8", "FP8_PB_WO", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_BLOCK_SCALES", "MXFP8"), ("fp8", "fp8")),
+    **dict.fromkeys(("NVFP4", "NVFP4_AWQ"), ("nvfp4", "nvfp4")),
+    "W4A16_NVFP4": ("nvfp4", SIXTEEN),
     "W4A8_NVFP4_FP8": ("nvfp4", "fp8"),
-    "MXFP4": ("mxfp4", _SIXTEEN),
-    "W4A16_AWQ": ("int4", _SIXTEEN),
-    "W4A16": ("int4", _SIXTEEN),
+    "MXFP4": ("mxfp4", SIXTEEN),
+    **dict.fromkeys(("W4A16_AWQ", "W4A16"), ("int4", SIXTEEN)),
     "W4A8_AWQ": ("int4", "fp8"),
-    "W8A16": ("int8", _SIXTEEN),
-    "W8A8_SQ_PER_CHANNEL": ("int8", "int8"),
-    "INT8_SQ": ("int8", "int8"),
+    "W8A16": ("int8", SIXTEEN),
+    **dict.fromkeys(("W8A8_SQ_PER_CHANNEL", "INT8_SQ"), ("int8", "int8")),
 }
+_METHODS = {"fp8": ("fp8", "fp8"), "fbgemm_fp8": ("fp8", "fp8"), "mxfp4": ("mxfp4", SIXTEEN)}
 
 
 @dataclass(frozen=True)
@@ -50,14 +43,17 @@ class Quantization:
 
     def bits(self, module: str) -> float:
         """Bits of an element of the weight of `module`."""
-        return precision.bits(self.format(module)[0])
+        return precision.BITS[self.format(module)[0]]
 
     def format(self, module: str) -> tuple[str, str]:
         """Weights and activations of `module`."""
-        if self._known and (found := _first(self._known, module)):
-            return found
+        place = _place(module)
+        while self._known and place:  # the module, or the nearest one that it is part of
+            if place in self._known:
+                return self._known[place]
+            place = place.rpartition(".")[0]
         if self._left_alone.match(module) or re.search(r"(^|\.)(router|gate)$", module):
-            return _SIXTEEN, _SIXTEEN
+            return SIXTEEN, SIXTEEN
         return self.rest
 
     @cached_property
@@ -68,17 +64,9 @@ class Quantization:
     def _known(self) -> dict[str, tuple[str, str]]:
         return {_place(name): formats for name, formats in self.named.items()}
 
-    def precision(self, most: tuple[str, str], plain: str) -> Precision:
-        """The precision of a model most of whose weights have the formats `most`; `plain`: its data type."""
-        weights, activations = most
-        return Precision.of(weights, plain if activations == _SIXTEEN else activations, self.cache)
-
 
 def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Quantization | None:
-    """The quantization of a config.json, or None; `beside`: the content of a hf_quant_config.json next to it.
-
-    Raises SweetspotError for a layout or format that is not known.
-    """
+    """The quantization of a config.json; `beside`: a hf_quant_config.json. Raises SweetspotError for other layouts."""
     found = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
     found = found or (beside or {}).get("quantization")
     if not found:
@@ -95,20 +83,18 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
     named = {name: _algorithm(part["quant_algo"]) for name, part in (found.get("quantized_layers") or {}).items()}
     if named or algorithm == "MIXED_PRECISION":
         # What no list names stays as it is, but in FP8 checkpoints of which another part was quantized further.
-        return Quantization(("fp8", "fp8") if method == "fp8" else (_SIXTEEN,) * 2, cache, ignored, named)
+        return Quantization(("fp8", "fp8") if method == "fp8" else (SIXTEEN,) * 2, cache, ignored, named)
     if groups := found.get("config_groups"):
         return _groups(groups, cache, ignored)
+    bits = found.get("bits", found.get("w_bit"))
+    if method == "bitsandbytes":
+        bits = 4 if found.get("load_in_4bit") else 8 if found.get("load_in_8bit") else None
     if algorithm:
         return Quantization(_algorithm(algorithm), cache, ignored)
-    bits = found.get("bits", found.get("w_bit"))
-    if method in ("awq", "gptq", "auto-round", "gptqmodel") and bits in (4, 8):
-        return Quantization((f"int{bits}", _SIXTEEN), cache, ignored)
-    if method in ("fp8", "fbgemm_fp8"):
-        return Quantization(("fp8", "fp8"), cache, ignored)
-    if method == "mxfp4":
-        return Quantization(("mxfp4", _SIXTEEN), cache, ignored)
-    if method == "bitsandbytes" and (found.get("load_in_4bit") or found.get("load_in_8bit")):
-        return Quantization(("int4" if found.get("load_in_4bit") else "int8", _SIXTEEN), cache, ignored)
+    if method in ("awq", "gptq", "auto-round", "gptqmodel", "bitsandbytes") and bits in (4, 8):
+        return Quantization((f"int{bits}", SIXTEEN), cache, ignored)
+    if method in _METHODS:
+        return Quantization(_METHODS[method], cache, ignored)
     what = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "quant_algo", "bits") if found.get(key))
     raise SweetspotError(
         f"key 'quantization_config' ({what or 'without quant_method'}) is not a format that is known here "
@@ -120,14 +106,13 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -
     """The format of most of the weights that `read` finds; "" if they are not quantised. Raises SweetspotError too."""
     found = read(config, beside)
     formats = [found.rest, *found.named.values()] if found else []
-    quantised = [weights for weights, _ in formats if precision.bits(weights) < 16]
+    quantised = [weights for weights, _ in formats if precision.BITS[weights] < 16]
     return max(quantised, key=quantised.count, default="")
 
 
 def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> Quantization:
     """The layout of compressed-tensors: groups of modules with the same formats, named or all "Linear" ones."""
-    rest: tuple[str, str] = (_SIXTEEN, _SIXTEEN)
-    named: dict[str, tuple[str, str]] = {}
+    rest, named = (SIXTEEN, SIXTEEN), dict[str, tuple[str, str]]()
     for group in groups.values():
         formats = _numbers(group.get("weights")), _numbers(group.get("input_activations"))
         if formats[1] == "mxfp4":
@@ -142,7 +127,7 @@ def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> 
 def _numbers(layout: Mapping[str, Any] | None) -> str:
     """The format of elements that compressed-tensors describes by number of bits, type and group."""
     if not layout:
-        return _SIXTEEN
+        return SIXTEEN
     bits, kind = layout.get("num_bits"), layout.get("type")
     known = {(8, "float"): "fp8", (8, "int"): "int8", (4, "int"): "int4"}
     if (bits, kind) == (4, "float"):
@@ -169,16 +154,6 @@ def _cache(found: Mapping[str, Any]) -> str:
     if not scheme:
         return "auto"
     return _numbers(scheme) if isinstance(scheme, Mapping) else _algorithm(str(scheme))[0]
-
-
-def _first(known: Mapping[str, tuple[str, str]], module: str) -> tuple[str, str] | None:
-    """What is known of a module, or of the nearest one that it is part of."""
-    place = _place(module)
-    while place:
-        if place in known:
-            return known[place]
-        place = place.rpartition(".")[0]
-    return None
 
 
 @cache

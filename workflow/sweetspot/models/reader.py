@@ -6,18 +6,16 @@ state) comes from the attributes that transformers gives to the layers and confi
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sweetspot import precision
-from sweetspot.architecture import Architecture, Layers
+from sweetspot.architecture import NO_LIMIT, Architecture, Layers
 from sweetspot.errors import SweetspotError
 from sweetspot.models.quantization import Quantization
 from sweetspot.models.stand_ins import Convolution, Embedding, Linear, Module, ModuleList, Norm, Parameter
-
-NO_LIMIT = 1 << 31
-"""The number of positions of a model without a limit."""
 
 # The engines run these as one product: same input, outputs side by side.
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("gate", "up"))
@@ -25,9 +23,10 @@ _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "attn_out", "resid_pr
 _DOWN = ("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h", "w2", "down", "output_linear")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+_SIZES = ("heads", "kv_heads", "head_size", "value_size", "cached", "latent")
 _QKV = re.compile("qkv|query_key_value|c_attn", re.IGNORECASE)
 _OTHER_MIXERS = re.compile(r"Rwkv|Recurrent|RgLru|Retention|LSTM|Hyena|Linear\w*Attention|Lightning")
-_UNKNOWN_STATE = "layers that mix tokens in a way that is not known here"
+UNKNOWN_STATE = "layers that mix tokens in a way that is not known here"
 # FLOPs per element of recurrent state and token: Mamba decays it, adds an outer product, and reads it out; a delta
 # rule also reads it before it writes.
 _SCAN_FLOPS, _DELTA_FLOPS = 6, 8
@@ -60,40 +59,39 @@ def architecture(root: Module, config: Any, quantization: Quantization | None) -
     tied = _tied(root, config)
     parameters = {name: each.count for name, each in root.parameters() if name not in tied}
 
-    main = precision.bits(most_used(root, quantization)[0]) if quantization else 16
+    main = precision.BITS[most_used(root, quantization)[0]] if quantization else 16
     read = [_layer(f"{prefix}.{index}", layer, index, text, quantization, main) for index, layer in enumerate(layers)]
-    ends, head, other = [], [], dict[str, int]()
+    ends, head, other = [], [], Counter[str]()
     for place, module in root.modules():
         if place.startswith(f"{prefix}.") or place == prefix:
             continue
         inside = f"{place}.".startswith(within)
-        is_head = (
-            isinstance(module, Linear) and (not inside or within == ".") and module.out_features >= text.vocab_size
-        )
+        linear, outside = isinstance(module, Linear), not inside or within == "."
+        is_head = linear and outside and module.out_features >= text.vocab_size
         for leaf, each in module.children():
             if not isinstance(each, Parameter):
                 continue
             if is_head and leaf == "weight":
                 head.append((module.in_features, module.out_features))
-            elif inside and isinstance(module, Linear) and leaf == "weight":
+            elif inside and linear and leaf == "weight":
                 ends.append((module.in_features, module.out_features))
             elif not inside and not is_head and not isinstance(module, (Norm, Embedding)):
-                part = _part(place, within)
-                other[part] = other.get(part, 0) + parameters.get(f"{place}.{leaf}", 0)
+                other[_part(place, within)] += parameters.get(f"{place}.{leaf}", 0)
     if not head:
         head.append((text.hidden_size, text.vocab_size))
-    unknown = sum(number for number, _ in (_unknown(block, layer) for block, layer in zip(read, layers, strict=True)))
+    unknown = sum(_unknown(block, layer) for block, layer in zip(read, layers, strict=True))
     notes = [(f"{name} (not run for prompts of text)", count) for name, count in other.items() if count]
     if unknown:
-        notes.append((_UNKNOWN_STATE, unknown))
-    notes += _notes(config, text)
+        notes.append((UNKNOWN_STATE, unknown))
+    notes += _notes(text)
+    positions = getattr(text, "max_position_embeddings", None)
     return Architecture(
         name="",
         model_type=config.model_type,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        max_positions=_positions(text),
-        blocks=_grouped(read),
+        max_positions=positions if _is_size(positions) else NO_LIMIT,
+        blocks=tuple(replace(layer, count=count) for layer, count in Counter(read).items()),
         parameters=sum(parameters.values()),
         ends=tuple(ends),
         head=tuple(head),
@@ -102,19 +100,13 @@ def architecture(root: Module, config: Any, quantization: Quantization | None) -
     )
 
 
-def matters(note: str) -> bool:
-    """Whether a note of `not_modelled` is about work that a prompt of text causes."""
-    return note.startswith(_UNKNOWN_STATE)
-
-
 def most_used(root: Module, quantization: Quantization) -> tuple[str, str]:
     """The formats (weights, activations) of most of the quantised weights; those of 16 bits if none is quantised."""
-    amounts: dict[tuple[str, str], int] = {}
+    amounts = Counter[tuple[str, str]]()
     for weight in _weights("", root):
         if len(weight.shape) > 1 and not isinstance(weight.owner, (Embedding, Convolution)):
-            formats = quantization.format(weight.name)
-            amounts[formats] = amounts.get(formats, 0) + weight.elements
-    quantised = {formats: amount for formats, amount in amounts.items() if precision.bits(formats[0]) < 16}
+            amounts[quantization.format(weight.name)] += weight.elements
+    quantised = {formats: amount for formats, amount in amounts.items() if precision.BITS[formats[0]] < 16}
     return max(quantised or amounts, key=lambda formats: amounts[formats])
 
 
@@ -145,9 +137,7 @@ def _layer(place: str, layer: Module, index: int, text: Any, quantization: Quant
         matrices=tuple(_products(matrices)),
         convolution=sum(one.elements for one in short),
         vectors=vectors,
-        norms=sum(
-            "Norm" in type(module).__name__ and _width(module) == text.hidden_size for _, module in layer.modules()
-        ),
+        norms=sum("Norm" in type(one).__name__ and _width(one) == text.hidden_size for _, one in layer.modules()),
         ffn=inner,
         gated=gated,
         experts=experts,
@@ -201,16 +191,10 @@ def _products(matrices: list[Weight]) -> Iterator[tuple[int, int]]:
 
 
 def _plain(weights: list[Weight], quantization: Quantization | None, main: float) -> float:
-    """How many of the elements stay in 16 bits if the rest has the model's main format.
-
-    A third format counts as the mixture of the two that has as many bytes.
-    """
+    """How many elements stay in 16 bits if the rest has `main`; a third format counts as a mixture of the two."""
     if quantization is None:  # an engine that quantises what it loads leaves routers and convolutions as they are
-        return sum(
-            one.elements
-            for one in weights
-            if isinstance(one.owner, Convolution) or re.search(r"(^|\.)(\w*router|gate)(\.|$)", one.name)
-        )
+        router = re.compile(r"(^|\.)(\w*router|gate)(\.|$)")
+        return sum(one.elements for one in weights if isinstance(one.owner, Convolution) or router.search(one.name))
     if main >= 16:
         return 0
     return sum(one.elements * (quantization.bits(one.name) - main) / (16 - main) for one in weights)
@@ -219,43 +203,46 @@ def _plain(weights: list[Weight], quantization: Quantization | None, main: float
 def _attention(layer: Module, index: int, text: Any) -> dict[str, Any]:
     """The sizes of a layer's attention; none if it has none, or one that keeps no positions."""
     for _, module in layer.modules():
-        linears = {name: child for name, child in module.children() if isinstance(child, Linear)}
+        linears = _linears(module)
         if "Attention" not in type(module).__name__ or not linears or _OTHER_MIXERS.search(type(module).__name__):
             continue
         if isinstance(rank := getattr(module, "kv_lora_rank", None), int) and "kv_b_proj" in linears:
-            rope = text.qk_rope_head_dim
-            sizes = (text.num_attention_heads,) * 2 + (text.qk_nope_head_dim + rope, text.v_head_dim, rank + rope)
-            latent = dict(zip(("heads", "kv_heads", "head_size", "value_size", "cached"), sizes, strict=True))
-            return latent | {"latent": rank, **_window(module, index, text)}
-        out = next((linears[name] for name in _OUTPUTS if name in linears), None)
-        key = next((linears[name] for name in ("k_proj", "key", "wk", "k") if name in linears), None)
-        value = next((linears[name] for name in ("v_proj", "value", "wv", "v") if name in linears), key)
-        fused = next(
-            (one for name, one in linears.items() if re.search("qkv|query_key_value|c_attn", name, re.I)), None
-        )
-        stated = getattr(module, "head_dim", None), _of(text, "head_dim")
-        size = next(filter(_is_size, stated), None) or text.hidden_size // text.num_attention_heads
-        if "kv_proj" in linears and linears["kv_proj"].out_features == size:  # one vector is key and value of all heads
-            shared = {"heads": text.num_attention_heads, "kv_heads": 1, "head_size": size, "value_size": size}
-            return shared | {"cached": size, "latent": size, **_window(module, index, text)}
-        if key and value:
-            widths = key.out_features, value.out_features
-        elif fused and out:
-            widths = ((fused.out_features - out.in_features) // 2,) * 2
+            heads, rope = text.num_attention_heads, text.qk_rope_head_dim
+            sizes: tuple[int, ...] = heads, heads, text.qk_nope_head_dim + rope, text.v_head_dim, rank + rope, rank
         else:
-            widths = ((_of(text, "num_key_value_heads") or text.num_attention_heads) * size,) * 2
-        kv_heads = widths[0] // size
-        heads = (out.in_features if out else text.num_attention_heads * size) // (widths[1] // kv_heads)
-        return {
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "head_size": size,
-            "value_size": widths[1] // kv_heads,
-            "cached": sum(widths),
-            "shares_cache": getattr(module, "is_kv_shared_layer", False) is True,
-            **_window(module, index, text),
-        }
+            sizes = _heads(module, linears, text)
+        shares = not sizes[-1] and getattr(module, "is_kv_shared_layer", False) is True
+        return {**dict(zip(_SIZES, sizes, strict=True)), "shares_cache": shares, **_window(module, index, text)}
     return {}
+
+
+def _heads(module: Module, linears: dict[str, Linear], text: Any) -> tuple[int, ...]:
+    """The `_SIZES` of an attention that is not of DeepSeek's kind."""
+    out, key = _named(linears, *_OUTPUTS), _named(linears, "k_proj", "key", "wk", "k")
+    value = _named(linears, "v_proj", "value", "wv", "v") or key
+    fused = _named(linears, *filter(_QKV.search, linears))
+    stated = getattr(module, "head_dim", None), _of(text, "head_dim")
+    size = next(filter(_is_size, stated), None) or text.hidden_size // text.num_attention_heads
+    if "kv_proj" in linears and linears["kv_proj"].out_features == size:  # one vector is key and value of all heads
+        return text.num_attention_heads, 1, size, size, size, size
+    if key and value:
+        widths = key.out_features, value.out_features
+    elif fused and out:
+        widths = ((fused.out_features - out.in_features) // 2,) * 2
+    else:
+        widths = ((_of(text, "num_key_value_heads") or text.num_attention_heads) * size,) * 2
+    kv_heads = widths[0] // size
+    value_size = widths[1] // kv_heads
+    heads = (out.in_features if out else text.num_attention_heads * size) // value_size
+    return heads, kv_heads, size, value_size, sum(widths), 0
+
+
+def _linears(module: Module) -> dict[str, Linear]:
+    return {name: child for name, child in module.children() if isinstance(child, Linear)}
+
+
+def _named(linears: dict[str, Linear], *names: str) -> Linear | None:
+    return next((linears[name] for name in names if name in linears), None)
 
 
 def _window(module: Module, index: int, text: Any) -> dict[str, Any]:
@@ -276,29 +263,26 @@ def _state(layer: Module, text: Any) -> dict[str, int]:
         size: dict[str, int] = {name: value for name, value in vars(module).items() if _is_size(value)}
         if isinstance(module, Convolution):
             short += module.weight.count
+        own, each = 0, _SCAN_FLOPS
         if "ssm_state_size" in size:
             width = size["num_heads"] * size["head_dim"] if "num_heads" in size else size.get("intermediate_size", 0)
-            elements += width * size["ssm_state_size"]
-            flops += _SCAN_FLOPS * width * size["ssm_state_size"]
+            own = width * size["ssm_state_size"]
         elif {"num_v_heads", "head_k_dim", "head_v_dim"} <= size.keys():
-            elements += size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"]
-            flops += _DELTA_FLOPS * size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"]
+            own, each = size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"], _DELTA_FLOPS
         elif "Lightning" in type(module).__name__ and {"num_attention_heads", "head_dim"} <= size.keys():
-            elements += size["num_attention_heads"] * size["head_dim"] ** 2
-            flops += _SCAN_FLOPS * size["num_attention_heads"] * size["head_dim"] ** 2
+            own = size["num_attention_heads"] * size["head_dim"] ** 2
+        elements, flops = elements + own, flops + each * own
     types = (getattr(text, name, None) for name in ("mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
     wide = 4 if "float32" in map(str, types) else 2
     return {"state_bytes": elements * wide + short * 2, "state_flops": flops}
 
 
-def _unknown(block: Layers, layer: Module) -> tuple[int, str]:
-    """How many parameters are of a kind of mixing that is not known here, and its name."""
-    if block.heads or (block.state_bytes > 0 and block.state_flops):
-        return 0, ""
-    for _, module in layer.modules():
-        if _OTHER_MIXERS.search(type(module).__name__):
-            return sum(each.count for _, each in module.parameters()), type(module).__name__
-    return 0, ""
+def _unknown(block: Layers, layer: Module) -> int:
+    """How many parameters are of a kind of mixing that is not known here."""
+    known = block.heads or (block.state_bytes > 0 and block.state_flops)
+    mixers = (module for _, module in layer.modules() if _OTHER_MIXERS.search(type(module).__name__))
+    mixer = None if known else next(mixers, None)
+    return sum(each.count for _, each in mixer.parameters()) if mixer else 0
 
 
 def _feed_forward(layer: Module) -> tuple[int, bool]:
@@ -307,8 +291,8 @@ def _feed_forward(layer: Module) -> tuple[int, bool]:
     for place, module in layer.modules():
         if "Attention" in type(module).__name__ or ("experts" in place.split(".")[-2:] and place[-1:].isdigit()):
             continue
-        linears = {name: child for name, child in module.children() if isinstance(child, Linear)}
-        down = next((linears[name] for name in _DOWN if name in linears), None)
+        linears = _linears(module)
+        down = _named(linears, *_DOWN)
         if down is not None:
             width += down.in_features
             into = sum(one.out_features for one in linears.values() if one is not down)
@@ -338,19 +322,7 @@ def _tied(root: Module, config: Any) -> set[str]:
     return found
 
 
-def _grouped(layers: list[Layers]) -> tuple[Layers, ...]:
-    counts: dict[Layers, int] = {}
-    for layer in layers:
-        counts[layer] = counts.get(layer, 0) + 1
-    return tuple(replace(layer, count=count) for layer, count in counts.items())
-
-
-def _positions(text: Any) -> int:
-    found = getattr(text, "max_position_embeddings", None)
-    return int(found) if _is_size(found) else NO_LIMIT
-
-
-def _notes(config: Any, text: Any) -> list[tuple[str, int]]:
+def _notes(text: Any) -> list[tuple[str, int]]:
     """What the checkpoint holds that its class in transformers leaves out, or that is counted as something simpler."""
     notes = []
     for name in _PREDICTION:
@@ -365,8 +337,7 @@ def _notes(config: Any, text: Any) -> list[tuple[str, int]]:
 
 def _part(place: str, within: str) -> str:
     """The name of a part beside the text model."""
-    shared = within.split(".")
-    parts = place.split(".")
+    shared, parts = within.split("."), place.split(".")
     same = next((index for index, part in enumerate(parts) if index >= len(shared) or part != shared[index]), 0)
     return ".".join(parts[: same + 1])
 

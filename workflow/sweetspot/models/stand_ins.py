@@ -1,23 +1,30 @@
 """Stand-ins for torch: modules and parameters that have shapes and compute nothing, and what is not known."""
 
-# ruff: noqa: D105, D107 (they mean what they mean in torch)
+# ruff: noqa: D102, D105, D107 (they mean what they mean in torch)
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 
 class Unknown:
     """What is not known: false, empty, and so is all that is made of it. As a decorator it changes nothing."""
 
+    def __init__(self, result: Any = None) -> None:
+        self._result = result  # of a call, if that is known
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return Unknown()
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:  # noqa: D102
-        decorates = len(arguments) == 1 and not settings and callable(arguments[0])
-        return arguments[0] if decorates and not isinstance(arguments[0], Unknown) else Unknown()
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        if self._result is None and len(arguments) == 1 and not settings and callable(arguments[0]):
+            return arguments[0]
+        return Unknown() if self._result is None else self._result
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         return (_Base,)
@@ -28,27 +35,11 @@ class Unknown:
     def __iter__(self) -> Iterator[Any]:
         return iter(())
 
-    def __contains__(self, item: object) -> bool:
-        return False
-
     def __getitem__(self, key: object) -> "Unknown":
         return Unknown()
 
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
-    def _unknown(self, *others: object) -> "Unknown":
-        return Unknown()
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _unknown
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = _unknown
-    __or__ = __ror__ = __neg__ = __invert__ = _unknown
-    __lt__ = __gt__ = __le__ = __ge__ = _unknown
-
 
 class _Base:
-    """A base class that adds nothing."""
-
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         pass
 
@@ -62,7 +53,7 @@ class Tensor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Attribute(self)
+        return Unknown(self)  # false, or a method that keeps the shape
 
     def __getitem__(self, key: Any) -> "Tensor":
         keys, sizes, shape = key if isinstance(key, tuple) else (key,), list(self.shape), []
@@ -75,33 +66,20 @@ class Tensor:
                 sizes.pop(0)
         return Tensor(*shape, *sizes)
 
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
-    def _same(self, *others: object) -> "Tensor":
-        return self
-
-    __lt__ = __gt__ = __le__ = __ge__ = __floordiv__ = __rfloordiv__ = __mod__ = _same
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _same
-    __pow__ = __rpow__ = __neg__ = _same
-
     def expand(self, *shape: int) -> "Tensor":
-        """As torch does: -1 keeps a size."""
         return Tensor(*(old if new == -1 else new for new, old in zip(shape, self.shape, strict=True)))
 
     def size(self, axis: int | None = None) -> Any:
-        """The shape, or one of its sizes."""
         return self.shape if axis is None else self.shape[axis]
 
 
-class _Attribute(Unknown):
-    """An attribute of a tensor: unknown, or a method that keeps the shape."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Tensor:
-        return self._tensor
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "or"):
+    for _operator in (f"__{_name}__", f"__r{_name}__"):
+        setattr(Unknown, _operator, lambda self, other: Unknown())
+        setattr(Tensor, _operator, lambda self, other: self)
+for _operator in ("__lt__", "__gt__", "__le__", "__ge__", "__neg__", "__invert__", "__setitem__"):
+    setattr(Unknown, _operator, lambda self, *other: Unknown())
+    setattr(Tensor, _operator, lambda self, *other: self)
 
 
 class Parameter(Tensor):
@@ -134,17 +112,9 @@ class Module:
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def register_parameter(self, name: str, parameter: Any) -> None:
-        """As in torch."""
-        setattr(self, name, parameter)
-
-    add_module = register_module = register_parameter
-
-    def to(self, *arguments: Any, **settings: Any) -> "Module":
-        """This module, as torch's returns itself."""
-        return self
-
-    float = half = eval = train = requires_grad_ = apply = to
+    register_parameter = add_module = register_module = lambda self, name, value: setattr(self, name, value)
+    to = float = half = eval = train = requires_grad_ = apply = lambda self, *arguments, **settings: self
+    _from_config = from_config = classmethod(lambda cls, config, **settings: cls(config))
 
     def children(self) -> Iterator[tuple[str, Any]]:
         """Its modules and parameters by name."""
@@ -168,18 +138,13 @@ class Module:
                     seen.add(id(child))
                     yield f"{prefix}.{name}".removeprefix("."), child
 
-    @classmethod
-    def _from_config(cls, config: Any, **settings: Any) -> "Module":
-        return cls(config)
-
-    from_config = _from_config
-
 
 class ModuleList(Module):
     """A list of modules."""
 
     def __init__(self, modules: Any = ()) -> None:
         self._modules = list(modules)
+        self.append, self.extend = self._modules.append, self._modules.extend
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)
@@ -189,14 +154,6 @@ class ModuleList(Module):
 
     def __getitem__(self, index: Any) -> Any:
         return self._modules[index]
-
-    def append(self, module: Any) -> None:
-        """As of a list."""
-        self._modules.append(module)
-
-    def extend(self, modules: Any) -> None:
-        """As of a list."""
-        self._modules.extend(modules)
 
     def children(self) -> Iterator[tuple[str, Any]]:
         """Its modules by number."""
@@ -232,13 +189,6 @@ class Linear(Module):
         self.bias = Parameter(Tensor(out_features)) if bias else None
 
 
-class _Conv1D(Linear):
-    """GPT-2's matrix product, named by its output first."""
-
-    def __init__(self, nf: int, nx: int) -> None:
-        super().__init__(nx, nf)
-
-
 class Embedding(Module):
     """A table that is looked up: weight (rows, width)."""
 
@@ -248,24 +198,13 @@ class Embedding(Module):
 
 
 class Norm(Module):
-    """A normalisation with a weight and, but for RMSNorm, a bias."""
+    """A normalisation with a weight and, but for RMSNorm, a bias. GroupNorm names its groups before its channels."""
 
-    def __init__(
-        self, shape: Any, eps: Any = None, elementwise_affine: bool = True, bias: bool = True, **settings: Any
-    ) -> None:
-        if elementwise_affine and settings.get("affine", True):
+    def __init__(self, *sizes: Any, bias: bool = True, **settings: Any) -> None:
+        shape = [size for size in sizes if not isinstance(size, float)][-1]
+        if settings.get("elementwise_affine", True) and settings.get("affine", True):
             self.weight = Parameter(Tensor(shape))
             self.bias = Parameter(Tensor(shape)) if bias else None
-
-
-class _RmsNorm(Norm):
-    def __init__(self, shape: Any, eps: Any = None, elementwise_affine: bool = True, **settings: Any) -> None:
-        super().__init__(shape, eps, elementwise_affine, bias=False)
-
-
-class _GroupNorm(Norm):
-    def __init__(self, groups: int, channels: int, *arguments: Any, **settings: Any) -> None:
-        super().__init__(channels, **settings)
 
 
 class Convolution(Module):
@@ -281,15 +220,8 @@ class Convolution(Module):
         self.bias = Parameter(Tensor(out_channels)) if bias else None
 
 
-def _convolution(axes: int) -> type[Convolution]:
-    return type(f"Convolution{axes}", (Convolution,), {"axes": axes})
-
-
-class Names:
+class Names(SimpleNamespace):
     """A namespace; what it does not name is `default`."""
-
-    def __init__(self, default: Any, **names: Any) -> None:
-        vars(self).update(names, default=default)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -310,35 +242,21 @@ def _range(start: int, end: int | None = None, step: int = 1, **settings: Any) -
     return Tensor(len(range(start, end, step) if end is not None else range(0, start, step)))
 
 
+_SAME = (Module, Parameter, ModuleList, ModuleDict, Sequential, Linear, Embedding)
 NN = Names(
-    Module,
-    Module=Module,
-    Parameter=Parameter,
-    ModuleList=ModuleList,
-    ModuleDict=ModuleDict,
-    Sequential=Sequential,
-    Linear=Linear,
-    Embedding=Embedding,
-    LayerNorm=Norm,
-    RMSNorm=_RmsNorm,
-    GroupNorm=_GroupNorm,
-    BatchNorm1d=Norm,
-    BatchNorm2d=Norm,
-    Conv1d=_convolution(1),
-    Conv2d=_convolution(2),
-    Conv3d=_convolution(3),
+    default=Module,
+    **{one.__name__: one for one in _SAME},
+    **dict.fromkeys(("LayerNorm", "GroupNorm", "BatchNorm1d", "BatchNorm2d"), Norm),
+    RMSNorm=partial(Norm, bias=False),
+    **{f"Conv{axes}d": type(f"Conv{axes}d", (Convolution,), {"axes": axes}) for axes in (1, 2, 3)},
     functional=Unknown(),
     init=Unknown(),
 )
 TORCH = Names(
-    Unknown(),
+    default=Unknown(),
     nn=NN,
     Tensor=Tensor,
-    zeros=_shaped,
-    ones=_shaped,
-    empty=_shaped,
-    randn=_shaped,
-    rand=_shaped,
+    **dict.fromkeys(("zeros", "ones", "empty", "randn", "rand"), _shaped),
     normal=lambda *arguments, size=(), **settings: _shaped(size),
     full=lambda shape, *arguments, **settings: _shaped(shape),
     arange=_range,
@@ -347,15 +265,10 @@ TORCH = Names(
 )
 
 
-class _RopeFunctions(Unknown):
-    def __getitem__(self, kind: object) -> Any:
-        return lambda *arguments, **settings: (Tensor(), 1.0)
-
-
 INSTEAD = {
-    "Conv1D": _Conv1D,
+    "Conv1D": lambda outputs, inputs: Linear(inputs, outputs),  # GPT-2's
     "PreTrainedModel": Module,
     "GradientCheckpointingLayer": Module,
-    "ROPE_INIT_FUNCTIONS": _RopeFunctions(),
+    "ROPE_INIT_FUNCTIONS": defaultdict(lambda: lambda *arguments, **settings: (Tensor(), 1.0)),
     "use_kernelized_func": lambda *functions: lambda decorated: decorated,
 }

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_sensors(
-    expected_gpu: str | None = None,
-    boards: int | None = None,
-    uuid: str | None = None,
-    servers: Collection[int] = (),
+    expected_gpu: str | None = None, boards: int | None = None, uuid: str | None = None, servers: Collection[int] = ()
 ) -> "Sequence[Sensor]":
     """The sensors of the boards that this process may use, which are the only ones that CUDA shows it from now on.
 

@@ -17,10 +17,7 @@ _FIXED = (
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Differences between two machines, or two sessions on one, that may alter the measured energy, as text.
-
-    Takes rows or the `machine` of machine records. Fields that only one of them has are not compared.
-    """
+    """Differences of two machines (rows or records) that may alter the energy, in fields that both have, as text."""
     return [
         f"{name}: {before[name]} -> {after[name]}"
         for name in _FIXED

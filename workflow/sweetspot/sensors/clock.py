@@ -3,28 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 
-class Clock(Protocol):
-    """A clock, in seconds since some fixed moment."""
-
-    def now(self) -> float:
-        """Now, in seconds."""
-
-    def sleep(self, duration_s: float) -> None:
-        """Let `duration_s` seconds pass."""
-
-    def offset_s(self) -> float:
-        """The time of day minus this clock, in seconds: constant unless a clock is set or the host is suspended."""
-
-    def every(self, period_s: float, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        """A context in which `callback` is called every `period_s` seconds."""
-
-
-class WallClock:
-    """The machine's monotonic clock; `every` calls back from a separate thread."""
+class Clock:
+    """The machine's monotonic clock, in seconds since some fixed moment; `every` calls back from a separate thread."""
 
     def now(self) -> float:
         """Now, in seconds."""
@@ -35,7 +18,7 @@ class WallClock:
         time.sleep(duration_s)
 
     def offset_s(self) -> float:
-        """The time of day minus this clock, in seconds."""
+        """The time of day minus this clock, in seconds: constant unless a clock is set or the host is suspended."""
         return time.time() - time.monotonic()
 
     @contextmanager
@@ -65,7 +48,7 @@ class WallClock:
             raise failure[0]
 
 
-class VirtualClock:
+class VirtualClock(Clock):
     """Time that passes only in `sleep`; callbacks fire exactly on time and in order."""
 
     def __init__(self) -> None:

@@ -67,18 +67,22 @@ class Sensor(Protocol):
 
     def strangers(self) -> tuple[int, ...] | None:
         """Ids of compute processes on the board that are not ours; None if the board lists no processes."""
+        return ()
 
     def identity(self) -> dict[str, str | float]:
         """Board and driver for a row: gpu, gpu_uuid, driver_version, power_limit_w and more."""
 
     def machine(self) -> Mapping[str, Any]:
         """`identity` and everything else that can explain why two sessions differ."""
+        return self.identity()
 
     def has_ours(self) -> bool:
         """Whether a process that we started, or a server, was on the board; True if the board does not tell."""
+        return True
 
     def close(self) -> None:
         """Release the board."""
+        return
 
 
 class Meter:
@@ -87,10 +91,7 @@ class Meter:
     def __init__(
         self, sensors: Sequence[Sensor], clock: Clock, limits: Limits, *, poll_s: float, step_s: float
     ) -> None:
-        """Poll every `poll_s`; a window outside `limits` is invalid. `step_s` is the counter's period.
-
-        `started_s` is the clock's time at the start of the session.
-        """
+        """Poll every `poll_s`; windows outside `limits` are invalid. `step_s`: the counter's period. Starts now."""
         self.clock, self.started_s, self._sensors = clock, clock.now(), sensors
         self._limits, self._poll_s, self._step_s = limits, poll_s, step_s
         # Of each board: the power limits seen so far in the session.
@@ -193,7 +194,9 @@ class Meter:
         names = [sensor.name for sensor in self._sensors] if boards > 1 else [""]
         readings = []
         for index, (counter, at_s) in enumerate(opened):
-            seen = (*first[index], *self._seen(index, index in shared), *last)
+            changed = len(self._power_limits_w[index]) > 1
+            seen = ("other_process",) * (index in shared) + ("power_limit_changed",) * changed
+            seen = (*first[index], *seen, *last)
             edges = Edges(start_s, end_s, counter, *closed[index], *later[index], seen, failed, at_s)
             readings.append(Readings(edges, tuple(samples[index::boards]), names[index]))
         return Window(
@@ -207,10 +210,6 @@ class Meter:
             flags=flags_of(readings, {names[index] for index in unchecked}),
             readings=tuple(readings),
         )
-
-    def _seen(self, index: int, shared: bool) -> tuple[str, ...]:
-        changed = len(self._power_limits_w[index]) > 1
-        return ("other_process",) * shared + ("power_limit_changed",) * changed
 
     def _samples(self) -> list[Sample]:
         return self._of_each(

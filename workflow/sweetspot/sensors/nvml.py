@@ -11,7 +11,7 @@ from typing import Any
 
 from sweetspot.errors import UnfitMachine
 from sweetspot.sensors import leases, processes
-from sweetspot.sensors.meter import GpuLostError, SensorError
+from sweetspot.sensors.meter import GpuLostError, Sensor, SensorError
 
 # nvmlDeviceGetFieldValues (nvml.h): the energy counter in mJ, power in mW over 1 s and over 25 ms
 _ENERGY, _POWER_AVERAGE, _POWER_INSTANT = 83, 185, 186
@@ -30,11 +30,8 @@ _REMEDIES = {
 
 
 def open_sensors(
-    expected_gpu: str | None = None,
-    boards: int | None = None,
-    uuid: str | None = None,
-    servers: Collection[int] = (),
-) -> list["NvmlSensor"]:
+    expected_gpu: str | None = None, boards: int | None = None, uuid: str | None = None, servers: Collection[int] = ()
+) -> list["_NvmlSensor"]:
     """As sensors.open_sensors."""
     try:
         nvml = _Nvml()
@@ -59,13 +56,12 @@ def open_sensors(
                 f"{len(chosen)} GPUs are visible to this process; choose one with --gpu UUID or "
                 f"CUDA_VISIBLE_DEVICES=UUID:{listed}"
             )
-        wanted = boards or 1
-        if len(chosen) < wanted:
+        if len(chosen) < (wanted := boards or 1):
             raise UnfitMachine(
                 f"the model needs {wanted} GPUs of one node, but this process sees {len(chosen)}: ask the scheduler "
                 f"for {wanted}, or lower tensor_parallel or pipeline_parallel in the table of models{also}:{listed}"
             )
-        sensors, faults = list[NvmlSensor](), list[UnfitMachine]()
+        sensors, faults = list[_NvmlSensor](), list[UnfitMachine]()
         for gpu in chosen:
             try:
                 with leases.taken(gpu) if boards else nullcontext():
@@ -103,10 +99,10 @@ def visible_boards() -> int:
     return found
 
 
-def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], wanted: int) -> "NvmlSensor":
+def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], wanted: int) -> "_NvmlSensor":
     """The sensor of a board. Raises UnfitMachine if it is not the expected one, cannot be measured or is in use."""
     nvml = _Nvml()
-    sensor = NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByUUID", uuid), servers=servers)
+    sensor = _NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByUUID", uuid), servers=servers)
     board = f"GPU {sensor.name if wanted > 1 else uuid}"
     if nvml.maybe("nvmlDeviceGetMigMode", [0], sensor.handle)[0]:
         raise _slice_error(uuid)
@@ -137,11 +133,10 @@ def _fit_sensor(uuid: str, expected_gpu: str | None, servers: Collection[int], w
 _FOUND_IDLE: set[str] = set()
 
 
-class NvmlSensor:
-    """meter.Sensor of one real board. Every call may raise SensorError, and GpuLostError if the board is gone."""
+class _NvmlSensor(Sensor):
+    """One real board, behind an NVML handle. Every call may raise GpuLostError if the board is gone."""
 
     def __init__(self, nvml: "_Nvml", handle: Any, *, servers: Collection[int] = ()) -> None:
-        """The sensor of the board behind an NVML handle; see open_sensors."""
         self._nvml, self.handle = nvml, handle
         self.uuid = str(self._ask("nvmlDeviceGetUUID"))
         self.name = f"{self._ask('nvmlDeviceGetIndex')}:{self.uuid}"
@@ -152,7 +147,6 @@ class NvmlSensor:
         self._counts_unknown_ids = processes.sees_host_processes() or not (servers or self.uuid in _FOUND_IDLE)
 
     def energy_mj(self) -> int:
-        """The energy counter, in mJ since the driver was loaded."""
         value = self._field(_ENERGY)
         if value is None:
             raise SensorError(
@@ -162,40 +156,31 @@ class NvmlSensor:
         return int(value)
 
     def power_instant_w(self) -> float | None:
-        """Power over the last 25 ms that the sensor sampled; None if the board has no such sensor."""
-        return _watts(self._field(_POWER_INSTANT))
+        return self._field(_POWER_INSTANT, 1000)
 
     def power_average_w(self) -> float | None:
-        """Power over the last second; None if the board has no such sensor."""
-        return _watts(self._field(_POWER_AVERAGE))
+        return self._field(_POWER_AVERAGE, 1000)
 
     def temperature_c(self) -> float:
-        """Temperature of the GPU, in whole degrees Celsius."""
         return float(self._ask("nvmlDeviceGetTemperature", 0))
 
     def sm_clock_mhz(self) -> int:
-        """SM clock."""
         return int(self._ask("nvmlDeviceGetClockInfo", 1))
 
     def event_reasons(self) -> int:
-        """Bits of nvmlDeviceGetCurrentClocksEventReasons."""
         return int(self._ask("nvmlDeviceGetCurrentClocksEventReasons"))
 
     def power_limit_w(self) -> float:
-        """The limit in force, the lowest of all that are set."""
         return int(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1000
 
     def memory_bytes(self) -> int:
-        """The board's memory, with the share that the driver keeps for itself (under 1 %)."""
+        # With the share that the driver keeps for itself (under 1 %).
         return int(self._ask("nvmlDeviceGetMemoryInfo").total)
 
     def strangers(self) -> tuple[int, ...] | None:
-        """Ids of the compute processes on the board that are not ours; None if the board does not tell.
-
-        Ours are this process, the servers, and the descendants of both.
-        In a container, NVML may report process ids of the host, which are unknown here. They count only until `opened`
-        is called: before that, there must be no process at all (see `process_check` in the machine record).
-        """
+        # Ours are this process, the servers, and the descendants of both. In a container, NVML may report process ids
+        # of the host, which are unknown here. They count only until `opened` is called: before that, there must be no
+        # process at all (see `process_check` in the machine record).
         try:
             found = {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses_v3")}
         except GpuLostError:
@@ -209,16 +194,14 @@ class NvmlSensor:
         return None if others and not known and self._unknown_may_be_ours else known
 
     def has_ours(self) -> bool:
-        """Whether a process other than this one, but ours, was on the board; True if the board does not tell."""
         return self.strangers() is None or len(self._ours) > 1
 
     def opened(self) -> None:
-        """From now on, ids unknown in this process's namespace may belong to our own processes."""
+        # From now on, ids unknown in this process's namespace may belong to our own processes.
         self._counts_unknown_ids = processes.sees_host_processes()
         _FOUND_IDLE.add(self.uuid)
 
     def identity(self) -> dict[str, str | float]:
-        """The board's columns in a row: gpu, gpu_uuid, driver_version, power_limit_w, vbios_version, ecc."""
         return {
             "gpu": str(self._ask("nvmlDeviceGetName")),
             "gpu_uuid": self.uuid,
@@ -229,7 +212,6 @@ class NvmlSensor:
         }
 
     def machine(self) -> dict[str, Any]:
-        """`identity` and everything else that can explain why two sessions differ; None for unreported values."""
         limits_mw = self._maybe("nvmlDeviceGetPowerManagementLimitConstraints")
         default_mw = self._maybe("nvmlDeviceGetPowerManagementDefaultLimit")
         return {
@@ -245,16 +227,15 @@ class NvmlSensor:
         }
 
     def close(self) -> None:
-        """Release NVML."""
         self._nvml("nvmlShutdown")
 
-    def _field(self, field: int) -> float | None:
+    def _field(self, field: int, per_unit: int = 1) -> float | None:
         value = self._ask("nvmlDeviceGetFieldValues", [field])[0]
         if value.nvmlReturn in self._nvml.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_INVALID_ARGUMENT"):
             return None  # the driver is too old to know the field, or the board has no such sensor
         if value.nvmlReturn:
             raise self._nvml.error(f"field {field}", value.nvmlReturn)
-        return float(getattr(value.value, _MEMBERS[value.valueType]))
+        return float(getattr(value.value, _MEMBERS[value.valueType])) / per_unit
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         return self._nvml(function, self.handle, *arguments)
@@ -285,18 +266,17 @@ class _Nvml:
         self("nvmlInit")
 
     def __call__(self, function: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._module, function)(*arguments)
-        except self._module.NVMLError as error:
-            raise self.error(function, error.value) from None
+        return self._call(function, arguments)
 
     def maybe(self, function: str, default: Any, *arguments: Any, denied: bool = False) -> Any:
         """The answer, or `default` if the call is not supported or, with `denied`, if access is denied."""
+        unknown = self.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_DEPRECATED")
+        return self._call(function, arguments, unknown + self.codes("NVML_ERROR_NO_PERMISSION") * denied, default)
+
+    def _call(self, function: str, arguments: Any, unknown: tuple[int, ...] = (), default: Any = None) -> Any:
         try:
             return getattr(self._module, function)(*arguments)
         except self._module.NVMLError as error:
-            unknown = self.codes("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_DEPRECATED")
-            unknown += self.codes("NVML_ERROR_NO_PERMISSION") if denied else ()
             if error.value in unknown:
                 return default
             raise self.error(function, error.value) from None
@@ -322,7 +302,7 @@ def _boards_of(nvml: "_Nvml", servers: Collection[int]) -> list[str]:
     found = []
     for index in range(nvml("nvmlDeviceGetCount")) if servers else ():
         try:
-            sensor = NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByIndex", index), servers=servers)
+            sensor = _NvmlSensor(nvml, nvml("nvmlDeviceGetHandleByIndex", index), servers=servers)
             if sensor.strangers() is not None and sensor.has_ours():
                 found.append(sensor.uuid)
         except SensorError:
@@ -331,11 +311,12 @@ def _boards_of(nvml: "_Nvml", servers: Collection[int]) -> list[str]:
 
 
 def _visible_boards(nvml: _Nvml) -> tuple[dict[str, str], dict[str, str], str]:
-    """The boards that this process may use, as `_visible` gives them; the names of all; and why some are unreadable.
+    """The boards that this process may use, the names of all boards by UUID, and why some are unreadable.
 
+    Of the first, each UUID comes with the item of CUDA_VISIBLE_DEVICES that names it, or itself without the variable.
     A neighbour that cannot be read is passed over. Raises UnfitMachine for a slice.
     """
-    names, unread = {}, dict[int, str]()  # unread: why, by index among the boards that open
+    names, unread = dict[str, str](), dict[int, str]()  # unread: why, by index among the boards that open
     for index in range(nvml("nvmlDeviceGetCount")):
         # If a scheduler fences devices off (Slurm's ConstrainDevices), NVML still counts the boards of other jobs. CUDA
         # does not, so indices in CUDA_VISIBLE_DEVICES count only the boards that can be opened.
@@ -347,54 +328,43 @@ def _visible_boards(nvml: _Nvml) -> tuple[dict[str, str], dict[str, str], str]:
                 names[gpu] = str(nvml("nvmlDeviceGetName", handle))
         except SensorError as error:
             unread[len(names)] = str(error)
-    also = "".join(f"; {reason}" for reason in unread.values())
-    return _visible(list(names), names, os.environ, unread), names, also
-
-
-def _visible(
-    uuids: list[str], names: Mapping[str, str], environment: Mapping[str, str], unread: Mapping[int, str]
-) -> dict[str, str]:
-    """The boards that CUDA_VISIBLE_DEVICES lets this process use: UUIDs, each with the variable's item that names it.
-
-    An item is an index, a UUID or a prefix of one. Without the variable, every board is visible, by its UUID.
-    """
-    value = environment.get("CUDA_VISIBLE_DEVICES")
-    if value is None:
-        return {uuid: uuid for uuid in uuids}
-    visible: dict[str, str] = {}
-    for item in (part.strip() for part in value.split(",")):
+    also, value = "".join(f"; {reason}" for reason in unread.values()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible: dict[str, str] = {} if value is not None else {uuid: uuid for uuid in names}
+    for item in (part.strip() for part in (value or "").split(",")):
         if item in ("", "-1", "NoDevFiles"):  # CUDA stops at these; Slurm writes the last for no GPU
             break
-        if item.startswith("MIG-"):
-            raise _slice_error(item)
-        if item.isdecimal():
-            if len(set(names.values())) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-                raise UnfitMachine(
-                    f"CUDA_VISIBLE_DEVICES={value}: CUDA and NVML number GPUs of different kinds differently; set "
-                    "CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the GPU by its UUID"
-                )
-            if before := [reason for place, reason in unread.items() if place <= int(item)]:
-                raise UnfitMachine(
-                    f"CUDA_VISIBLE_DEVICES={value}: {before[0]}. CUDA may or may not count that GPU, so name the one "
-                    f"to measure by its UUID: {', '.join(uuids)}"
-                )
-            found = uuids[int(item) : int(item) + 1]
-        else:
-            found = [uuid for uuid in uuids if uuid.startswith(item)]
-        if len(found) != 1:
+        visible.setdefault(_named(item, names, unread, f"CUDA_VISIBLE_DEVICES={value}", also), item)
+    return visible, names, also
+
+
+def _named(item: str, names: Mapping[str, str], unread: Mapping[int, str], where: str, also: str) -> str:
+    """The UUID of the board that an item of CUDA_VISIBLE_DEVICES means: an index, a UUID or a prefix of one."""
+    uuids = list(names)
+    if item.startswith("MIG-"):
+        raise _slice_error(item)
+    if item.isdecimal():
+        if len(set(names.values())) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
             raise UnfitMachine(
-                f"CUDA_VISIBLE_DEVICES={value}: {item} does not match exactly one GPU of this machine, which has "
-                f"{', '.join(uuids) or 'none'}" + "".join(f"; {reason}" for reason in unread.values())
+                f"{where}: CUDA and NVML number GPUs of different kinds differently; set "
+                "CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the GPU by its UUID"
             )
-        visible.setdefault(found[0], item)
-    return visible
+        if before := [reason for place, reason in unread.items() if place <= int(item)]:
+            raise UnfitMachine(
+                f"{where}: {before[0]}. CUDA may or may not count that GPU, so name the one to measure by its UUID: "
+                f"{', '.join(uuids)}"
+            )
+        found = uuids[int(item) : int(item) + 1]
+    else:
+        found = [uuid for uuid in uuids if uuid.startswith(item)]
+    if len(found) != 1:
+        raise UnfitMachine(
+            f"{where}: {item} does not match exactly one GPU of this machine, which has "
+            f"{', '.join(uuids) or 'none'}{also}"
+        )
+    return found[0]
 
 
 def _slice_error(uuid: str) -> UnfitMachine:
     return UnfitMachine(
         f"{uuid} is a MIG slice or is divided into slices: NVML counts whole boards; ask for a whole GPU with MIG off"
     )
-
-
-def _watts(milliwatts: float | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000

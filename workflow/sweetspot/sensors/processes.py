@@ -16,15 +16,19 @@ _PROXIES = ("docker-proxy", "rootlessport", "conmon")  # hold a container's port
 def ancestors(pid: int) -> list[int]:
     """Process ids from `pid` up to the first process; empty if there is no such process."""
     found: list[int] = []
-    while pid > 0 and pid not in found:
-        try:
-            # The name, in parentheses, may contain anything; state and parent follow it.
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
+    while pid > 0 and pid not in found and (about := _stat(pid)):
         found.append(pid)
-        pid = parent
+        pid = int(about[1])
     return found
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and more of a process; nothing if there is none."""
+    try:
+        # The name, in parentheses, may contain anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def name(pid: int) -> str:
@@ -37,10 +41,7 @@ def name(pid: int) -> str:
 
 def sees_host_processes() -> bool:
     """Whether process ids here are the host's, and not those of a container's own namespace."""
-    try:
-        return os.readlink("/proc/self/ns/pid") == _HOST_PROCESSES
-    except OSError:
-        return False
+    return _target(Path("/proc/self/ns/pid")) == _HOST_PROCESSES
 
 
 def descendants(pid: int) -> set[int]:
@@ -51,16 +52,7 @@ def descendants(pid: int) -> set[int]:
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended but was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return False
-
-
-def send(pid: int, sign: int) -> None:
-    """Send a signal, if the process is still there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, sign)
+    return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def listening(port: int, host: str = "localhost") -> set[int]:
@@ -75,7 +67,7 @@ def listening(port: int, host: str = "localhost") -> set[int]:
 
 
 def _target(descriptor: Path) -> str:
-    """What a descriptor of a process is; "" if it was closed meanwhile, as a busy server's are all the time."""
+    """What a link in /proc names; "" if it is gone, as descriptors of a busy server are all the time."""
     try:
         return os.readlink(descriptor)
     except OSError:

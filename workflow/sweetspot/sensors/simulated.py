@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sweetspot.gpus import Gpu
 from sweetspot.sensors.clock import VirtualClock
+from sweetspot.sensors.meter import Sensor
 
 # An H100 SXM draws 110-130 W with a CUDA context and no work (60-75 W without): the context's share is static power.
 CONTEXT_W = 120.0
@@ -49,9 +50,7 @@ class SimulatedGpu:
 
     def __init__(self, gpu: Gpu, seed: int) -> None:
         """An idle board with a CUDA context, at its settled temperature, at virtual time 0."""
-        self.gpu = gpu
-        self.clock = VirtualClock()
-        self.seed = seed
+        self.gpu, self.clock, self.seed = gpu, VirtualClock(), seed
         share = min(1.0, gpu.tdp_w / FULL_LIMIT_W)
         self._context_w, self._active_w = share * CONTEXT_W, share * ACTIVE_W
         self.temperature_c = AMBIENT_C + KELVIN_PER_W * self._context_w
@@ -123,7 +122,7 @@ class SimulatedGpu:
         return before + (after - before) * (at_s - start) / (end - start)
 
 
-class SimulatedSensor:
+class SimulatedSensor(Sensor):
     """What NVML would report: stepped, sampled, averaged, with a gain and noise. In mJ and W."""
 
     def __init__(self, device: SimulatedGpu, index: int = 0) -> None:
@@ -174,10 +173,6 @@ class SimulatedSensor:
         """That of the data sheet."""
         return self._device.gpu.memory_bytes
 
-    def strangers(self) -> tuple[int, ...]:
-        """No other process uses the board."""
-        return ()
-
     def identity(self) -> dict[str, str | float]:
         """Board and driver, labelled as simulated."""
         return {
@@ -186,17 +181,6 @@ class SimulatedSensor:
             "driver_version": "simulated",
             "power_limit_w": self._device.gpu.tdp_w,
         }
-
-    def machine(self) -> dict[str, str | float]:
-        """The same: there is nothing else to report."""
-        return self.identity()
-
-    def has_ours(self) -> bool:
-        """The simulation is on every board."""
-        return True
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _step(self) -> tuple[int, float]:
         number = math.floor((self._device.clock.now() - self._phase) / STEP_S)

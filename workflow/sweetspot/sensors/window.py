@@ -5,8 +5,10 @@ A reason that does not hold for every board is followed by ":" and the board's n
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from math import hypot
+from operator import or_
 from statistics import fmean
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons
@@ -107,10 +109,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Energies of one window in J by source (None if a source gave none), and the reasons why it is invalid.
-
-    `shares_j` has the part of each board in `energy_j`.
-    """
+    """Energies of a window in J by source (None: unknown), the part of each board, and the reasons against it."""
 
     energy_j: float | None
     energy_instant_j: float | None
@@ -137,6 +136,11 @@ class Window(Verdict):
     flags: tuple[str, ...]
     event_reasons: int
     readings: tuple[Readings, ...]
+
+    @property
+    def power_w(self) -> float | None:
+        """The mean power by the counter."""
+        return None if self.energy_j is None else self.energy_j / self.duration_s
 
 
 def board_wide(reasons: Iterable[str]) -> str:
@@ -250,7 +254,4 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
 
 def union(bits: Iterable[int]) -> int:
     """All bits that are set in any of the values."""
-    result = 0
-    for value in bits:
-        result |= value
-    return result
+    return reduce(or_, bits, 0)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-import published
+import published_models
 from sweetspot import models
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
 from sweetspot.precision import ElementBytes, Precision
 
-MODELS = published.models()
+MODELS = published_models.models()
 KNOWN = [name for name, model in MODELS.items() if model["parameters"]]
 
 
