@@ -176,8 +176,8 @@ def write(path: Path, config: object) -> Path:
 
 def test_the_models_of_the_study_and_the_demo_are_there() -> None:
     sizes = (
-        "falcon 7b, gemma-2 2b 9b, granite-3.1 2b 8b, llama-3.1 8b, llama-3.2 1b 3b, opt 1.3b 2.7b 6.7b, qwen2 1.5b 7b, "
-        "qwen3 30b-a3b 8b"
+        "falcon 7b, gemma-2 2b 9b, granite-3.1 2b 8b, llama-3.1 8b, llama-3.2 1b 3b, opt 1.3b 2.7b 6.7b, "
+        "qwen2 1.5b 7b, qwen3 30b-a3b 8b"
     )
     families = [line.split() for line in sizes.split(",")]
     assert [file.stem for file in FILES] == [f"{family}-{size}" for family, *rest in families for size in rest]
