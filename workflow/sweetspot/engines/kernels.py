@@ -39,8 +39,6 @@ HELD_OUT_ROWS, HELD_OUT_MEAN, HELD_OUT_WORST = 51, 0.065, 0.225
 MOVE_SHARE = 0.8
 MOVE_S = 3e-6
 
-Roofline = Callable[[float, float, float], float]
-
 
 def file_name(gpu: str) -> str:
     """The name of the file that holds the tables of a board with NVML's name `gpu`."""
@@ -167,7 +165,7 @@ class _Table:
         second: Sequence[int],
         inner: Sequence[int],
         us: Sequence[Sequence[Sequence[float | None]]],
-        roofline: Roofline,
+        roofline: Callable[[float, float, float], float],
     ) -> None:
         self._first, self._second, self._inner, self._us, self._roofline = first, second, inner, us, roofline
         self._row = cache(self._logarithms)

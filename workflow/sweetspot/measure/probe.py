@@ -154,8 +154,7 @@ def _wave(clock: Clock, load: Load, seconds: float, period_s: float, delay_s: fl
     """Load for 30 % of each period. Periods begin `delay_s` after multiples of `period_s` on the clock."""
     end_s = clock.now() + seconds
     while (now_s := clock.now()) < end_s:
-        due_s = period_s - (now_s - delay_s) % period_s
-        clock.sleep(due_s)
+        clock.sleep(period_s - (now_s - delay_s) % period_s)
         load(0.3 * period_s)
 
 

@@ -99,8 +99,6 @@ class Parameter(Tensor):
 class Module:
     """A module: its parameters and modules are its attributes."""
 
-    config: Any = None
-
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.config = arguments[0] if arguments else settings.get("config")
 
