@@ -59,7 +59,7 @@ def main() -> None:
 
 def left_out(name: str, cells: pl.DataFrame, models: dict[str, Architecture]) -> None:
     """Errors on models left out."""
-    entries, held_out = across.fit_and_hold_out(cells, models)
+    entries, held_out = across.fit_across_models(cells, models)
     entry = entries[0]
     print(f"\n{name}: {len(entry['models'])} models, {cells.height} cells; each model predicted by the others")
     for target in ("energy", "duration"):
@@ -79,7 +79,7 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
     print("  energy MAPE in % on the other cells of a new model after k of its cells (worst model; coverage); batch-8")
     entries = {}
     for model in models:
-        entries[model] = across.fit_across_models(cells.filter(pl.col("model") != model), models)[0]
+        entries[model] = across.fit_across_models(cells.filter(pl.col("model") != model), models)[0][0]
     for how in ("random", "spread"):
         line = f"  {how:<7}"
         for count in CELLS_GIVEN:
@@ -88,7 +88,7 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
                 mine = cells.filter(pl.col("model") == model)
                 given = pick(mine, count, how)
                 rest = mine.filter(~pl.Series(given))
-                own = across.pool(entries[model], arch, mine.filter(pl.Series(given))) if count else None
+                own = pool(entries[model], arch, mine.filter(pl.Series(given))) if count else None
                 error, inside = judge(entries[model], arch, rest, own)
                 errors.append(error)
                 covered.append(inside)
@@ -96,9 +96,24 @@ def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None
             line += f"  {count}: {fmean(errors):.2f} ({max(errors):.1f}; {fmean(covered):.0%})"
             line += f" b8 {fmean(own_law):.2f}" if own_law else ""
         print(line)
-    full = [judge(entries[m], a, mine, across.pool(entries[m], a, mine))[0] for m, a, mine in each(cells, models)]
+    full = [judge(entries[m], a, mine, pool(entries[m], a, mine))[0] for m, a, mine in each(cells, models)]
     grid = [error for _, _, mine in each(cells, models) for error in batch_8(mine, mine)]
     print(f"  all cells, in-sample: {fmean(full):.2f} ({max(full):.1f}) b8 {fmean(grid):.2f}")
+
+
+def pool(entry: dict[str, Any], arch: Architecture, cells: pl.DataFrame) -> dict[str, Any]:
+    """The prices of energy of an entry, pulled towards some cells of a model that it was fitted without."""
+    law, terms, measured = (
+        entry["energy"],
+        across.terms_of(cells, {cells["model"][0]: arch}),
+        cells["energy_j"].to_numpy(),
+    )
+    prices = np.array(list(law["prices"].values()))
+    miss = np.log(terms @ prices / measured)
+    usual = ~across._far(miss - np.median(miss))
+    rows = across._Cells(terms[usual], measured[usual])
+    found = across._update(prices, np.array(law["covariance"]), law["relative_sd"]["cell"], rows)
+    return {"energy": across._as_json(*found)}
 
 
 def each(cells: pl.DataFrame, models: dict[str, Architecture]) -> Iterator[tuple[str, Architecture, pl.DataFrame]]:
@@ -219,10 +234,10 @@ def few_rows(cells: pl.DataFrame) -> None:
     for count in (0, 1, 2, 3):
         found = []
         for model, arch, mine in each(cells, ARCHITECTURES):
-            entry = across.fit_across_models(cells.filter(pl.col("model") != model), ARCHITECTURES)[0]
+            entry = across.fit_across_models(cells.filter(pl.col("model") != model), ARCHITECTURES)[0][0]
             middle = np.linspace(0, mine.height - 1, count + 2)[1:-1].round().astype(int)
             given = np.isin(np.arange(mine.height), middle)
-            own = across.pool(entry, arch, mine.filter(pl.Series(given))) if count else None
+            own = pool(entry, arch, mine.filter(pl.Series(given))) if count else None
             if not given.all():
                 found.append(judge(entry, arch, mine.filter(~pl.Series(given)), own))
         errors, covered = zip(*found, strict=True)
@@ -232,7 +247,7 @@ def few_rows(cells: pl.DataFrame) -> None:
 
 def other_tables() -> None:
     """Another group's rows, other lengths, models and stack, by prices of ML.ENERGY's alone."""
-    entry = across.fit_across_models(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0]
+    entry = across.fit_across_models(ml_energy(PROMPT_TOKENS), ARCHITECTURES)[0][0]
     print("\nPUBLISHED LLM-Inference-Bench, H100, 1024 in and out, by prices from ML.ENERGY only (no row of it fitted)")
     for engine, rows in (("vLLM", VLLM), ("TensorRT-LLM", TENSORRT_LLM)):
         energies, times, inside, shown = [], [], [], []

@@ -16,7 +16,7 @@ from simulation import ARCHITECTURES
 from sweetspot import models
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
-from sweetspot.fit.across_models import fit_across_models, fit_and_hold_out, pool, read_architectures, summary
+from sweetspot.fit.across_models import fit_across_models, read_architectures, summary
 from sweetspot.precision import ElementBytes, element_bytes
 from sweetspot.predict.across_models import TERMS, choose, features, predict, predict_by, waves
 
@@ -58,6 +58,10 @@ def known(law: dict[str, float], n: int, m: int, batch: int, arch: Architecture 
     return sum(x * p for x, p in zip(features(arch, ElementBytes(2, 2), n, m, batch), law.values(), strict=True))
 
 
+def fitted(cells: pl.DataFrame, architectures: dict[str, Any]) -> list[dict[str, Any]]:
+    return fit_across_models(cells, architectures)[0]
+
+
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize(("n", "m"), LENGTHS)
 def test_features_equal_a_walk_of_every_pass(kind: str, n: int, m: int) -> None:
@@ -79,7 +83,7 @@ def test_features_equal_a_walk_of_every_pass(kind: str, n: int, m: int) -> None:
 
 
 def test_known_prices_are_found() -> None:
-    entry, held_out = fit_and_hold_out(table(), ARCHS)[0][0], fit_and_hold_out(table(), ARCHS)[1]
+    entry, held_out = fit_across_models(table(), ARCHS)[0][0], fit_across_models(table(), ARCHS)[1]
     assert entry["energy"]["prices"] == pytest.approx(ENERGY, rel=1e-4)
     assert entry["duration"]["prices"] == pytest.approx(TIME, rel=1e-3)
     assert entry["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
@@ -95,7 +99,7 @@ def test_known_prices_are_found() -> None:
 
 
 def test_departing_models_are_predicted_within_honest_intervals() -> None:
-    entries, held_out = fit_and_hold_out(table(noise=0.01, departure=0.1), ARCHS)
+    entries, held_out = fit_across_models(table(noise=0.01, departure=0.1), ARCHS)
     for target in ("energy", "duration"):
         error = entries[0][target]["leave_one_model_out"]
         assert 1 < error["mape_percent"] < 15
@@ -110,10 +114,13 @@ def test_departing_models_are_predicted_within_honest_intervals() -> None:
 def test_six_cells_of_a_new_model_make_a_good_law_and_many_its_own() -> None:
     rows = table({**ARCHS, NEW.name: NEW}, noise=0.01, departure=0.15)
     mine = rows.filter(pl.col("model") == NEW.name)
-    entry = fit_across_models(rows.filter(pl.col("model") != NEW.name), ARCHS)[0]
+    others = rows.filter(pl.col("model") != NEW.name)
 
-    def judged(own: dict[str, Any] | None) -> tuple[float, float, float]:
-        answers = [predict_by(entry, NEW, n, m, b, own) for b, n, m in CELLS]
+    def entry(known: pl.DataFrame) -> dict[str, Any]:
+        return fitted(pl.concat([others, known]), {**ARCHS, NEW.name: NEW})[0]
+
+    def judged(entry: dict[str, Any]) -> tuple[float, float, float]:
+        answers = [predict_by(entry, NEW, n, m, b) for b, n, m in CELLS]
         found, low, high, true = (
             np.array(values)
             for values in zip(
@@ -127,19 +134,19 @@ def test_six_cells_of_a_new_model_make_a_good_law_and_many_its_own() -> None:
         return np.abs(found / true - 1).mean(), ((low <= true) & (true <= high)).mean(), (high / low).mean()
 
     some = mine[[0, 5, 10, 16, 21, 26]]
-    none, six, all_cells = judged(None), judged(pool(entry, NEW, some)), judged(pool(entry, NEW, mine))
+    none, six, all_cells = judged(entry(mine[:0])), judged(entry(some)), judged(entry(mine))
     assert all_cells[0] < 0.012  # what noise of 1 % leaves
     assert six[0] < 2 * all_cells[0] < none[0]
     assert min(none[1], six[1], all_cells[1]) > 0.85
     assert none[2] > 1.5 * six[2] > all_cells[2]
     wild = some.with_columns(pl.when(pl.int_range(pl.len()) == 2).then(0.1).otherwise(1).alias("f"))
-    guarded = pool(entry, NEW, wild.with_columns(pl.col("energy_j") * pl.col("f")))
-    assert guarded["odd_cells"] == [["energy_j", 8, 64, 256]]
+    guarded = entry(wild.with_columns(pl.col("energy_j") * pl.col("f")).drop("f"))
+    assert guarded["models"][NEW.name]["odd_cells"] == [["energy_j", 8, 64, 256]]
     assert judged(guarded)[0] < 2 * six[0]
 
 
 def test_a_model_in_the_table_is_predicted_by_its_own_rows_too() -> None:
-    entry = fit_across_models(table(noise=0.01, departure=0.15), ARCHS)[0]
+    entry = fitted(table(noise=0.01, departure=0.15), ARCHS)[0]
     arch = ARCHS["qwen2-7b"]
     own, foreign = (predict_by(entry, replace(arch, name=name), 512, 256, 8) for name in (arch.name, "x"))
     assert own.cells == 27
@@ -153,7 +160,7 @@ def test_a_row_ten_times_off_moves_nothing_and_is_named(factor: float) -> None:
     rows = table(noise=0.01)
     position = pl.int_range(pl.len())
     broken = rows.with_columns(pl.col("energy_j") * pl.when(position == 40).then(factor).otherwise(1.0))
-    whole, entry = fit_across_models(rows, ARCHS)[0], fit_across_models(broken, ARCHS)[0]
+    whole, entry = fitted(rows, ARCHS)[0], fitted(broken, ARCHS)[0]
     cell = rows.row(40, named=True)
     named = [["energy_j", cell["batch"], cell["input_tokens"], cell["output_tokens"]]]
     assert {model: m["odd_cells"] for model, m in entry["models"].items() if m["odd_cells"]} == {cell["model"]: named}
@@ -164,9 +171,9 @@ def test_a_row_ten_times_off_moves_nothing_and_is_named(factor: float) -> None:
 def test_what_is_shared_and_what_is_not() -> None:
     rows = table()
     half = rows.with_columns(precision=pl.when(pl.col("model") < "h").then(pl.lit("float16")).otherwise("precision"))
-    assert [set(e["precisions"]) for e in fit_across_models(half, ARCHS)] == [{"float16", "bfloat16"}]
+    assert [set(e["precisions"]) for e in fitted(half, ARCHS)] == [{"float16", "bfloat16"}]
     others = [table(source="simulated"), table(engine="f"), table(precision="fp8"), table(parallelism="tp2")]
-    entries = fit_across_models(pl.concat([rows, *others]), ARCHS)
+    entries = fitted(pl.concat([rows, *others]), ARCHS)
     assert len(entries) == 5
     with pytest.raises(SweetspotError, match=r"choose with --gpu, --engine, --precision[\s\S]*H100, f"):
         choose(entries)
@@ -216,28 +223,26 @@ def test_waves_are_as_recorded_or_what_the_cache_implies() -> None:
         waves(NEW, "H100", "bfloat16", 10**6, 10**6, 1)
     cells = [*CELLS, (128, 4096, 4096)]
     rows = table({"llama": NEW, **ARCHS}, cells)
-    assert fit_across_models(rows, {"llama": NEW, **ARCHS})[0]["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
-    implied = fit_across_models(rows.with_columns(source=pl.lit("published")), {"llama": NEW, **ARCHS})[0]
+    assert fitted(rows, {"llama": NEW, **ARCHS})[0]["energy"]["leave_one_model_out"]["mape_percent"] < 0.01
+    implied = fitted(rows.with_columns(source=pl.lit("published")), {"llama": NEW, **ARCHS})[0]
     assert implied["energy"]["in_sample_mape_percent"] > 0.1  # these rows ran in one wave, which is taken for more
 
 
 def test_too_little_for_a_law_says_why() -> None:
-    one = fit_across_models(table({"qwen2-7b": ARCHS["qwen2-7b"]}), ARCHS)[0]
+    one = fitted(table({"qwen2-7b": ARCHS["qwen2-7b"]}), ARCHS)[0]
     assert one["reason"] == "needs 3 models of known architecture; has 1"
     few = {model: ARCHS[model] for model in MODELS[:2]}
-    unknown = fit_across_models(table(), few)[0]
+    unknown = fitted(table(), few)[0]
     assert "has 2; no architecture for gemma-2-9b, falcon-7b" in unknown["reason"]
-    assert "needs more than 7 cells" in fit_across_models(table(cells=CELLS[:1]), ARCHS)[0]["reason"]
+    assert "needs more than 7 cells" in fitted(table(cells=CELLS[:1]), ARCHS)[0]["reason"]
     for entries in ([], [one]):
         with pytest.raises(SweetspotError, match=r"--architectures DIR|needs 3 models"):
             predict({"across_models": entries}, NEW, 64, 64)
-    with pytest.raises(SweetspotError, match="needs 3 models"):
-        pool(one, NEW, table({NEW.name: NEW}))
     assert summary([one]) == "across models (H100, e, bfloat16): needs 3 models of known architecture; has 1"
 
 
 def test_one_batch_or_length_is_not_carried_over_in_silence() -> None:
-    entry = fit_across_models(table(cells=[(8, n, m) for _, n, m in CELLS[:9]]), ARCHS)[0]
+    entry = fitted(table(cells=[(8, n, m) for _, n, m in CELLS[:9]]), ARCHS)[0]
     inside, outside = (predict_by(entry, NEW, 512, 256, batch) for batch in (8, 32))
     assert inside.extrapolates == []
     assert "batch 32 is above the measured 8, the only batch in the rows" in outside.extrapolates
@@ -245,11 +250,11 @@ def test_one_batch_or_length_is_not_carried_over_in_silence() -> None:
 
 
 def test_durations_may_be_missing() -> None:
-    nothing = fit_across_models(table().with_columns(duration_s=pl.lit(None, dtype=pl.Float64)), ARCHS)[0]
+    nothing = fitted(table().with_columns(duration_s=pl.lit(None, dtype=pl.Float64)), ARCHS)[0]
     answer = predict_by(nothing, NEW, 512, 256, 8)
     assert (nothing["duration"], answer.duration_s, answer.power_w) == (None, None, None)
     some = table().with_columns(duration_s=pl.when(pl.col("model") != "opt-1.3b").then("duration_s"))
-    entries, held_out = fit_and_hold_out(some, ARCHS)
+    entries, held_out = fit_across_models(some, ARCHS)
     assert entries[0]["models"]["opt-1.3b"]["duration"] is None
     assert held_out.filter(pl.col("predicted_s").is_null())["model"].unique().to_list() == ["opt-1.3b"]
     assert predict_by(entries[0], ARCHS["opt-1.3b"], 512, 256, 8).duration_s == pytest.approx(
@@ -262,16 +267,14 @@ def test_durations_may_be_missing() -> None:
 )
 def test_a_power_that_no_board_draws_is_said(factor: float, word: str) -> None:
     rows = table(idle_w=110.0).with_columns(pl.col("energy_j") * factor)
-    answer = predict_by(fit_across_models(rows, ARCHS)[0], NEW, 512, 256, 8)
+    answer = predict_by(fitted(rows, ARCHS)[0], NEW, 512, 256, 8)
     assert any(word in warning for warning in answer.warnings)
 
 
 def test_bad_questions_are_refused() -> None:
-    entry = fit_across_models(table(), ARCHS)[0]
+    entry = fitted(table(), ARCHS)[0]
     with pytest.raises(SweetspotError, match="output_tokens is 0"):
         predict_by(entry, NEW, 64, 0, 1)
-    with pytest.raises(SweetspotError, match="rows of one model"):
-        pool(entry, NEW, table())
     positions = predict_by(entry, ARCHS["opt-1.3b"], 1024, 1025, 1).extrapolates
     assert "2049 tokens exceed the 2048 positions of opt-1.3b" in positions
 

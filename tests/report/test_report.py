@@ -85,7 +85,7 @@ def test_measured_rows_are_not_called_simulated(measured: Made) -> None:
 def test_no_figure_is_missing(simulated: Made, measured: Made) -> None:
     kinds = ["curves", "heatmap", "batch"]
     per_model = {f"{kind}-{model}" for kind in kinds for model in FOUR}
-    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy", "coverage", "residuals", "attention"}
+    every = per_model | {"hero", "sweet-spots", "ratios", "predicted", "accuracy", "coverage", "residuals"}
     for kind in ("svg", "png", "csv"):
         assert {path.stem for path in (simulated.directory / "figures").glob(f"*.{kind}")} == every
     assert (simulated.directory / "figures/figures.pdf").read_bytes().count(b"/Type /Page ") == len(every)

@@ -78,19 +78,14 @@ class _Fit:
         return spread.model**2 * np.outer(prices, prices) + spread.price**2 * np.diag(self.sizes**2)
 
 
-def fit_across_models(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
-    """One entry of plain JSON per GPU, engine and bytes per element: prices, spreads, errors on left-out models.
-
-    `cells` comes from `cell_means`; `architectures` maps its model names. An entry with a non-empty `reason` has no
-    law, for that reason. Column `idle_w`, if present, bounds the power from below.
-    """
-    return fit_and_hold_out(cells, architectures)[0]
-
-
-def fit_and_hold_out(
+def fit_across_models(
     cells: pl.DataFrame, architectures: Mapping[str, Architecture]
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    """The entries of `fit_across_models`, and every cell as predicted without its model.
+    """The law of each GPU, engine and bytes per element, and every cell as predicted without its model.
+
+    `cells` comes from `cell_means`; `architectures` maps its model names. An entry is plain JSON: prices, spreads,
+    errors on left-out models; one with a non-empty `reason` has no law, for that reason. Column `idle_w`, if present,
+    bounds the power from below.
 
     The frame has group, cell, energy_j, predicted_j, low_j and high_j (95 %), ape_percent, law, scheme, held_out; and
     duration_s, predicted_s, low_s, high_s (null without durations).
@@ -104,30 +99,6 @@ def fit_and_hold_out(
         entries.append(entry)
         held_out += predictions
     return entries, pl.concat(held_out) if held_out else pl.DataFrame()
-
-
-def pool(entry: Mapping[str, Any], architecture: Architecture, cells: pl.DataFrame) -> dict[str, Any]:
-    """Pull the shared prices of an entry towards the rows of one model, for `predict_by(..., own=)`.
-
-    `cells`: any number, all of that model. Raises SweetspotError for several models, or an entry without a law.
-    """
-    if cells["model"].n_unique() != 1:
-        raise SweetspotError(f"needs rows of one model, not of {cells['model'].n_unique()}")
-    if entry["reason"]:
-        raise SweetspotError(f"no law across models: {entry['reason']}")
-    terms = terms_of(cells, {cells["model"][0]: architecture})
-    own: dict[str, Any] = {"cells": cells.height, "precision": cells["precision"][0], "odd_cells": []}
-    for target, column in _TARGETS.items():
-        law, known = entry[target], cells[column].is_not_null().to_numpy()
-        own[target] = None
-        if law and known.any():
-            prices, measured = np.array(list(law["prices"].values())), cells[column].drop_nulls().to_numpy()
-            miss = np.log(terms[known] @ prices / measured)
-            usual = ~_far(miss - np.median(miss))
-            own["odd_cells"] += [[column, *row] for row in cells.filter(known).filter(~usual).select(CELL).rows()]
-            rows = _Cells(terms[known][usual], measured[usual])
-            own[target] = _as_json(*_update(prices, np.array(law["covariance"]), law["relative_sd"]["cell"], rows))
-    return own
 
 
 def read_architectures(directory: Path, names: Iterable[str]) -> tuple[dict[str, Architecture], list[str]]:

@@ -7,10 +7,12 @@ cells, so held-out cells contribute to it. Waves are whole numbers, so the cells
 which they run in the same number of waves, or in others that fit equally well.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
-from sweetspot.fit.solve import Array, Points, Solution, design, solve
+from sweetspot.fit.solve import Array, Points, Solution, solve
 from sweetspot.predict.laws import LAWS
 from sweetspot.table.schema import GROUP
 
@@ -72,14 +74,13 @@ def _estimated(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _limited(points: Points, capacity: float) -> Points:
-    waves = _waves(points.batch, np.floor(capacity / (points.n + points.m)))
-    return Points(points.n, points.m, points.batch, waves, points.chosen, points.target)
+    return replace(points, waves=_waves(points.batch, np.floor(capacity / (points.n + points.m))))
 
 
 def _same_waves(points: Points, capacity: float) -> tuple[int, int]:
     """The least capacity that gives all cells the same waves as this one, and the next larger one that does not."""
     tokens = points.n + points.m
-    waves = _waves(points.batch, np.floor(capacity / tokens))
+    waves = _limited(points, capacity).waves
     fewer = np.maximum(waves - 1, 1)
     least = (tokens * np.ceil(points.batch / waves)).max()
     below = (tokens * np.ceil(points.batch / fewer))[waves > 1].min(initial=(tokens * points.batch).max() + 1)
@@ -92,10 +93,6 @@ def _waves(batch: Array, together: Array) -> Array:
 
 def _scatter(points: Points) -> tuple[float, int]:
     """Relative scatter about the best law with batch terms, and its degrees of freedom."""
-    best, freedom = np.inf, 0
-    for law in LAWS.values():
-        if law.has_batch_terms:
-            solution = solve(law, points, design(law, points))
-            if isinstance(solution, Solution) and solution.relative_sd < best:
-                best, freedom = solution.relative_sd, solution.freedom
-    return best, freedom
+    solutions = [solve(law, points) for law in LAWS.values() if law.has_batch_terms]
+    found = [(one.relative_sd, one.freedom) for one in solutions if isinstance(one, Solution)]
+    return min(found, key=lambda pair: pair[0], default=(np.inf, 0))

@@ -35,7 +35,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         fit_group(frame, *(rows_of(rows, frame.row(0, named=True)) for rows in (table.frame, screened.outliers)))
         for frame in screened.cells.partition_by(GROUP, maintain_order=True)
     ]
-    across = fit_across_models(screened.cells, architectures or {})
+    across, _ = fit_across_models(screened.cells, architectures or {})
     if not any(group["law"] for group in groups) and all(entry["reason"] for entry in across):
         reasons = [f"{group_name(group[name] for name in GROUP)}: {group['chosen_because']}" for group in groups]
         raise SweetspotError("\n".join(reasons or ["no valid row: every row is marked invalid"]))

@@ -10,7 +10,7 @@ import polars as pl
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.files import write_atomically
-from sweetspot.fit.across_models import SCHEME, fit_and_hold_out
+from sweetspot.fit.across_models import SCHEME, fit_across_models
 from sweetspot.fit.choice import Schemes, hold_out_all
 from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
 from sweetspot.fit.outliers import screen
@@ -55,7 +55,7 @@ def validate(
     errors: list[dict[str, Any]] = []
     predictions: list[pl.DataFrame] = []
     screened = screen(table.frame)
-    _, unseen = fit_and_hold_out(screened.cells, architectures or {})
+    _, unseen = fit_across_models(screened.cells, architectures or {})
     for frame in screened.cells.partition_by(GROUP, maintain_order=True):
         points, group = Points.of(frame), frame.row(0, named=True)
         aside = rows_of(screened.outliers, group).height
@@ -157,7 +157,7 @@ def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_ou
 
 
 def _across_models(scheme: str, unseen: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:
-    """The law across models, each model predicted from the others. `unseen`: its rows (see `fit_and_hold_out`),
+    """The law across models, each model predicted from the others. `unseen`: its rows (see `fit_across_models`),
     in the order of its cells."""
     if scheme != SCHEME:
         return [], f"fitted to all models together: validated by {SCHEME} only"

@@ -145,19 +145,17 @@ def predict_by(
     input_tokens: int,
     output_tokens: int,
     batch: int = 1,
-    own: Mapping[str, Any] | None = None,
     precision: str | None = None,
 ) -> Prediction:
-    """Predict one batch from an entry.
+    """Predict one batch from an entry; what it learned from rows of this model, it holds under the model's name.
 
-    `own`: what `fit.across_models.pool` learned from rows of this model; defaults to what the entry holds under its
-    name. Raises SweetspotError for lengths or a batch below 1, an entry without a law, or a model that does not fit on
-    the board.
+    Raises SweetspotError for lengths or a batch below 1, an entry without a law, or a model that does not fit on the
+    board.
     """
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
     check_request(input_tokens, output_tokens, batch)
-    own = own or entry["models"].get(architecture.name)
+    own = entry["models"].get(architecture.name)
     precision = precision or (own or {}).get("precision") or entry["precisions"][0]
     times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch, entry["parallelism"])
     row = features(architecture, element_bytes(precision), input_tokens, output_tokens, batch, times)

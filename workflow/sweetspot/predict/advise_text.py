@@ -13,8 +13,8 @@ from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSAID
 _J_PER_KWH = 3.6e6
 _ASSUMED = (
     "gross energy of the GPU board: includes idle power, excludes the host and the cooling",
-    "every request is assumed to run in a batch of equal ones that start together; latency is that of the whole run; "
-    "limits on time are judged by best estimates",
+    "every request is assumed to run in a batch of equal ones that start together; latency is that of the whole run, "
+    "and of the wait for a full batch at a request rate; limits on time are judged by best estimates",
     "intervals: errors add within a sum and are independent between the two sides of a saving; the sensors' common "
     "gain error cancels in percentages",
     "only joules are counted: check yourself that a truncated prompt, a summary or a shorter reply is good enough",
@@ -54,7 +54,7 @@ def as_dict(advice: Advice) -> dict[str, Any]:
 
 
 def as_text(advice: Advice) -> str:
-    """For people: the cost now, a table of the what-ifs, a sentence on each, break-even points and caveats."""
+    """For people: the cost now, a table of the what-ifs, break-even points and caveats."""
     first = advice.first
     where = ", ".join(part for part in (getattr(first, name) for name in SELECTORS) if part not in UNSAID)
     label = SIMULATED.get(first.source)
@@ -62,7 +62,6 @@ def as_text(advice: Advice) -> str:
     lines = [f"{label}: every number below comes from a simulated GPU, none from a measurement"] if label else []
     lines += [first.model + (f" ({where})" if where else ""), *_now_lines(advice)]
     lines += ["", *_verdict(advice), "", *_table(advice)]
-    lines += ["", *(f"- {_sentence(advice, option)}" for option in advice.ranked)] if advice.ranked else []
     if advice.excluded:
         lines += ["", "Excluded"]
         lines += [f"- {option.name}: {option.excluded}" for option in advice.excluded]
@@ -75,6 +74,8 @@ def as_text(advice: Advice) -> str:
     lines += ["", *(f"* extrapolates: {reason}" for reason in reasons)] if reasons else [""]
     if extrapolations(advice.now, advice.workload.is_mix):
         lines.append("* today's workload already extrapolates, so every saving does")
+    if any(_break_even_idle_w(advice, option) is not None for option in advice.ranked):
+        lines.append("used up at: the idle power of the GPU that would use up the saving, as the GPU then idles more")
     return "\n".join([*lines, *(f"note: {text}" for text in (*others, *_ASSUMED))])
 
 
@@ -113,7 +114,6 @@ def _option_dict(advice: Advice, option: Option) -> dict[str, Any]:
             grams = _scaled(saved, 1000 / _J_PER_KWH * advice.wishes.grid_g_per_kwh)
             numbers |= grams.named("saving_per_1000_requests{}_g_co2e")
         numbers["idle_power_that_uses_the_saving_up_w"] = _break_even_idle_w(advice, option)
-        numbers["advice"] = _sentence(advice, option)
     return numbers
 
 
@@ -190,7 +190,7 @@ def _verdict(advice: Advice) -> list[str]:
     )
     return [
         f"{label}: {option.name}, {_saves(option)}"
-        + (", idle draw not counted (see below)." if _break_even_idle_w(advice, option) is not None else ".")
+        + (", idle draw not counted (see the table)." if _break_even_idle_w(advice, option) is not None else ".")
         for label, option in shown.items()
     ]
 
@@ -207,70 +207,37 @@ def _break_even_idle_w(advice: Advice, option: Option) -> float | None:
 
 def _saves(option: Option) -> str:
     assert option.saving is not None
-    percent, saved = option.saving.percent, option.saving.energy_j.value
-    kilo = f"{_figures(abs(saved) * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
-    if option.saving.energy_j.low <= 0 <= option.saving.energy_j.high:
-        return f"no clear difference: saves {{}} J per request ({LEVEL}: {{}})".format(
-            *_shown(option.saving.energy_j, 3)
-        )
-    if saved > 0:
-        return f"saves {_figures(percent.value, 3)} %, {kilo}"
-    return f"costs {_figures(-percent.value, 3)} % more, {kilo}"
+    kilo = option.saving.energy_j.value * 1000 / _J_PER_KWH
+    return f"saves {_figures(option.saving.percent.value, 3)} %, {_figures(kilo, 3)} kWh per 1,000 requests"
 
 
 def _table(advice: Advice) -> list[str]:
     timed = advice.now.latency_s is not None
     by_rate = advice.costs.rate_per_s is not None
-    header = ["what if", "J/request", "saves J", f"({LEVEL})", "saves", f"({LEVEL})"]
+    header = ["what if", "J/request", "J/token", "saves J", f"({LEVEL})", "saves", f"({LEVEL})"]
     limited = {limit.name for limit in advice.wishes.limits}
     more = {"ttft_s": "first token", "tpot_s": "further token"}
     columns = {"latency_s": "latency"} if timed else {}
     columns |= {name: words for name, words in more.items() if name in limited}
-    rows = [header + list(columns.values()) + ["in flight"] * by_rate]
+    rows = [header + list(columns.values()) + ["in flight", "GPU idle", "used up at"] * by_rate]
     for option in advice.ranked:
         cost, saved = option.cost, option.saving
         assert cost is not None
         assert saved is not None
         mark = " *" if extrapolations(cost, advice.workload.is_mix) else ""
         percent, percents = _shown(saved.percent, 3)
-        row = [option.name + mark, _figures(cost.energy_j.value), *_shown(saved.energy_j), f"{percent} %", percents]
+        row = [option.name + mark, _figures(cost.energy_j.value), _figures(cost.energy_j.value / cost.reply_tokens)]
+        row += [*_shown(saved.energy_j), f"{percent} %", percents]
         times = [getattr(cost, name) for name in columns]
         row += ["-" if seconds is None else f"{_figures(seconds, 3)} s" for seconds in times]
-        rows.append(row + [_figures(cost.in_flight, 3)] * by_rate)
+        if advice.costs.rate_per_s is not None:
+            idle, watts = 100 * (cost.idle_s or 0.0) * advice.costs.rate_per_s, _break_even_idle_w(advice, option)
+            row += [_figures(cost.in_flight, 3), f"{idle:.0f} %", "-" if watts is None else f"{watts:.0f} W"]
+        rows.append(row)
     if len(rows) == 1:
         return ["There are no what-ifs to list."]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-
-
-def _sentence(advice: Advice, option: Option) -> str:
-    """An option in one or two sentences."""
-    assert option.cost is not None
-    idle, watts = "", _break_even_idle_w(advice, option)
-    if watts is not None and option.cost.idle_s is not None and advice.costs.rate_per_s is not None:
-        share = 100 * option.cost.idle_s * advice.costs.rate_per_s
-        idle = (
-            f"; the GPU then idles {share:.0f} % of the time, which is not counted: an idle GPU that draws "
-            f"{watts:.0f} W would use up the saving"
-        )
-    return f"{option.name[0].upper()}{option.name[1:]}: {_saves(option)}{_reason(advice, option, option.cost)}{idle}."
-
-
-def _reason(advice: Advice, option: Option, cost: Cost) -> str:
-    if option.kind == "summarise":
-        rest = advice.now.energy_j.value - (cost.energy_j.value - cost.summary_j)
-        effect = f"saves {_figures(rest)} J" if rest >= 0 else f"costs {_figures(-rest)} J more"
-        return f"; the summary itself takes {_figures(cost.summary_j)} J, and the request after it {effect}"
-    if option.kind == "cap":
-        per_token = cost.energy_j.value / cost.reply_tokens
-        return f"; energy per output token goes from {_figures(advice.per_token_j)} to {_figures(per_token)} J"
-    if option.kind == "split":
-        return "; each part reads the whole prompt again, but not the parts before it"
-    if option.kind == "batches" and cost.latency_s is not None and advice.now.latency_s is not None:
-        waits = " (including the wait for a full batch)" if advice.costs.rate_per_s is not None else ""
-        then, now = _figures(cost.latency_s, 3), _figures(advice.now.latency_s, 3)
-        return f"; a request takes {then} s{waits} instead of {now} s"
-    return ""
 
 
 def _even_sentences(evens: Sequence[BreakEven]) -> list[str]:

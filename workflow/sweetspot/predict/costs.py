@@ -61,11 +61,6 @@ class Cost:
         """Mean output tokens of a request, without summaries."""
         return sum(weight * ask.output_tokens for (ask, _), (weight, _) in self.parts.items() if not ask.summary)
 
-    @property
-    def summary_j(self) -> float:
-        """Joules of the summaries alone."""
-        return sum(weight * part.energy_per_request_j for (ask, _), (weight, part) in self.parts.items() if ask.summary)
-
 
 @dataclass(frozen=True)
 class Saving:

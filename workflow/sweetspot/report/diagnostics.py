@@ -1,6 +1,5 @@
-"""The figures for the sceptic: residuals, coverage, the sensors against each other, GQA against MHA."""
+"""The figures for the sceptic: residuals, coverage, the sensors against each other."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +7,9 @@ import numpy as np
 import polars as pl
 import seaborn as sns
 
-from sweetspot.fit.solve import t_quantile
-from sweetspot.predict.laws import LAWS
 from sweetspot.report import style
 from sweetspot.report.charts import RASTER_ABOVE, Chart, model_legend, style_words
-from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law
+from sweetspot.report.results import Results, coverage, of_chosen_law
 from sweetspot.report.words import Group, number
 from sweetspot.table.schema import CELL, GROUP, rows_of
 from sweetspot.vocabulary import LEVEL
@@ -27,7 +24,6 @@ _AXES = {
 }
 _PLACE = ("repetition", "session", "raw")  # columns that lead from a point to its row and its raw samples
 _SENSORS = {"energy_instant_j": "instant power, integrated", "energy_average_j": "one-second average, integrated"}
-_ATTENTION = {"MHA": "#d55e00", "GQA": "#0072b2", "MQA": "#009e73"}
 
 
 def overall(results: Results) -> Iterator[Chart]:
@@ -43,9 +39,6 @@ def overall(results: Results) -> Iterator[Chart]:
     compared = _compared(rows)
     if compared.height:
         yield _sensors(compared, campaign, label)
-    slopes = _context_prices(groups, names, campaign)
-    if slopes.height and slopes["attention"].n_unique() > 1:
-        yield _attention(slopes, label)
 
 
 def _residual_rows(rows: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
@@ -177,56 +170,3 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any], label: str) -> Ch
     axes[0, 0].set(ylabel="integrated / counter − 1, %", ylim=(-reach, reach))
     sns.despine(fig)
     return "sensors", title, caption, fig, table
-
-
-def _context_prices(groups: Sequence[Group], names: Sequence[str], campaign: Mapping[str, Any]) -> pl.DataFrame:
-    """Energy in J that context adds to an output token, by the chosen law, for models whose attention is known."""
-    models = {model["name"]: model for model in campaign.get("models", [])}
-    found = []
-    for group, name in zip(groups, names, strict=True):
-        model, fits = models.get(group["model"], {}), chosen_fits(group)
-        if not fits or not model.get("attention") or not model.get("parameters"):
-            continue
-        fit = max(fits, key=lambda fit: fit["batch"] or 0)
-        for term in LAWS[fit["law"]].terms:
-            if term.form in ("n", "n + m/2") and not term.per_batch and term.name in fit["terms"]:
-                value = fit["terms"][term.name]
-                found.append(
-                    {
-                        "model": name,
-                        "attention": model["attention"],
-                        "parameters": model["parameters"],
-                        "law": fit["law"],
-                        "batch": fit["batch"],
-                        "j_per_1000_context_tokens": 1000 * value["value"],
-                        "standard_error": 1000 * (value["standard_error"] or 0.0),
-                    }
-                )
-    return pl.DataFrame(found)
-
-
-def _attention(table: pl.DataFrame, label: str) -> Chart:
-    table = table.sort("parameters", "model")
-    title = "GQA against MHA: what context costs"
-    caption = (
-        f"{table.height} models, the smallest at the bottom: energy that 1,000 tokens of context add to each output "
-        f"token, by the term of the chosen law that grows with the prompt. Bars: {LEVEL} interval of the coefficient. "
-        "Laws without batch terms: fit of the largest batch. Beside the names: parameters in 10⁹."
-    )
-    fig = style.figure(_WIDTH, 0.8 + 0.24 * table.height, title, caption, label)
-    ax = fig.subplots()
-    table = table.with_row_index("row")
-    for kind, part in sorted((key[0], frame) for key, frame in table.group_by("attention")):
-        colour, error = _ATTENTION.get(kind, style.OTHER_FAMILIES[0]), t_quantile(math.inf) * part["standard_error"]
-        look: dict[str, Any] = {"fmt": "o", "markersize": 5, "capsize": 2, "color": colour, "label": kind}
-        ax.errorbar(part["j_per_1000_context_tokens"], part["row"], xerr=error, **look)
-    models = table.select("model", "parameters").rows()
-    sizes = [f"{style.shortened(name)}, {number(size / 1e9)}" for name, size in models]
-    ax.set_yticks(range(table.height), sizes)
-    ax.set(xlabel="J per output token, per 1,000 tokens of context")
-    ax.set_ylim(-0.6, table.height - 0.4)
-    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
-    ax.grid(visible=False, axis="y")
-    fig.legend(title="attention", loc="outside right center", handlelength=0.9)
-    sns.despine(fig)
-    return "attention", title, caption, fig, table.drop("row")

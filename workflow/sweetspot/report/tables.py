@@ -11,9 +11,9 @@ from sweetspot.fit.heldout import SCHEMES
 from sweetspot.measure.protocol import Protocol
 from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
 from sweetspot.report import words
-from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law, ratios
+from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law
 from sweetspot.report.words import Group, listed, number, percent, tokens
-from sweetspot.table.schema import CELL, GROUP, rows_of
+from sweetspot.table.schema import CELL, GROUP
 from sweetspot.vocabulary import LEVEL, ONE_GPU, UNSPECIFIED
 
 _ROLES = {
@@ -143,39 +143,6 @@ def sweet_spots(group: Group) -> Table | None:
     if any(spot["status"] == "not identified" for spot in spots.values()):
         caption += f". Not identified: {why_not_identified(group.get('law'))}"
     return Table(caption, head, rows, text=0)
-
-
-def sweet_spot_ranges(results: Results) -> Table | None:
-    """Per model: how many sweet spots lie inside the measured lengths, their range, and what the others are."""
-    rows = []
-    for group, name in zip(results.groups, results.names, strict=True):
-        spots = group.get("sweet_spots", [])
-        inside = [spot["output_tokens"] for spot in spots if spot["status"] == "interior"]
-        counts = [
-            str(sum(spot["status"] == status for spot in spots))
-            for status in ("interior", "outside measured range", "no interior minimum", "not identified")
-        ]
-        ends = f"{tokens(min(inside))} to {tokens(max(inside))}" if inside else "–"
-        rows.append([name, str(group.get("law") or "none"), ends, *counts])
-    head = ["model", "law", "m*, output tokens", "inside", "outside measured range", "no minimum", "not identified"]
-    caption = "Sweet spots over all measured input lengths and batches; counts are of pairs of input length and batch"
-    return Table(caption, head, rows, text=2) if rows else None
-
-
-def best_and_worst(results: Results) -> Table | None:
-    """Best and worst cell per model, at no more than four batches."""
-    rows = []
-    for group, name in zip(results.groups, results.names, strict=True):
-        part = ratios(rows_of(results.means, group))
-        for row in part.filter(pl.col("batch").is_in(words.representative(part["batch"]))).iter_rows(named=True):
-            ends: list[str] = []
-            for which in ("best", "worst"):
-                lengths = f"{row[f'{which}_input_tokens']:,} → {row[f'{which}_output_tokens']:,}"
-                ends += [lengths, number(row[which])]
-            rows.append([name, str(row["batch"]), *ends, number(row["ratio"]), str(row["cells"])])
-    head = ["model", "batch", "best cell, in → out", "J/token", "worst cell, in → out", "J/token", "ratio", "cells"]
-    caption = "Best and worst measured cell; at most four batches per model are listed, the figure shows all"
-    return Table(caption, head, rows) if rows else None
 
 
 def accuracy(results: Results) -> Table | None:
