@@ -173,7 +173,7 @@ class Architecture:
 
     def kv_bytes_per_token(self, bytes_per_element: float) -> float:
         """Bytes that one token adds to the KV cache while no window is full."""
-        return self._over_layers(lambda one: one.cached) * bytes_per_element
+        return self._over_layers(lambda one: 0 if one.shares_cache else one.cached) * bytes_per_element
 
     def kv_bytes(self, tokens: int, bytes_per_element: float) -> float:
         """Bytes that one request of `tokens` tokens keeps: KV cache, at most a window of it, and state."""

@@ -69,7 +69,9 @@ class Precision(NamedTuple):
             if kind.strip().lower() == "a":
                 activations = activations or name
             elif kind.strip().lower() == "kv":
-                cache = cache or name
+                if cache and cache != name:
+                    raise SweetspotError(f"precision {text!r} names two formats of the KV cache; leave one out")
+                cache = name
             else:
                 raise SweetspotError(f"precision {text!r}: {part!r} is not understood; write +a_FORMAT or +kv_FORMAT")
         implied = "bfloat16" if weights in _WEIGHTS_ONLY else weights

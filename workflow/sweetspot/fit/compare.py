@@ -125,7 +125,12 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
             raise SweetspotError(
                 f"{error}\nThese are options of `sweetspot fit`: fit the table with them, then compare predictor.json"
             ) from None
-    found = [s for s in sides if all(text.casefold() in str(s.group[name]).casefold() for name, text in wanted.items())]
+    found = list(sides)
+    for name, text in wanted.items():
+        values = {str(side.group[name]).casefold() for side in found}
+        exact = text.casefold() in values  # "tp1" is not meant to find "tp16"
+        meant = {value for value in values if value == text.casefold() or (not exact and text.casefold() in value)}
+        found = [side for side in found if str(side.group[name]).casefold() in meant]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
         asked = ", ".join(f"{name}={text}" for name, text in wanted.items())

@@ -27,6 +27,9 @@ _SIZES = (
     *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"),
     *("intermediate_size", "ffn_dim"),
 )
+_SYNONYMS = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("block_ff_dim", "ffn_hidden_size")}
+_COUNTS = ("_size", "_dim", "_rank", "_heads", "_layers", "_experts", "_tok", "_embeddings", "_window")
+_LARGEST, _MOST_LAYERS = 10**9, 10_000
 _TEXT = ("text_config", "llm_config")
 _LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "num_layers")  # instead of num_hidden_layers
 _MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
@@ -66,11 +69,17 @@ def precision(architecture: Architecture, asked: Precision | None) -> Precision:
     published = Precision.of(architecture.precision)
     if not architecture.quantised:
         return asked or Precision.of("bfloat16")
-    if asked and asked[:2] != published[:2]:
+    plain = {asked.activations, published.activations} <= {"bfloat16", "float16"} if asked else False
+    alike = not asked or (asked.weights == published.weights and (plain or asked.activations == published.activations))
+    if published.cache != published.plain and asked and asked.cache != published.cache:
+        alike = False  # an engine takes the cache's format from the checkpoint too
+    if not alike and asked:
         raise SweetspotError(
             f"{architecture.name}: precision {asked.name} is asked for, but its quantization_config says "
             f"{published.name}; leave the precision out, or give the config.json of other weights"
         )
+    if asked and plain and asked.cache == asked.plain:
+        return published  # the name leaves the 16-bit format to the checkpoint
     return asked or published
 
 
@@ -104,7 +113,16 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
     """The architecture of a config.json; `beside`: a hf_quant_config.json. Raises SweetspotError with the remedy."""
     from sweetspot.models import outline, reader  # transformers takes a second
 
-    stored = quantization.read(config, beside)
+    if wrong := [name for name in _TEXT if not isinstance(config.get(name) or {}, Mapping)]:
+        raise SweetspotError(
+            f"key {wrong[0]!r} is {config[wrong[0]]!r}, not an object; copy it from the published file"
+        )
+    try:
+        stored = quantization.read(config, beside)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SweetspotError(
+            "key 'quantization_config' has a layout that is not known; copy it from the published file"
+        ) from None
     wanted, parsed = _parsed(config)
     try:
         modules = outline.outline(parsed, wanted)
@@ -118,6 +136,11 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
             "compare it with the publisher's"
         ) from None
     _check_heads(stands, parsed)
+    for block in stands.blocks:
+        if block.experts_per_token > block.experts:
+            raise SweetspotError(
+                f"a token passes {block.experts_per_token} of {block.experts} experts; write both numbers as published"
+            )
     weights = computed = plain = _data_type(config)
     if stored and formats:
         weights, computed = formats[0], plain if formats[1] == quantization.SIXTEEN else formats[1]
@@ -129,9 +152,10 @@ def from_config(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] 
         precision=Precision.of(weights, computed, cache).name,
         source=str(config.get("_source", "")),
     )
-    unknown = dict(found.not_modelled).get(reader.UNKNOWN_STATE, 0) / found.parameters
+    mixed = dict(found.not_modelled).get(reader.UNKNOWN_STATE, 0)
+    unknown = mixed / (found.active_parameters + mixed)
     if unknown > _MOST_UNKNOWN:
-        raise SweetspotError(f"{reader.UNKNOWN_STATE}: {unknown:.0%} of the parameters; choose another model")
+        raise SweetspotError(f"{reader.UNKNOWN_STATE}: {unknown:.0%} of the active parameters; choose another model")
     before = earlier.dimensions(found, config)
     return replace(found, digest=key(before or {**found.as_dict(), "name": "", "source": ""}))
 
@@ -190,7 +214,8 @@ def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
     aliases, flat = defaults.attribute_map, not any(isinstance(config.get(name), Mapping) for name in _TEXT)
     text = next((config[key] for key in _TEXT if isinstance(config.get(key), Mapping)), config)
     for name in _SIZES:
-        spelled = [each for each in (name, aliases.get(name, name)) if text.get(each) is not None]
+        names = (name, aliases.get(name, name), *_SYNONYMS.get(name, ()))
+        spelled = [each for each in names if text.get(each) is not None]
         listed = any(text.get(each) for each in _LAYERS) if name == "num_hidden_layers" else not flat
         default = getattr(defaults, aliases.get(name, name), None)
         if not spelled and not listed and (name in _SIZES[:2] or isinstance(default, int)):
@@ -204,6 +229,11 @@ def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
                 raise SweetspotError(f"key {each!r} is {value!r}, not an integer; write it as in the published file")
             if value <= 0:
                 raise SweetspotError(f"key {each!r} is {value}; it must be positive, as in the published file")
+    for name, value in text.items():
+        if name.endswith(_COUNTS) and isinstance(value, int) and not 0 <= value <= _LARGEST:
+            raise SweetspotError(f"key {name!r} is {value}; write it as in the published file")
+    if isinstance(layers := text.get("num_hidden_layers"), int) and layers > _MOST_LAYERS:
+        raise SweetspotError(f"key 'num_hidden_layers' is {layers}; write it as in the published file")
 
 
 def _check_heads(found: Architecture, parsed: Any) -> None:
@@ -272,7 +302,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
         ) from None
     except OSError as error:
         raise SweetspotError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SweetspotError(f"{file}: not valid JSON ({error}); truncated? Copy the config.json again") from None
     if not isinstance(config, dict):
         raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")

@@ -76,7 +76,7 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
     ignored = tuple(
         str(name)
         for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers", "llm_int8_skip_modules")
-        for name in found.get(key) or ()
+        for name in ([found[key]] if isinstance(found.get(key), str) else found.get(key) or ())
     )
     cache = _cache(found)
     method, algorithm = str(found.get("quant_method", "")).lower(), str(found.get("quant_algo") or "").upper()
@@ -86,6 +86,8 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
         return Quantization(("fp8", "fp8") if method == "fp8" else (SIXTEEN,) * 2, cache, ignored, named)
     if groups := found.get("config_groups"):
         return _groups(groups, cache, ignored)
+    if not algorithm and found.get("lm_head") is not True:
+        ignored += ("lm_head",)  # transformers leaves the head alone unless the layout names it
     bits = found.get("bits", found.get("w_bit"))
     if method == "bitsandbytes":
         bits = 4 if found.get("load_in_4bit") else 8 if found.get("load_in_8bit") else None

@@ -199,7 +199,7 @@ class Norm(Module):
     """A normalisation with a weight and, but for RMSNorm, a bias. GroupNorm names its groups before its channels."""
 
     def __init__(self, *sizes: Any, bias: bool = True, **settings: Any) -> None:
-        shape = [size for size in sizes if not isinstance(size, float)][-1]
+        shape = [size for size in sizes if isinstance(size, int | tuple | list) and not isinstance(size, bool)][-1]
         if settings.get("elementwise_affine", True) and settings.get("affine", True):
             self.weight = Parameter(Tensor(shape))
             self.bias = Parameter(Tensor(shape)) if bias else None

@@ -10,18 +10,19 @@ _FLAGS = {True: "other_board", False: "machine_changed"}
 def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Flag rows of sessions whose machine differs from the first session's; also returns warnings saying how.
 
-    Column `session` identifies sessions and sorts in the order they began; without it nothing is flagged. Another GPU
+    The first of those on as many boards: others have more of everything. Column `session` identifies sessions and sorts
+    in the order they began; without it nothing is flagged. Another GPU
     of the same name is `other_board`: boards differ by up to 5 %. Another driver, VBIOS, power limit or ECC mode is
     `machine_changed`.
     """
     if "session" not in frame.columns:
         return frame, []
-    first: dict[str, dict[str, object]] = {}
+    first: dict[tuple[object, object], dict[str, object]] = {}
     flagged: dict[str, list[str]] = {flag: [] for flag in _FLAGS.values()}
     messages = []
     sessions = frame.filter(pl.col("session").is_not_null()).unique("session", keep="first").sort("session")
     for row in sessions.iter_rows(named=True):
-        before = first.setdefault(row["gpu"], row)
+        before = first.setdefault((row["gpu"], row.get("parallelism")), row)
         for change in changes(before, row):
             flag = _FLAGS[change.startswith("gpu_uuid")]
             flagged[flag].append(row["session"])
