@@ -18,7 +18,7 @@ def source_hash(script: Path) -> str:
     digest = sha256()
     for path in sorted(_closure(script), key=lambda path: path.parts[-2:]):
         for part in sorted(path.parent.glob(f"{path.stem}.*")) if PACKAGE in path.parents else [path]:
-            digest.update(_meaning(part) if part.suffix == ".py" else part.read_bytes())
+            digest.update(_read(part)[0] if part.suffix == ".py" else part.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -31,10 +31,6 @@ def _closure(start: Path) -> set[Path]:
             found.add(path)
             queue += _read(path)[1]
     return found
-
-
-def _meaning(path: Path) -> bytes:
-    return _read(path)[0]
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sweetspot.fit.heldout import FEWEST_FOR_FOLDS, SCHEMES, HeldOut, hold_out
-from sweetspot.fit.solve import Array, Mask, Points
+from sweetspot.fit.solve import Array, Points
 from sweetspot.predict.laws import LAWS, Law
 
 # Two laws are equally good if their held-out errors differ by less than the standard error of the difference plus the
@@ -34,12 +34,12 @@ def choose(
     a law whose terms the cells can all separate.
     """
     covered = {name: _covered(fits, points) for name, fits in laws.items()}
-    most = max(int(mask.sum()) for mask in covered.values())
+    most = max(covered.values())
     if not most:
         asked = [fits for name, fits in laws.items() if LAWS[name].terms and not LAWS[name].needs_experts]
         reasons = {fit["skipped"] for fits in asked for fit in fits}
         return None, "no law can be fitted: " + "; ".join(sorted(reasons))
-    candidates = [name for name, mask in covered.items() if mask.sum() == most]
+    candidates = [name for name, cells in covered.items() if cells == most]
     size = {name: sum(len(fit.get("terms", ())) for fit in laws[name]) for name in candidates}
     errors = {scheme: _errors(candidates, held_out, scheme, points) for scheme in SCHEMES if scheme != "in-sample"}
     judged = [name for name in candidates if name in errors["5-fold"]]
@@ -134,9 +134,7 @@ def _scheme_name(scheme: str, points: Points) -> str:
     return "leave-one-cell-out" if scheme == "5-fold" and len(points) < FEWEST_FOR_FOLDS else scheme
 
 
-def _covered(fits: Sequence[dict[str, Any]], points: Points) -> Mask:
-    covered = np.zeros(len(points), dtype=bool)
-    for fit in fits:
-        if "skipped" not in fit:
-            covered |= np.ones(len(points), dtype=bool) if fit["batch"] is None else points.batch == fit["batch"]
-    return covered
+def _covered(fits: Sequence[dict[str, Any]], points: Points) -> int:
+    """The number of cells whose batch has a fit."""
+    batches = [fit["batch"] for fit in fits if "skipped" not in fit]
+    return len(points) if None in batches else int(np.isin(points.batch, batches).sum())

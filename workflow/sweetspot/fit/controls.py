@@ -4,8 +4,10 @@ The power of a matrix product depends on its values, so rows on random weights m
 models lists twice, with different weights, is its own control.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 from math import exp, sqrt
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,35 +20,27 @@ from sweetspot.vocabulary import CONFIDENCE, SELECTORS
 _ALIKE = ["architecture", *SELECTORS]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
 
-SCHEMA = {
-    "model": pl.String,
-    "weights": pl.String,
-    "reference_model": pl.String,
-    "reference_weights": pl.String,
-    **dict.fromkeys(SELECTORS, pl.String),
-    "cells": pl.Int64,
-    **dict.fromkeys(("ratio", "low", "high"), pl.Float64),
-}
 
-
-def weight_ratios(frame: pl.DataFrame) -> pl.DataFrame:
-    """Energy on one kind of weights over energy on another, one row per pair with cells in common; see SCHEMA.
+def weight_ratios(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Energy on one kind of weights over energy on another, for each pair with cells in common.
 
     `frame` is the table of measurements. `ratio` is the geometric mean over the number of `cells` measured with both;
     `low` and `high` are its 95 % interval: Student's t over the log ratios of the cells, or Welch's t over the
-    repetitions if there is only one cell; null if there are too few. A board's gain cancels if both ran on that board.
+    repetitions if there is only one cell; None if there are too few. A board's gain cancels if both ran on that board.
     Empty without columns `architecture` and `weights`, or without a pair.
     """
-    rows = []
-    if {"architecture", "weights"} <= set(frame.columns):
-        valid = frame.filter(pl.col("valid") & pl.col("architecture").is_not_null())
-        for (_, *alike), part in valid.group_by(_ALIKE, maintain_order=True):
-            kinds = part.select("model", "weights").unique(maintain_order=True).rows()
-            kinds.sort(key=lambda kind: _ORDER.index(kind[1]) if kind[1] in _ORDER else len(_ORDER))
-            for one, other in combinations(kinds, 2):
-                if one[1] != other[1] and (found := _ratio(_of(part, *one), _of(part, *other))):
-                    rows.append([*one, *other, *alike, *found])
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    if not {"architecture", "weights"} <= set(frame.columns):
+        return []
+    found = []
+    valid = frame.filter(pl.col("valid") & pl.col("architecture").is_not_null())
+    for _, part in valid.group_by(_ALIKE, maintain_order=True):
+        kinds = part.select("model", "weights").unique(maintain_order=True).rows()
+        kinds.sort(key=lambda kind: _ORDER.index(kind[1]) if kind[1] in _ORDER else len(_ORDER))
+        for one, other in combinations(kinds, 2):
+            if one[1] != other[1] and (ratio := _ratio(_of(part, *one), _of(part, *other))):
+                names = {"model": one[0], "weights": one[1], "reference_model": other[0], "reference_weights": other[1]}
+                found.append(names | ratio)
+    return found
 
 
 def _of(part: pl.DataFrame, model: str, weights: str) -> dict[tuple[int, ...], list[float]]:
@@ -56,9 +50,7 @@ def _of(part: pl.DataFrame, model: str, weights: str) -> dict[tuple[int, ...], l
     return {tuple(cell): energies for *cell, energies in cells.rows()}
 
 
-def _ratio(
-    one: dict[tuple[int, ...], list[float]], other: dict[tuple[int, ...], list[float]]
-) -> tuple[int, float, float | None, float | None] | None:
+def _ratio(one: Mapping[Any, list[float]], other: Mapping[Any, list[float]]) -> dict[str, float | None] | None:
     common = sorted(one.keys() & other.keys())
     if not common:
         return None
@@ -70,4 +62,4 @@ def _ratio(
         interval = stats.ttest_ind(one[common[0]], other[common[0]], equal_var=False).confidence_interval(CONFIDENCE)
         half = float(interval.high - interval.low) / 2
     low, high = (None, None) if half is None else (exp(center - half), exp(center + half))
-    return len(common), exp(center), low, high
+    return {"cells": len(common), "ratio": exp(center), "low": low, "high": high}

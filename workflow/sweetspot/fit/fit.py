@@ -130,11 +130,7 @@ def _fit(law: Law, points: Points, times: Points, calibration: Calibration) -> d
     solution = solve(law, points)
     if isinstance(solution, Skipped):
         return {"skipped": solution.reason}
-    return as_json(solution, points, design(law, points)) | {
-        "interval_scale": calibration.scale,
-        "relative_error_per_octave": dict(calibration.per_octave),
-        "duration": _duration(law, times),
-    }
+    return as_json(solution, points, design(law, points)) | calibration.as_dict() | {"duration": _duration(law, times)}
 
 
 def _duration(law: Law, times: Points) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,10 @@ class Calibration:
 
     scale: float = 1.0
     per_octave: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AXES, UNKNOWN_PER_OCTAVE))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For predictor.json."""
+        return {"interval_scale": self.scale, "relative_error_per_octave": dict(self.per_octave)}
 
     def half_widths(self, fold: HeldOut) -> Array:
         """Relative half-width of the 95 % interval of each predicted cell."""

@@ -25,13 +25,11 @@ def latency_fits(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
         if not isinstance(solution, Solution):
             continue
         held_out = hold_out_all(law, points)
-        calibration = calibrate(points, held_out)
         found[name] = as_json(solution, points, design(law, points)) | {
             "law": law.name,
             "pass_tokens": getattr(law, "pass_tokens", None),
             "share": getattr(law, "share", None),
-            "interval_scale": calibration.scale,
-            "relative_error_per_octave": dict(calibration.per_octave),
+            **calibrate(points, held_out).as_dict(),
             "held_out_mape_percent": {scheme: _error(folds, points) for scheme, folds in held_out.items()},
         }
     return found

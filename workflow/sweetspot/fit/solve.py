@@ -184,9 +184,6 @@ def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, 
     scale = np.linalg.norm(features, axis=0)
     unit = features / scale
     everything = tuple(range(len(law.terms)))
-    spread = np.linalg.eigvalsh(unit.T @ unit)  # squared singular values: enough to rule out dependence
-    if len(features) >= len(everything) and spread[0] > 1e-9:
-        return everything, {}
     if np.linalg.matrix_rank(unit, tol=1e3 * _DEPENDENT) == len(everything):
         return everything, {}
     forms = list(FORMS)

@@ -13,7 +13,7 @@ from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import ElementBytes, element_bytes
-from sweetspot.predict.prediction import Interval, Prediction, check_request, simulated, span
+from sweetspot.predict.prediction import Interval, Prediction, check_request, outside, simulated
 from sweetspot.vocabulary import ONE_GPU, UNSAID
 
 TERMS = {
@@ -223,11 +223,9 @@ def _outside(
     reasons = []
     for name, value in {**asked, **sizes}.items():
         low, high = entry["measured_range"][name]
-        if not low <= value <= high:
-            side = "below" if value < low else "above"
-            reasons.append(f"{name} {value} is {side} the measured {span(low, high)}")
-            if low == high and name in asked:
-                reasons[-1] += f", the only {name} in the rows"
+        if reason := outside(name, value, low, high):
+            only = f", the only {name} in the rows" if low == high and name in asked else ""
+            reasons.append(reason + only)
     if (total := asked["input_tokens"] + asked["output_tokens"]) > architecture.max_positions:
         reasons.append(f"{total} tokens exceed the {architecture.max_positions} positions of {architecture.name}")
     measured = [model.get("architecture", {}).get("blocks", ()) for model in entry["models"].values()]

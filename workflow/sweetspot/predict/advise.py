@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -307,10 +308,8 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
         if len(turns) > 1:
             return "not a single point", None
         left, right = probed[turns[0] - 1], probed[turns[0]]
-        while right - left > 1:
-            middle = (left + right) // 2
-            left, right = (middle, right) if (gain(middle) > 0) == pays[0] else (left, middle)
-        return ("from", right) if pays[-1] else ("until", left)
+        turn = bisect_left(range(left + 1, right), True, key=lambda number: (gain(number) > 0) != pays[0]) + left + 1
+        return ("from", turn) if pays[-1] else ("until", turn - 1)
     except SweetspotError as error:
         return f"not defined: {error}", None
 

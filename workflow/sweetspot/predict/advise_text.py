@@ -188,11 +188,15 @@ def _verdict(advice: Advice) -> list[str]:
     shown = {"Best": good[0]} | (
         {"With prompts and replies unchanged": same[0]} if same[:1] != good[:1] and same else {}
     )
-    return [
-        f"{label}: {option.name}, {_saves(option)}"
-        + (", idle draw not counted (see the table)." if _break_even_idle_w(advice, option) is not None else ".")
-        for label, option in shown.items()
-    ]
+    lines = []
+    for label, option in shown.items():
+        assert option.saving is not None
+        percent, saved = option.saving.percent.value, option.saving.energy_j.value
+        text = f"{label}: {option.name}, saves {_figures(percent, 3)} %, "
+        text += f"{_figures(saved * 1000 / _J_PER_KWH, 3)} kWh per 1,000 requests"
+        idle = _break_even_idle_w(advice, option) is not None
+        lines.append(text + (", idle draw not counted (see the table)." if idle else "."))
+    return lines
 
 
 def _break_even_idle_w(advice: Advice, option: Option) -> float | None:
@@ -203,12 +207,6 @@ def _break_even_idle_w(advice: Advice, option: Option) -> float | None:
         return None
     more_s, saved_j = option.cost.idle_s - advice.now.idle_s, option.saving.energy_j.value
     return saved_j / more_s if more_s > 0 and saved_j > 0 else None
-
-
-def _saves(option: Option) -> str:
-    assert option.saving is not None
-    kilo = option.saving.energy_j.value * 1000 / _J_PER_KWH
-    return f"saves {_figures(option.saving.percent.value, 3)} %, {_figures(kilo, 3)} kWh per 1,000 requests"
 
 
 def _table(advice: Advice) -> list[str]:

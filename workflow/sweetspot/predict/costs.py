@@ -1,5 +1,6 @@
 """What a plan of requests costs in joules and seconds, from a fitted predictor. Standard library only."""
 
+import bisect
 import functools
 import itertools
 import math
@@ -222,9 +223,8 @@ class Costs:
                 if high >= most:
                     raise SweetspotError(self._too_fast(plan, pool, rate_per_s))
                 low, high = high, min(2 * high, most)
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if behind(middle) > 0 else (low, middle)
+            low += bisect.bisect_left(range(low + 1, high), True, key=lambda batch: behind(batch) <= 0)
+            high = low + 1
         except SweetspotError as error:
             if "nothing fitted for batch" in str(error):
                 raise SweetspotError(f"--request-rate needs a law for every batch; or give --batch: {error}") from None

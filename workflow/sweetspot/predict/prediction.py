@@ -153,9 +153,12 @@ def listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def span(low: float, high: float) -> str:
-    """A measured range in words: "64-2048", or the only value."""
-    return f"{low}-{high}" if low != high else f"{low}"
+def outside(name: str, value: float, low: float, high: float) -> str:
+    """How a value lies outside a measured range, in words; "" if it does not."""
+    if low <= value <= high:
+        return ""
+    measured = f"{low}-{high}" if low != high else f"{low}"
+    return f"{name} {value:.0f} is {'below' if value < low else 'above'} the measured {measured}"
 
 
 def _divided(interval: Interval, by: float) -> Interval:

@@ -12,7 +12,7 @@ from sweetspot.files import write_atomically
 from sweetspot.predict.intervals import UNDETERMINED, Place, around, gap, of_distance, of_law, undetermined
 from sweetspot.predict.latency import latencies
 from sweetspot.predict.laws import LAWS, Law, per_token
-from sweetspot.predict.prediction import Prediction, check_request, listed, simulated, span
+from sweetspot.predict.prediction import Interval, Prediction, check_request, listed, outside, simulated
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
 from sweetspot.vocabulary import ONE_GPU, SELECTORS
@@ -125,15 +125,11 @@ def predict(
         half += apart
         extrapolates.append(f"the measured cells do not determine this batch's number of waves: {fewest} to {most}")
     energy_batch_j = per_output_token * output_tokens * batch
-    duration_s = _duration(law, fit, place, batch)
-    late = _of_duration(fit, parts["distance"])
-    if duration_s:
-        late += _apart(law, fit["duration"]["terms"], place, ends)
     return Prediction.of(
         group,
         (input_tokens, output_tokens, batch),
         around(energy_batch_j, half),
-        around(duration_s, late) if duration_s else None,
+        _duration(law, fit, place, ends, batch, parts["distance"]),
         (group["idle_w"], group["power_cap_w"]),
         law=law.name,
         cells=group.get("cells", 0),
@@ -246,10 +242,8 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
     }
     reasons: dict[str, str] = {}
     for name, value in asked.items():
-        low, high = group["measured_range"][name]
-        if not low <= value <= high:
-            side = "below" if value < low else "above"
-            reasons[name] = f"{name} {value:.0f} is {side} the measured {span(low, high)}"
+        if reason := outside(name, value, *group["measured_range"][name]):
+            reasons[name] = reason
     if reasons.keys() & {"input_tokens", "output_tokens"}:
         reasons.pop("total_tokens", None)  # redundant
     if reasons.keys() & {"input_tokens", "output_tokens", "batch", "total_tokens"}:
@@ -265,19 +259,16 @@ def chosen(group: Mapping[str, Any]) -> float:
     return float(mixture["per_token"] / mixture["experts"]) if mixture else 1.0
 
 
-def _duration(law: Law, fit: Mapping[str, Any], place: Place, batch: int) -> float | None:
-    if fit["duration"] is None:
+def _duration(
+    law: Law, fit: Mapping[str, Any], place: Place, ends: Sequence[Place], batch: int, distance: float
+) -> Interval | None:
+    """The time of a batch run; its interval is the scatter of the cells' durations, widened like that of the energy."""
+    timed = fit["duration"]
+    seconds = per_token(law, timed["terms"], *place) * place[1] * batch if timed else 0.0
+    if seconds <= 0:
         return None
-    seconds = per_token(law, fit["duration"]["terms"], *place) * place[1] * batch
-    return seconds if seconds > 0 else None
-
-
-def _of_duration(fit: Mapping[str, Any], distance: float) -> float:
-    """Relative half-width for the duration: scatter of the cells' durations, widened like that of the energy."""
-    if fit["duration"] is None:
-        return 0.0
-    scatter = fit["duration"]["t_quantile_95"] * fit["duration"]["relative_residual_sd"] * fit["interval_scale"]
-    return math.hypot(scatter, distance)
+    scatter = timed["t_quantile_95"] * timed["relative_residual_sd"] * fit["interval_scale"]
+    return around(seconds, math.hypot(scatter, distance) + _apart(law, timed["terms"], place, ends))
 
 
 def _apart(law: Law, values: Mapping[str, float], place: Place, ends: Sequence[Place]) -> float:

@@ -70,7 +70,6 @@ def skipped(plan: pl.DataFrame | None) -> Table | None:
 
 def weights_control(rows: pl.DataFrame) -> Table | None:
     """Energy on one kind of weights over energy on another, in the same cells, with its interval."""
-    found = controls.weight_ratios(rows)
     lines = [
         [
             f"{row['model']} ({row['weights']})",
@@ -78,7 +77,7 @@ def weights_control(rows: pl.DataFrame) -> Table | None:
             f"{number(row['ratio'])} [{number(row['low'])}, {number(row['high'])}]",
             str(row["cells"]),
         ]
-        for row in found.iter_rows(named=True)
+        for row in controls.weight_ratios(rows)
     ]
     head = ["model (weights)", "against", f"energy ratio [{LEVEL} interval]", "cells"]
     return Table("Control: the same cells with different weights", head, lines, text=2) if lines else None
