@@ -332,6 +332,13 @@ def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 NEEDED = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers", "vocab_size")
 REFUSALS = [
+    (GQA, lambda c: c | {"head_dim": -8}, "key 'head_dim' is -8"),
+    (GQA, lambda c: c | {"vocab_size": 10**30}, "key 'vocab_size' is 1000000000"),
+    (GQA, lambda c: c | {"num_hidden_layers": 10**6}, "key 'num_hidden_layers' is 1000000"),
+    (GQA, lambda c: c | {"max_position_embeddings": -8}, "key 'max_position_embeddings' is -8"),
+    (GQA, lambda c: c | {"text_config": [1]}, "key 'text_config' is [1], not an object"),
+    (GQA, lambda c: c | {"quantization_config": {"config_groups": [1]}}, "key 'quantization_config' has a layout"),
+    (GQA, lambda c: c | {"quantization_config": {"quant_method": "fp8", "ignored_layers": 5}}, "'quantization_config'"),
     *[(GQA, without(key), f"key '{key}' is missing; copy it from the publisher's config.json") for key in NEEDED],
     (GQA, without("model_type"), "key 'model_type' is missing, and transformers"),
     (MHA, without("ffn_dim"), "key 'ffn_dim' is missing; copy it from the publisher's config.json"),

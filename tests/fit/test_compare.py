@@ -163,6 +163,20 @@ def test_groups_of_one_file_are_chosen_by_key_and_value(tmp_path: Path, sweetspo
     assert "choose with --a and --b" in unclear.stderr
 
 
+def test_a_whole_name_is_not_a_part_of_another(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
+    """ "tp1" means the group "tp1", although "tp16" holds it; so does a model's name."""
+    tables = [
+        pl.read_csv(table(tmp_path / f"{name}.csv", lambda b, n, m, factor=factor: factor, seed=seed)).with_columns(
+            parallelism=pl.lit(name)
+        )
+        for seed, (name, factor) in enumerate({"tp1": 1.0, "tp16": 0.7}.items())
+    ]
+    both = tmp_path / "both.csv"
+    pl.concat(tables).write_csv(both)
+    said = sweetspot("compare", both, both, "--a", "parallelism=tp1", "--b", "parallelism=tp16")
+    assert "B uses 30 % [" in said.stdout, said.stderr
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path, sweetspot: Callable[..., Done]) -> None:
     one = table(tmp_path / "1.csv", lambda b, n, m: 1.0)
     other = table(tmp_path / "2.csv", lambda b, n, m: 1.0, batches=(2,))

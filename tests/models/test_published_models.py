@@ -211,3 +211,46 @@ def test_a_name_on_the_hub_is_read_from_its_cache(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert main(["model", "Qwen/Qwen-none"]) == 1
     assert "download the config.json and name the file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("described", "head"),
+    [
+        ({"quant_method": "awq", "bits": 4, "modules_to_not_convert": None}, True),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, True),
+        ({"quant_method": "gptq", "bits": 8, "lm_head": True}, False),
+        ({"quant_method": "fp8", "ignored_layers": "lm_head"}, True),
+    ],
+)
+def test_the_head_stays_in_16_bits_unless_it_is_named(described: dict[str, Any], head: bool) -> None:
+    config = MODELS["meta-llama/Meta-Llama-3.1-8B"]["config"] | {"quantization_config": described}
+    assert models.from_config(config, "x").plain_head is head
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "found"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "w4a16", "int4+a_float16"),
+        ({"quant_method": "awq", "bits": 4}, "int4+kv_fp8", "int4+kv_fp8"),
+        ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "fp8+kv_fp8", "fp8+kv_fp8"),
+        ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "fp8", ""),
+        ({"quant_algo": "FP8"}, "int8", ""),
+    ],
+)
+def test_a_precision_and_a_checkpoint_agree_or_are_refused(own: dict[str, Any], asked: str, found: str) -> None:
+    config = MODELS["meta-llama/Meta-Llama-3.1-8B"]["config"] | {"quantization_config": own, "torch_dtype": "float16"}
+    architecture = models.from_config(config, "x")
+    if found:
+        assert models.precision(architecture, Precision.of(asked)).name == found
+    else:
+        with pytest.raises(SweetspotError, match="its quantization_config says fp8"):
+            models.precision(architecture, Precision.of(asked))
+
+
+def test_models_spelled_as_their_publishers_do() -> None:
+    bloom = {"architectures": ["BloomForCausalLM"], "model_type": "bloom", "n_embed": 1024, "n_layer": 24}
+    assert models.from_config(bloom | {"num_attention_heads": 16, "vocab_size": 250880}, "x").parameters == 559_214_592
+    sizes = {"hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 32, "num_attention_heads": 24}
+    sizes |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 256000}
+    minitron = {"architectures": ["NemotronForCausalLM"], "model_type": "nemotron", **sizes}
+    assert models.from_config(minitron, "x").parameters == 4_190_509_056

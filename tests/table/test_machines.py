@@ -60,3 +60,11 @@ def test_rows_without_sessions_pass(tmp_path: Path) -> None:
     plain = row(None)
     del plain["session"]
     assert collected(tmp_path, plain) == [""]
+
+
+def test_one_board_and_four_are_not_one_machine(tmp_path: Path) -> None:
+    """A campaign with a model on one board and on four: each is compared with the first session on as many."""
+    four = {"parallelism": "tp4", "gpu_uuid": "GPU-1;GPU-2;GPU-3;GPU-4", "power_limit_w": 2800.0}
+    one = {"parallelism": "tp1"}
+    rows = [row("A", **one), row("B", **four), row("C", **four), row("D", **{**four, "driver_version": "590.1"})]
+    assert collected(tmp_path, *rows) == ["", "", "", "machine_changed"]
