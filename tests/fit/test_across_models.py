@@ -356,7 +356,7 @@ def test_a_prediction_needs_the_standard_library_only() -> None:
 
 
 def test_a_kind_of_layer_that_no_measured_model_has_is_an_extrapolation() -> None:
-    entry = fit_across_models(table(), ARCHS)[0]
+    entry = fit_across_models(table(), ARCHS)[0][0]
     mixture = models.load(ARCHITECTURES / "qwen3-30b-a3b.json")
     assert any("has experts" in reason for reason in predict_by(entry, mixture, 512, 256, 8).extrapolates)
     assert not any("experts" in reason for reason in predict_by(entry, NEW, 512, 256, 8).extrapolates)

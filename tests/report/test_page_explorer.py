@@ -16,6 +16,7 @@ from browser import Browser, Tab
 from energies import BATCHES, measured
 from pages import Made, Outcome, page, results
 from simulation import ARCHITECTURES
+from sweetspot import models
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
@@ -235,9 +236,9 @@ def test_the_page_and_advise_save_the_same(chromium: Browser, simulated: Made, t
 
 
 def test_the_law_across_models_is_on_the_page(chromium: Browser, tmp_path: Path) -> None:
-    models = ("opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "qwen2-7b")
-    found = results(tmp_path, models=models, lengths=(64, 256, 1024), batches=(1, 16))
-    architectures = {model: models.load(ARCHITECTURES / f"{model}.json") for model in models}
+    names = ("opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "qwen2-7b")
+    found = results(tmp_path, models=names, lengths=(64, 256, 1024), batches=(1, 16))
+    architectures = {model: models.load(ARCHITECTURES / f"{model}.json") for model in names}
     read = table.read([tmp_path / "simulated-4.parquet"])
     found.predictor = fit_table(read, architectures)
     found.validation, found.predictions = validate(read, architectures)
