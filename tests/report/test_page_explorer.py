@@ -236,17 +236,17 @@ def test_the_page_and_advise_save_the_same(chromium: Browser, simulated: Made, t
 
 
 def test_the_law_across_models_is_on_the_page(chromium: Browser, tmp_path: Path) -> None:
-    names = ("opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "qwen2-7b")
+    names = ("opt-1.3b", "llama-3.2-3b", "gemma-2-9b", "qwen2-7b", "qwen3-30b-a3b")
     found = results(tmp_path, models=names, lengths=(64, 256, 1024), batches=(1, 16))
     architectures = {model: models.load(ARCHITECTURES / f"{model}.json") for model in names}
-    read = table.read([tmp_path / "simulated-4.parquet"])
+    read = table.read([tmp_path / "simulated-5.parquet"])
     found.predictor = fit_table(read, architectures)
     found.validation, found.predictions = validate(read, architectures)
     page(found, tmp_path)
     tab = chromium.open(tmp_path / "report.html")
     (entry,) = found.predictor["across_models"]
     assert entry["reason"] == ""
-    asked = [(i % 4, n, m, batch) for i, (_, n, m, batch) in enumerate(lengths_and_batches(found.predictor, 200))]
+    asked = [(i % 5, n, m, batch) for i, (_, n, m, batch) in enumerate(lengths_and_batches(found.predictor, 200))]
     code = f"""({json.dumps(asked)}).map(([g, n, m, b]) => {{
         try {{ return predictAcross({DATA}.across[g], {{ input_tokens: n, output_tokens: m, batch: b }}); }}
         catch (error) {{ return {{ error: error.message }}; }}
