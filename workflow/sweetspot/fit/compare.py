@@ -114,7 +114,7 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
 
     Raises SweetspotError if the file is neither, or if no group matches.
     """
-    if path.suffix == ".json" and not _is_array(path):
+    if path.suffix == ".json" and not (path.is_file() and _is_array(path)):
         sides = [Side(group) for group in predictor.load(path)["groups"]]
     else:
         try:
