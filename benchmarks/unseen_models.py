@@ -223,7 +223,13 @@ def ml_energy(prompt: int) -> pl.DataFrame:
         for model, measured in ML_ENERGY.items()
         for batch, out, joules, rate in measured
     ]
-    names = {"gpu": "NVIDIA H100 80GB HBM3", "engine": "vLLM", "precision": "bfloat16", "source": "published"}
+    names = {
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "engine": "vLLM",
+        "precision": "bfloat16",
+        "parallelism": "tp1",
+        "source": "published",
+    }
     return pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items())
 
 

@@ -250,3 +250,23 @@ def test_layers_that_share_a_cache_read_it_and_keep_nothing() -> None:
     found = models.from_config(config, "shared")
     assert found.kv_bytes(10, 2) == 2 * 10 * 16 * 2
     assert found.request_cache_bytes(10, 2, 2) == 2 * 10 * 16 * 2 + 4 * (11 + 1) * 16 * 2
+
+
+def test_layers_that_the_config_calls_linear_keep_a_state_and_no_positions() -> None:
+    """The name of a class may say "linear" of a layer that attends; the config's name of the layer decides."""
+    config = {
+        **{"model_type": "minimax", "architectures": ["MiniMaxForCausalLM"], "hidden_size": 16, "vocab_size": 30},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "num_hidden_layers": 3},
+        **{"intermediate_size": 6, "num_local_experts": 4, "num_experts_per_tok": 2},
+        **{"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    }
+    found = models.from_config(config, "linear")
+    assert found.kv_bytes_per_token(2) == 1 * 2 * 2 * 4 * 2
+    assert found.kv_bytes(10, 2) == 10 * 32 + 2 * (4 * 4 * 4) * 2
+    latent = {
+        **{"model_type": "kimi_linear", "architectures": ["KimiLinearForCausalLM"], "hidden_size": 16},
+        **{"num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2, "head_dim": 4},
+        **{"kv_lora_rank": 8, "qk_rope_head_dim": 2, "qk_nope_head_dim": 4, "v_head_dim": 4, "vocab_size": 30},
+        **{"intermediate_size": 20, "layer_types": ["linear_attention", "full_attention"]},
+    }
+    assert models.from_config(latent, "latent").kv_bytes_per_token(2) == (8 + 2) * 2

@@ -60,6 +60,8 @@ class Parallelism(NamedTuple):
                 )
         if self.pipeline > architecture.layers:
             return f"pipeline_parallel {self.pipeline} exceeds the {architecture.layers} layers"
+        if self.experts and self.tensor == 1:
+            return "expert_parallel spreads experts over the boards of tensor_parallel, which is 1"
         if self.experts and not any(block.experts for block in architecture.blocks):
             return "expert_parallel needs a mixture of experts, and this model has no experts"
         return ""

@@ -25,7 +25,7 @@ _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_exp
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
 _SIZES = ("heads", "kv_heads", "head_size", "value_size", "cached", "latent")
 _QKV = re.compile("qkv|query_key_value|c_attn", re.IGNORECASE)
-_OTHER_MIXERS = re.compile(r"Rwkv|Recurrent|RgLru|Retention|LSTM|Hyena|Linear\w*Attention|Lightning")
+_OTHER_MIXERS = re.compile(r"Rwkv|Recurrent|RgLru|Retention|LSTM|Hyena")
 UNKNOWN_STATE = "layers that mix tokens in a way that is not known here"
 # FLOPs per element of recurrent state and token: Mamba decays it, adds an outer product, and reads it out; a delta
 # rule also reads it before it writes.
@@ -146,7 +146,8 @@ def _layer(place: str, layer: Module, index: int, text: Any, quantization: Quant
         plain_weights=_plain([*matrices, *short], quantization, main),
         plain_expert_weights=_plain(of_experts, quantization, main) / experts if experts else 0,
     )
-    more: dict[str, Any] = _attention(layer, index, text) | _state(layer, text)
+    linear = "linear" in str(_kind(text, index))
+    more: dict[str, Any] = ({} if linear else _attention(layer, index, text)) | _state(layer, linear, text)
     return replace(found, **more)
 
 
@@ -245,9 +246,14 @@ def _named(linears: dict[str, Linear], *names: str) -> Linear | None:
     return next((linears[name] for name in names if name in linears), None)
 
 
-def _window(module: Module, index: int, text: Any) -> dict[str, Any]:
+def _kind(text: Any, index: int) -> Any:
+    """What the config calls a layer; None if it does not name layers."""
     kinds = _of(text, "layer_types")
-    kind = kinds[index] if kinds else None
+    return kinds[index] if kinds else None
+
+
+def _window(module: Module, index: int, text: Any) -> dict[str, Any]:
+    kind = _kind(text, index)
     if kind == "chunked_attention":
         return {"window": text.attention_chunk_size, "chunked": True}
     own, general = getattr(module, "sliding_window", None), _of(text, "sliding_window")
@@ -256,7 +262,7 @@ def _window(module: Module, index: int, text: Any) -> dict[str, Any]:
     return {}
 
 
-def _state(layer: Module, text: Any) -> dict[str, int]:
+def _state(layer: Module, linear: bool, text: Any) -> dict[str, int]:
     """The recurrent state of a layer, in bytes per request, and the FLOPs of its update, per token."""
     elements = flops = short = 0
     for _, module in layer.modules():
@@ -269,8 +275,8 @@ def _state(layer: Module, text: Any) -> dict[str, int]:
             own = width * size["ssm_state_size"]
         elif {"num_v_heads", "head_k_dim", "head_v_dim"} <= size.keys():
             own, each = size["num_v_heads"] * size["head_k_dim"] * size["head_v_dim"], _DELTA_FLOPS
-        elif "Lightning" in type(module).__name__ and {"num_attention_heads", "head_dim"} <= size.keys():
-            own = size["num_attention_heads"] * size["head_dim"] ** 2
+        elif linear and "Attention" in type(module).__name__ and "head_dim" in size:
+            own, each = size.get("num_heads", text.num_attention_heads) * size["head_dim"] ** 2, _DELTA_FLOPS
         elements, flops = elements + own, flops + each * own
     types = (getattr(text, name, None) for name in ("mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
     wide = 4 if "float32" in map(str, types) else 2
