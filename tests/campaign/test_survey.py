@@ -10,7 +10,7 @@ import pytest
 from test_campaign import campaign
 
 from checkouts import Checkout
-from sweetspot.campaign.survey import Cost, as_text, survey
+from sweetspot.campaign.survey import Cost, Survey, as_text, survey
 
 
 def shown(checkout: Checkout, *arguments: str) -> str:
@@ -100,10 +100,12 @@ def test_given_rows_leave_nothing_to_measure(checkout: Checkout) -> None:
     assert "To measure" not in checkout.run("--dry-run")
 
 
-def test_costs_scale_with_what_was_measured() -> None:
+def test_costs_scale_with_what_was_measured(tmp_path: Path) -> None:
     assert str(Cost(7200, 5e6)) == "2 GPU h, 5 MJ"
-    scaled = Cost(100, 100).scaled(Cost(3, 8), Cost(2, 2))
-    assert (scaled.time_s, scaled.energy_j) == (150, 400)
+    job = ("opt-1.3b", 1, "grid")
+    found = Survey(campaign(tmp_path, ["opt-1.3b float16"]), visited=Cost(3, 8), simulated=Cost(2, 2), loads_s=[7.0])
+    found.left_cost[job] = Cost(100, 100)
+    assert found.estimate([job]) == Cost(157, 400)
 
 
 def test_a_configuration_that_cannot_be_read_is_one_message(checkout: Checkout) -> None:

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from sweetspot import engines
-from sweetspot.campaign.campaign import Campaign, PlannedCell
+from sweetspot.campaign.campaign import Campaign
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.measure import journal, pace, rows, session
 from sweetspot.measure.journal import Cell, Place
@@ -39,16 +39,13 @@ class Cost:
         self.time_s += times * other.time_s
         self.energy_j += times * other.energy_j
 
-    def scaled(self, by: "Cost", over: "Cost") -> "Cost":
-        """This cost times `by` over `over`."""
-        return Cost(
-            self.time_s * (by.time_s / over.time_s if over.time_s else 1),
-            self.energy_j * (by.energy_j / over.energy_j if over.energy_j else 1),
-        )
-
     def __str__(self) -> str:
         """GPU hours and joules, for display."""
         return f"{_number(self.time_s / 3600)} GPU h, {_joules(self.energy_j)}"
+
+
+Simulator = Callable[[Cell, int | None], Cost]
+"""The estimated cost of a visit of a cell (its number; None: of the anchor cell) as the protocol plans it."""
 
 
 @dataclass
@@ -82,7 +79,9 @@ class Survey:
         total, jobs = Cost(), list(self.left if jobs is None else jobs)
         for job in jobs:
             total.add(self.left_cost[job])
-        total = total.scaled(self.visited, self.simulated)
+        if self.simulated.time_s:
+            total.time_s *= self.visited.time_s / self.simulated.time_s
+            total.energy_j *= self.visited.energy_j / self.simulated.energy_j
         total.time_s += len(jobs) * (fmean(self.loads_s) if self.loads_s else self.campaign.config.protocol.idle_s)
         if self.builds_s:
             unbuilt = {job[:2] for job in jobs} - self.builds_s.keys()
@@ -188,7 +187,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
     key = session.key(json.loads(campaign.measure_job(*jobs[0])), campaign.models[model].resolved)
     visits: dict[tuple[Cell, int | None], list[dict[str, Any]]] = {}
     others: dict[Cell, Cost] = {}
-    simulate = _Simulator(campaign, model, batch)
+    simulated = _simulator(campaign, model, batch)
     if (build_s := _build_s(place)) is not None:
         found.builds_s[model, batch] = boards * build_s
         found.spent.time_s += boards * build_s
@@ -204,7 +203,7 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
             visits.setdefault((cell, record["visit"]), []).append(record)
             found.spent.add(cost)
             found.visited.add(cost)
-            found.simulated.add(simulate.visit(cell, record["visit"]))
+            found.simulated.add(simulated(cell, record["visit"]))
         else:
             others.setdefault(cell, Cost()).add(cost)
     for job in jobs:
@@ -220,25 +219,28 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
                 left += len(pending)
                 found.left[job] = found.left.get(job, 0) + 1
                 for visit in pending:
-                    found.left_cost.setdefault(job, Cost()).add(simulate.visit(cell, visit))
+                    found.left_cost.setdefault(job, Cost()).add(simulated(cell, visit))
                 if cell in others and not any(at == cell for at, _ in visits):
                     found.again += 1
                     found.again_cost.add(others[cell])
             else:
                 found.done += 1
-                made = [record for visit in range(protocol.visits) for record in visits.get((cell, visit), ())]
-                _judge(found, planned, [row for record in made for row in record["rows"]])
+                records = (record for visit in range(protocol.visits) for record in visits.get((cell, visit), ()))
+                made = [row for record in records for row in record["rows"]]
+                if made and not any(row["valid"] for row in made):
+                    reasons = sorted({reason for row in made for reason in row["reasons"].split(";") if reason})
+                    found.invalid[f"{model} batch {batch}: {', '.join(reasons)}"] += 1
         if left:
-            found.left_cost[job].add(_around(campaign, job, left, simulate))
+            found.left_cost[job].add(_around(campaign, job, left, simulated))
 
 
-def _around(campaign: Campaign, job: Job, visits: int, simulate: "_Simulator") -> Cost:
+def _around(campaign: Campaign, job: Job, visits: int, simulated: Simulator) -> Cost:
     """What a job costs beyond loading and its visits: the anchor cell, and idle power at the end."""
     protocol = campaign.config.protocol
     cost, every = Cost(campaign.gpus_of_job(job[0]) * protocol.idle_s), protocol.anchor_every
     if every and 2 * visits >= every:
         lengths = sorted(_cells(campaign, job), key=lambda cell: (sum(cell), cell))
-        cost.add(simulate.visit(lengths[len(lengths) // 2], None), 2 + (visits - 1) // every)
+        cost.add(simulated(lengths[len(lengths) // 2], None), 2 + (visits - 1) // every)
     return cost
 
 
@@ -248,12 +250,6 @@ def _build_s(place: Place) -> float | None:
         return float(json.loads((place.engine / "engine.json").read_text())["build_s"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _judge(found: Survey, planned: PlannedCell, made: list[Mapping[str, Any]]) -> None:
-    if made and not any(row["valid"] for row in made):
-        reasons = sorted({reason for row in made for reason in row["reasons"].split(";") if reason})
-        found.invalid[f"{planned.model} batch {planned.batch}: {', '.join(reasons)}"] += 1
 
 
 def simulated_spec(campaign: Campaign, model: str, batch: int, longest: int = 0) -> engines.EngineSpec:
@@ -268,31 +264,26 @@ def simulated_spec(campaign: Campaign, model: str, batch: int, longest: int = 0)
     )
 
 
-class _Simulator:
-    """The simulator's estimates for the cells of one model and batch."""
+def _simulator(campaign: Campaign, model: str, batch: int) -> Simulator:
+    """The simulator's estimates for one model and batch; nan if there is no data sheet to simulate the GPU with."""
+    if campaign.gpu is None:
+        return lambda cell, visit: Cost(nan, nan)
+    boards, device = campaign.gpus_of_job(model), SimulatedGpu(campaign.gpu, campaign.config.seed)
+    engine = SimulatedEngine(simulated_spec(campaign, model, batch), device, _SEGMENT_PASSES)
 
-    def __init__(self, campaign: Campaign, model: str, batch: int) -> None:
-        self._protocol, self._known = campaign.config.protocol, campaign.gpu is not None
-        self._gpus = campaign.models[model].row.parallelism.gpus
-        if campaign.gpu is None:
-            return
-        self._device = SimulatedGpu(campaign.gpu, campaign.config.seed)
-        self._engine = SimulatedEngine(simulated_spec(campaign, model, batch), self._device, _SEGMENT_PASSES)
-        self._ran = functools.cache(self._run)
+    @functools.cache
+    def ran(cell: Cell) -> tuple[float, float]:
+        start_s = device.clock.now()
+        engine.run(*cell)
+        end_s = device.clock.now()
+        return end_s - start_s, boards * device.true_energy_j(start_s, end_s) / (end_s - start_s)
 
-    def visit(self, cell: Cell, visit: int | None) -> Cost:
-        """A visit of the cell as the protocol plans it; nan if there is no data sheet to simulate the GPU with."""
-        if not self._known:
-            return Cost(nan, nan)
-        duration_s, power_w = self._ran(cell)
-        time_s = pace.planned_visit_s(duration_s, visit, self._protocol)
-        return Cost(self._gpus * time_s, time_s * power_w)
+    def simulated(cell: Cell, visit: int | None) -> Cost:
+        duration_s, power_w = ran(cell)
+        time_s = pace.planned_visit_s(duration_s, visit, campaign.config.protocol)
+        return Cost(boards * time_s, time_s * power_w)
 
-    def _run(self, cell: Cell) -> tuple[float, float]:
-        start_s = self._device.clock.now()
-        self._engine.run(*cell)
-        end_s = self._device.clock.now()
-        return end_s - start_s, self._gpus * self._device.true_energy_j(start_s, end_s) / (end_s - start_s)
+    return simulated
 
 
 def _cost(record: Mapping[str, Any], boards: int) -> Cost:
