@@ -34,26 +34,9 @@ def add_map(command: argparse._ActionsContainer, what: str) -> None:
     )
 
 
-def add_set(command: argparse._ActionsContainer) -> None:
-    """`--set`, which gives a missing column one value."""
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="one value for all rows of a missing column: model, batch, gpu, engine, precision, parallelism or source; "
-        "may be repeated",
-    )
-
-
 def renames(items: Iterable[str]) -> dict[str, str]:
     """The pairs of `--map`, theirs to ours. Raises SweetspotError if one is not THEIRS=OURS."""
     return pairs(items, "--map", "THEIRS=OURS, for example --map nin=input_tokens")
-
-
-def constants(items: Iterable[str]) -> dict[str, str]:
-    """The pairs of `--set`, column to value. Raises SweetspotError if one is not COLUMN=VALUE."""
-    return pairs(items, "--set", "COLUMN=VALUE, for example --set batch=1")
 
 
 def pairs(items: Iterable[str], option: str, form: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_map, add_set, constants, renames
+from sweetspot.commands.arguments import add_map, pairs, renames
 from sweetspot.errors import SweetspotError
 
 HELP = "fit energy laws to a table of measurements and validate them"
@@ -32,7 +32,14 @@ def add(command: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; created if missing"
     )
     add_map(command, "table")
-    add_set(command)
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="one value for all rows of a missing column: model, batch, gpu, engine, precision, parallelism or source; "
+        "may be repeated",
+    )
     command.add_argument(
         "--architectures",
         type=Path,
@@ -48,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     from sweetspot.predict import predictor
     from sweetspot.table import read as table
 
-    rename, values = renames(options.map), constants(options.set)
+    rename, values = renames(options.map), pairs(options.set, "--set", "COLUMN=VALUE, for example --set batch=1")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

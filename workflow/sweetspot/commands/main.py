@@ -5,27 +5,17 @@ A subcommand is named after its module, whose docstring is its description in --
 
 import argparse
 import sys
+from importlib import import_module
 
 from sweetspot import __version__
-from sweetspot.commands import (
-    advise,
-    compare,
-    dataset,
-    design,
-    fit,
-    meter,
-    model,
-    plan,
-    predict,
-    probe,
-    raw,
-    unattended,
-)
 from sweetspot.errors import SweetspotError
 
 # In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
 # answers at once, and `unattended` runs without the packages that fitting needs.
-COMMANDS = (plan, model, fit, predict, compare, design, advise, meter, probe, unattended, raw, dataset)
+COMMANDS = (
+    *("plan", "model", "fit", "predict", "compare", "design", "advise"),
+    *("meter", "probe", "unattended", "raw", "dataset"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"sweetspot {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        name, description = module.__name__.rpartition(".")[2], module.__doc__
-        command = commands.add_parser(name, help=module.HELP, description=description, epilog=module.EPILOG)
+    for name in COMMANDS:
+        module = import_module(f"sweetspot.commands.{name}")
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=module.EPILOG)
         module.add(command)
         command.set_defaults(run=module.run)
     return top
