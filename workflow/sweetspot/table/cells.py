@@ -13,7 +13,7 @@ def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
     latencies (means over repetitions; null if the table lacks them); in_flight (minimum); experts and
     experts_per_token (maxima); energy_sd_j (null for a single repetition); repetitions.
     """
-    order = {name: index for index, name in enumerate(frame.select(GROUP).unique(maintain_order=True).rows())}
+    order = frame.select(GROUP).unique(maintain_order=True).with_row_index("_group")
     known = [name for name in LATENCIES if name in frame.columns]
     averaged = (
         frame.filter(pl.col("valid"))
@@ -29,5 +29,4 @@ def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
             repetitions=pl.len(),
         )
     )
-    position = pl.Series("_group", [order[name] for name in averaged.select(GROUP).rows()], dtype=pl.Int64)
-    return averaged.with_columns(position).sort("_group", *CELL).drop("_group")
+    return averaged.join(order, on=GROUP).sort("_group", *CELL).drop("_group")

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from sweetspot.table.files import numbers
 from sweetspot.vocabulary import LATENCIES
 
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
@@ -14,9 +15,7 @@ def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """
     notes = []
     for name in filter(frame.columns.__contains__, LATENCIES):
-        given = frame[name]
-        numeric = given.dtype.is_numeric() or given.dtype == pl.String
-        seconds = given.cast(pl.Float64, strict=False) if numeric else pl.Series(name, [None] * len(given), pl.Float64)
+        given, seconds = frame[name], numbers(frame[name])
         longest = frame["duration_s"].fill_null(float("inf")) * _LONGER
         seconds = seconds.set(~((seconds > 0) & (seconds <= longest)).fill_null(False), None)
         lost = given.is_not_null() & seconds.is_null() & frame["valid"]
