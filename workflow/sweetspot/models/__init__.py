@@ -32,7 +32,7 @@ _COUNTS = ("_size", "_dim", "_rank", "_heads", "_layers", "_experts", "_tok", "_
 _LARGEST, _MOST_LAYERS = 10**9, 10_000
 _TEXT = ("text_config", "llm_config")
 _LAYERS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "num_layers")  # instead of num_hidden_layers
-_MOST_UNKNOWN = 0.05  # share of parameters whose work may be unknown
+_MOST_UNKNOWN = 0.05  # share of active parameters whose work may be unknown
 
 
 def find(place: str, base: Path = Path()) -> Path:
@@ -280,7 +280,9 @@ def _kept(config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None
 
     The name depends on all that the content depends on, this code and the version of transformers included.
     """
-    code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    base = Path(__file__).parent
+    own = [*sorted(base.glob("*.py")), *(base.parent / f"{name}.py" for name in ("architecture", "precision"))]
+    code = [path.read_text() for path in own]
     inputs = {"config": config, "name": name, "beside": beside, "code": code, "transformers": version("transformers")}
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweetspot/models"
     return place / f"{key(inputs)}.json"
