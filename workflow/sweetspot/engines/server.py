@@ -33,7 +33,8 @@ FIXED = {
     "in_flight_batching": "has no static batches",
 }
 
-_TRIAL_INPUT, _TRIAL_OUTPUT = 8, 64  # tokens of the trial batches that show how many requests run at once
+# Tokens of the trial batches that show how many requests run at once: the longer the replies, the less a delay matters.
+_TRIAL_INPUT, _SHORTEST, _LONGEST = 8, 64, 256
 _TRIALS = 6
 
 
@@ -197,20 +198,20 @@ class ServerEngine(Engine):
         """How many requests the server runs at once, from batches of short ones; the whole batch if none waits.
 
         0 if that cannot be told: a busy host may delay requests and readings, which looks as if they waited, so a
-        smaller number than the batch must be the largest of several trials, and be seen twice.
+        smaller number than the batch must be the largest of all trials, and be seen in half of them.
         """
         spec = self._spec
         input_tokens = min(_TRIAL_INPUT, spec.max_input_tokens)
-        lengths = input_tokens, min(_TRIAL_OUTPUT, spec.total_tokens - input_tokens)
+        lengths = input_tokens, min(_LONGEST, spec.total_tokens - input_tokens)
         seen: list[int] = []
         for _ in range(_TRIALS):
             times = self._run(spec.batch, *lengths).requests
-            if not times or lengths[1] < _TRIAL_OUTPUT:
+            if not times or lengths[1] < _SHORTEST:
                 return 0 if spec.batch > 1 else 1
             seen.append(_seats(times))
-            if max(seen) == spec.batch or seen.count(max(seen)) > 1:
-                return max(seen)
-        return 0
+            if max(seen) == spec.batch:
+                return spec.batch
+        return max(seen) if 2 * seen.count(max(seen)) >= _TRIALS else 0
 
     def _counters(self) -> dict[str, float]:
         names = self._kind.counters
