@@ -308,9 +308,9 @@ def test_a_campaign_runs_from_the_engine_to_rows(engine: str, command: str | Non
         assert row["in_flight"] in ((BATCH, None) if command else (BATCH,)), "unknown on a busy host, but never another"
         assert "random_weights" in row["flags"].split(";")
         assert 0 < row["ttft_p50_s"] <= row["ttft_p99_s"]
-        assert row["ttft_p50_s"] < row["duration_s"]
-        reply_s = row["tpot_mean_s"] * (row["output_tokens"] - 1)
-        assert 0 < row["ttft_mean_s"] + reply_s < 1.05 * row["duration_s"], "means over the same batches"
+        # A busy host may hide the times of some batches, so means over requests and over batches may differ.
+        assert 0 < row["tpot_p50_s"] <= row["tpot_p99_s"]
+        assert row["ttft_p99_s"] + row["tpot_p50_s"] * (row["output_tokens"] - 1) < row["window_s"]
         assert 0 <= row["start_spread_s"] < row["duration_s"]
         if row["valid"]:
             assert row["energy_j"] == pytest.approx(400 * row["duration_s"], rel=0.03)
