@@ -39,7 +39,7 @@ def main() -> None:
     batches = sorted(cells["batch"].unique())
     middle = batches[len(batches) // 2]
     show(LAWS["paper-6"], cells.filter(pl.col("batch") == middle), options.noise)
-    show(LAWS["batch-7"], cells, options.noise)
+    show(LAWS["steps-8"], cells, options.noise)
 
 
 def show(law: Law, cells: pl.DataFrame, noise: float) -> None:

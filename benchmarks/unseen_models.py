@@ -153,7 +153,7 @@ def pick(mine: pl.DataFrame, count: int, how: str) -> np.ndarray:
 
 def batch_8(given: pl.DataFrame, rest: pl.DataFrame) -> list[float]:
     """MAPE in percent of the model's own batch-8 law with the same cells; empty where they are too few."""
-    law = LAWS["batch-8"]
+    law = LAWS["steps-8"]
 
     def design(frame: pl.DataFrame) -> Any:
         batch, n, m = frame.select(CELL).to_numpy().astype(float).T

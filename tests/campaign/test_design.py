@@ -103,13 +103,13 @@ def test_the_command_from_nothing_to_accuracy(
     )
     place = tmp_path / "results/few/measurements.parquet"
     place.parent.mkdir(parents=True)
-    rows = measured("batch-7", cells=first.select("input_tokens", "output_tokens", "batch").rows())
+    rows = measured("steps-8", cells=first.select("input_tokens", "output_tokens", "batch").rows())
     rows.with_columns(model=pl.lit("opt-1.3b")).write_parquet(place)
     assert run(tmp_path, "--add", "9") == 3  # five cells validate no law
     second = pl.read_csv(tmp_path / "cells.csv")
     assert second.height == 14
     assert first.join(second, on=first.columns, how="anti").height == 0
-    rows = measured("batch-7", cells=second.select("input_tokens", "output_tokens", "batch").rows())
+    rows = measured("steps-8", cells=second.select("input_tokens", "output_tokens", "batch").rows())
     rows.with_columns(model=pl.lit("opt-1.3b")).write_parquet(place)
     capsys.readouterr()
     assert run(tmp_path, "--accuracy", "5") == 0
@@ -120,7 +120,7 @@ def test_the_command_from_nothing_to_accuracy(
 def test_a_whole_grid_ends_the_loop_whatever_its_accuracy(campaign: Any, tmp_path: Path) -> None:
     place = tmp_path / "results/few/measurements.parquet"
     place.parent.mkdir(parents=True)
-    rows = measured("batch-7", inputs=(64, 256, 1024), outputs=(64, 256, 512), batches=(1, 8), noise=0.2)
+    rows = measured("steps-8", inputs=(64, 256, 1024), outputs=(64, 256, 512), batches=(1, 8), noise=0.2)
     rows.with_columns(model=pl.lit("opt-1.3b")).write_parquet(place)
     assert run(tmp_path, "--accuracy", "0.01") == 0
 

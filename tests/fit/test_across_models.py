@@ -305,9 +305,10 @@ def test_fit_and_predict_an_unmeasured_model_from_the_command_line(tmp_path: Pat
 
 
 def test_models_of_too_few_cells_make_a_law_together(tmp_path: Path) -> None:
-    table(cells=CELLS[:2]).drop("waves").write_csv(tmp_path / "rows.csv")
+    rows = table(cells=CELLS[:2]).filter((pl.col("model") != MODELS[1]) | (pl.int_range(pl.len()) % 2 == 0))
+    rows.drop("waves").write_csv(tmp_path / "rows.csv")
     fitting = ["fit", tmp_path / "rows.csv", "--out", tmp_path]
-    assert "no law can be fitted" in sweetspot(*fitting).stderr
+    assert "no law can be fitted" in sweetspot(*fitting).stdout
     fitted = sweetspot(*fitting, "--architectures", ARCHITECTURES)
     assert fitted.returncode == 0, fitted.stderr
     lengths = ["--input-tokens", CELLS[0][0], "--output-tokens", CELLS[0][1]]
@@ -316,11 +317,11 @@ def test_models_of_too_few_cells_make_a_law_together(tmp_path: Path) -> None:
     assert alone.returncode == 1
     assert "the law across models uses its cells and predicts it" in alone.stderr
     answer = sweetspot(*query, "--architecture", ARCHITECTURES / f"{MODELS[1]}.json", "--json")
-    assert json.loads(answer.stdout)["cells"] == 2
+    assert json.loads(answer.stdout)["cells"] == 1
 
 
 def test_a_model_of_few_cells_is_told_of_the_law_across_models(tmp_path: Path) -> None:
-    few = table({MODELS[1]: ARCHS[MODELS[1]]}, CELLS[::4])
+    few = table({MODELS[1]: ARCHS[MODELS[1]]}, CELLS[:2])
     others = table({model: ARCHS[model] for model in MODELS[2:]})
     pl.concat([others, few]).drop("waves").write_csv(tmp_path / "rows.csv")
     fitted = sweetspot("fit", tmp_path / "rows.csv", "--out", tmp_path, "--architectures", ARCHITECTURES)

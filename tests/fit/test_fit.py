@@ -22,19 +22,18 @@ def values(fit: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.parametrize("law", TRUTH)
 def test_exact_energies_give_the_coefficients_back(fitted: Any, law: str) -> None:
-    several = LAWS[law].has_batch_terms
-    group = fitted(measured(law, batches=BATCHES if several else (8,)))
+    group = fitted(measured(law, batches=BATCHES if LAWS[law].has_batch_terms else (8,)))
     (fit,) = group["laws"][law]
-    assert values(fit) == pytest.approx(TRUTH[law], rel=1e-6)
-    assert fit["in_sample_mape_percent"] < 1e-6
+    if not LAWS[law].needs_experts:  # y and z are nearly one function of the batch
+        assert values(fit) == pytest.approx(TRUTH[law], rel=0.01)  # what the priors pull
+    assert fit["in_sample_mape_percent"] < 0.01
     assert group["law"] == law  # and the law that made the table is the one chosen
-    assert several or "two batches" in group["laws"]["batch-8"][0]["skipped"]
 
 
-@pytest.mark.parametrize("law", ["paper-6", "batch-8"])
+@pytest.mark.parametrize("law", ["paper-6", "steps-8"])
 @pytest.mark.parametrize("seed", range(5))
 def test_noisy_energies_give_them_back_within_their_errors(fitted: Any, law: str, seed: int) -> None:
-    (fit,) = fitted(measured(law, batches=BATCHES if law == "batch-8" else (8,), noise=0.02, seed=seed))["laws"][law]
+    (fit,) = fitted(measured(law, batches=BATCHES if law == "steps-8" else (8,), noise=0.02, seed=seed))["laws"][law]
     for name, term in fit["terms"].items():
         if not term["at_bound"]:
             assert abs(term["value"] - TRUTH[law][name]) < 3 * term["standard_error"], name
@@ -59,14 +58,12 @@ def test_coefficients_at_their_bound_are_marked(fitted: Any) -> None:
     group = fitted(measured(values=TRUTH["paper-6"] | {"t4": -1e-5}))
     (fit,) = group["laws"]["paper-6"]
     term = fit["terms"]["t4"]
-    assert (term["value"], term["standard_error"], term["at_bound"]) == (0.0, None, True)
-    index = list(fit["terms"]).index("t4")
-    assert np.array(fit["covariance"])[index].tolist() == [0.0] * 6
-    assert fit["degrees_of_freedom"] == 49 - 5
+    assert (term["value"], term["at_bound"]) == (0.0, True)
+    assert 49 - 6 <= fit["degrees_of_freedom"] <= 49
     assert not fit["terms"]["t3"]["at_bound"]
     assert {spot["status"] for spot in group["sweet_spots"]} == {"no interior minimum"}
     (fit,) = fitted(measured(values=TRUTH["paper-6"] | {"t5": -20.0}))["laws"]["paper-6"]
-    assert (fit["terms"]["t5"]["value"], fit["terms"]["t5"]["at_bound"]) == (pytest.approx(-20), False)
+    assert (fit["terms"]["t5"]["value"], fit["terms"]["t5"]["at_bound"]) == (pytest.approx(-20, rel=0.01), False)
 
 
 def test_covariance_is_of_the_terms_in_their_order(fitted: Any) -> None:
@@ -77,10 +74,10 @@ def test_covariance_is_of_the_terms_in_their_order(fitted: Any) -> None:
 
 
 def test_several_batches(fitted: Any) -> None:
-    group = fitted(measured("batch-8", batches=BATCHES, noise=0.02))
-    assert group["law"] == "batch-8"
+    group = fitted(measured("steps-8", batches=BATCHES, noise=0.02))
+    assert group["law"] == "steps-8"
     assert group["batches"] == list(BATCHES)
-    assert [fit["batch"] for fit in group["laws"]["batch-8"]] == [None]
+    assert [fit["batch"] for fit in group["laws"]["steps-8"]] == [None]
     assert [fit["batch"] for fit in group["laws"]["paper-6"]] == list(BATCHES)
     assert {spot["batch"] for spot in group["sweet_spots"]} == set(BATCHES)
     assert len(group["sweet_spots"]) == len(BATCHES) * len(GRID)
@@ -97,7 +94,7 @@ def test_batches_that_follow_no_batch_law_keep_their_own_coefficients(fitted: An
 def test_a_law_that_covers_every_cell_goes_before_one_that_does_not(fitted: Any) -> None:
     group = fitted(pl.concat([measured(batches=(1,)), measured(cells=[(512, 512, 32)])]))
     assert "skipped" in group["laws"]["paper-6"][1]
-    assert group["law"] == "batch-8"
+    assert group["law"] == "steps-8"
 
 
 def test_the_simpler_law_is_chosen_where_it_is_as_good(fitted: Any) -> None:
@@ -126,18 +123,18 @@ def test_a_law_that_a_scheme_cannot_judge_does_not_win_by_that(as_table: Any) ->
 
     held_out = {
         "paper-5": of(4.0, folds(8.0)),
-        "cache-5": of(4.05, folds(8.2, cells=20)),
+        "steps-5": of(4.05, folds(8.2, cells=20)),
         "paper-6": of(4.09, folds(0.0, cells=0)),
-        "recompute-4": of(6.0, folds(6.0)),
+        "wilkins": of(6.0, folds(6.0)),
     }
-    fits = {name: [{"batch": None, "terms": dict.fromkeys(range(int(name[-1])))}] for name in held_out}
+    fits = {name: [{"batch": None, "terms": [term.name for term in LAWS[name].terms]}] for name in held_out}
     name, because = choose(fits, held_out, points)
     assert name == "paper-5"
-    assert "leave-one-length-out 8 % (lowest: recompute-4 6 %)" in because
+    assert "leave-one-length-out 8 % (lowest: wilkins 6 %)" in because
     del held_out["paper-5"], fits["paper-5"]
     name, because = choose(fits, held_out, points)
-    assert name == "cache-5"
-    assert "over 20 of 49 cells (lowest: recompute-4 6" in because
+    assert name == "steps-5"
+    assert "over 20 of 49 cells (lowest: wilkins 6" in because
     assert "over the 20 cells that both predict" in because
 
 
@@ -149,10 +146,12 @@ def test_six_cells(fitted: Any) -> None:
     assert all(fit.get("degrees_of_freedom", 1) >= 1 for fits in group["laws"].values() for fit in fits)
 
 
-def test_as_many_cells_as_coefficients_are_too_few(fitted: Any) -> None:
+def test_a_law_with_priors_needs_two_cells_and_a_baseline_one_more_than_it_has_coefficients(fitted: Any) -> None:
     cells = list(itertools.product((64, 512, 2048), (128, 1024, 4096), (8,)))
-    assert "needs more than 6 cells" in fitted(measured(cells=cells[:4] + cells[7:]))["laws"]["paper-6"][0]["skipped"]
-    assert "skipped" not in fitted(measured(cells=cells[:4] + cells[6:]))["laws"]["paper-6"][0]
+    laws = fitted(measured(cells=cells[:3]))["laws"]
+    assert "skipped" not in laws["paper-6"][0]
+    assert "needs more than 3 cells" in laws["linear"][0]["skipped"]
+    assert "skipped" not in fitted(measured(cells=cells[1:5]))["laws"]["linear"][0]
 
 
 def test_repetitions_are_averaged_and_invalid_rows_left_out(fitted: Any) -> None:
@@ -165,7 +164,7 @@ def test_repetitions_are_averaged_and_invalid_rows_left_out(fitted: Any) -> None
 
 @pytest.mark.parametrize(
     ("frame", "reason"),
-    [(measured(valid=False), "every row is marked invalid"), (measured(cells=[(64, 64, 8)]), "needs more than")],
+    [(measured(valid=False), "every row is marked invalid"), (measured(cells=[(64, 64, 8)]), "needs at least 2 cells")],
 )
 def test_nothing_to_fit(as_table: Any, frame: pl.DataFrame, reason: str) -> None:
     with pytest.raises(SweetspotError, match=reason):
@@ -180,19 +179,19 @@ def test_a_group_too_small_does_not_stop_the_others(as_table: Any) -> None:
     assert two["law"] == "paper-6"
 
 
-def ranks(fit: dict[str, Any]) -> tuple[int, int]:
-    return len(fit["terms"]), len(fit["merged"])
+def silent(fit: dict[str, Any]) -> set[str]:
+    """Terms that the cells do not determine."""
+    return {name for name, term in fit["terms"].items() if term["from_prior"]}
 
 
 def test_one_output_length_gives_no_sweet_spot(fitted: Any) -> None:
     group = fitted(measured(outputs=(256,)))
     (fit,) = group["laws"]["paper-6"]
-    assert ranks(fit) == (3, 3)
-    assert "cannot be separated from" in fit["note"]
+    assert "t4" in silent(fit)
     assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
     assert {spot["output_tokens"] for spot in group["sweet_spots"]} == {None}
-    # What was merged is counted, not lost: the law still reproduces its own cells.
-    assert fit["in_sample_mape_percent"] < 1e-6
+    # What the cells cannot tell apart is counted, not lost: the law still reproduces its own cells.
+    assert fit["in_sample_mape_percent"] < 0.1
 
 
 @pytest.mark.parametrize("law", ["paper-5", "paper-6"])
@@ -204,7 +203,6 @@ def test_two_output_lengths_give_no_sweet_spot(fitted: Any, law: str) -> None:
 def test_one_input_length_gives_the_sweet_spot_of_that_length(fitted: Any) -> None:
     values_ = TRUTH["paper-6"] | {"t4": 5e-4}
     group = fitted(measured(inputs=(512,), noise=1e-4, values=values_))
-    assert ranks(group["laws"]["paper-6"][0]) == (3, 3)
     (spot,) = group["sweet_spots"]
     assert spot["status"] == "interior"
     assert spot["output_tokens"] == pytest.approx(spot_of("paper-6", values_, 512, 8), rel=0.02)
@@ -213,13 +211,11 @@ def test_one_input_length_gives_the_sweet_spot_of_that_length(fitted: Any) -> No
 def test_lengths_that_vary_together(fitted: Any) -> None:
     """Equal input and output lengths: n, m and n^2/m are one column, 1 and n/m another."""
     group = fitted(measured(cells=[(length, length, 8) for length in GRID]))
-    fit = group["laws"]["paper-6"][0]
-    assert ranks(fit) == (3, 3)
-    assert fit["in_sample_mape_percent"] < 1e-6
+    assert group["laws"]["paper-6"][0]["in_sample_mape_percent"] < 0.1
     assert {spot["output_tokens"] for spot in group["sweet_spots"]} <= {None}
 
 
-@pytest.mark.parametrize(("law", "batches"), [("recompute-4", (8,)), ("batch-7", (1, 8))])
+@pytest.mark.parametrize(("law", "batches"), [("steps-5", (8,)), ("steps-8", (1, 8))])
 def test_prompt_and_reply_of_one_sum_give_no_sweet_spot(fitted: Any, law: str, batches: tuple[int, ...]) -> None:
     """Each prompt has one reply length, so that only the form of a law tells what grows with the reply."""
     inputs = (128, 256, 512, 768, 1024, 1536, 1920)
@@ -249,34 +245,30 @@ def test_a_law_that_can_have_no_sweet_spot_does_not_deny_one(fitted: Any, law: s
 
 def test_one_length_and_four_batches(fitted: Any) -> None:
     """The design of public tables: only a + b/B can be learned, and is."""
-    group = fitted(measured("batch-8", inputs=(1024,), outputs=(1024,), batches=(1, 16, 32, 64)))
-    (fit,) = group["laws"]["batch-8"]
-    assert group["law"] == "batch-8"
-    assert ranks(fit) == (2, 6)
+    group = fitted(measured("steps-8", inputs=(1024,), outputs=(1024,), batches=(1, 16, 32, 64)))
+    (fit,) = group["laws"]["steps-8"]
+    assert group["law"] == "steps-8"
+    assert {"t1", "t3", "w"} <= silent(fit)
+    assert not {"v"} & silent(fit)
     assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
-
-
-def test_a_merged_coefficient_may_be_negative_where_its_part_may(fitted: Any) -> None:
-    frame = measured(outputs=(64,), values={"t0": 0.1, "t1": 0, "t2": 0, "t3": 0.5, "t4": 0, "t5": -20.0})
-    (fit,) = fitted(frame)["laws"]["paper-6"]
-    assert fit["terms"]["t0"]["value"] == pytest.approx(0.1 - 20 / 64)
-    assert fit["in_sample_mape_percent"] < 1e-6
 
 
 def test_what_a_mixture_reads_in_a_step_is_never_negative(fitted: Any) -> None:
     """At one length v and y of a mixture's law are nearly one function of the batch, and errors could part them."""
     batches, errors = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768), (1, -1, -2, 3, 3, 2, 1, -1, -2, -3)
     active = [1 - (1 - 4 / 32) ** batch for batch in batches]
-    frame = measured("batch-7", inputs=(1024,), outputs=(2048,), batches=batches).with_columns(
+    frame = measured("steps-8", inputs=(1024,), outputs=(2048,), batches=batches).with_columns(
         energy_j=pl.Series(
             [(0.043 * b + 3.8 * a) * 2048 * (1 + 0.03 * e) for b, a, e in zip(batches, active, errors, strict=True)]
         ),
         experts=32,
         experts_per_token=4,
     )
-    (fit,) = fitted(frame)["laws"]["experts-8"]
-    assert fit["terms"]["v"]["value"] >= 0
-    assert fit["terms"]["y"]["value"] == pytest.approx(3.8, rel=0.1)
+    (fit,) = fitted(frame)["laws"]["experts-10"]
+    terms = {name: term["value"] for name, term in fit["terms"].items()}
+    assert min(terms.values()) >= 0
+    # v, y and z are one function of such batches, and share what one of them cost
+    assert terms["v"] + terms["y"] + terms["z"] == pytest.approx(3.8, rel=0.15)
 
 
 def test_the_sweet_spot_of_the_truth_is_found(fitted: Any) -> None:
@@ -297,48 +289,48 @@ def test_a_sweet_spot_beyond_the_measured_lengths_is_marked(fitted: Any) -> None
 
 
 def test_the_order_of_rows_does_not_matter(as_table: Any) -> None:
-    frame = measured("batch-8", batches=BATCHES, noise=0.02)
+    frame = measured("steps-8", batches=BATCHES, noise=0.02)
     assert fit_table(as_table(frame)) == fit_table(as_table(frame.sample(fraction=1, shuffle=True, seed=3)))
 
 
 def test_groups_are_fitted_apart(as_table: Any) -> None:
     parts = [measured(engine=engine, values=TRUTH["paper-6"] | {"t0": t0}) for engine, t0 in (("a", 1.5), ("b", 3.0))]
     found = {group["engine"]: group["laws"]["paper-6"][0] for group in fit_table(as_table(pl.concat(parts)))["groups"]}
-    assert values(found["a"])["t0"] == pytest.approx(1.5)
-    assert values(found["b"])["t0"] == pytest.approx(3.0)
+    assert values(found["a"])["t0"] == pytest.approx(1.5, rel=1e-3)
+    assert values(found["b"])["t0"] == pytest.approx(3.0, rel=1e-3)
 
 
 def test_requests_in_waves_are_batches_of_their_own(fitted: Any) -> None:
-    group = fitted(measured("batch-7", batches=BATCHES, capacity=100_000))
-    (fit,) = group["laws"]["batch-7"]
-    assert values(fit) == pytest.approx(TRUTH["batch-7"], rel=1e-6)
+    group = fitted(measured("steps-8", batches=BATCHES, capacity=100_000))
+    (fit,) = group["laws"]["steps-8"]
+    assert values(fit) == pytest.approx(TRUTH["steps-8"], rel=1e-3)
     held = [12 * 8192, 12.5 * 8192, 13 * 8192]
     assert {"total_tokens": 8192, "requests": 12, "tokens": held} in group["kv_capacity"]
     assert min(full["total_tokens"] for full in group["kv_capacity"]) > 100_000 / 128
 
 
 def test_waves_alone_leave_a_range_of_requests_that_fit(fitted: Any) -> None:
-    rows = measured("batch-7", batches=(1, 8, 32), capacity=3 * 8192).drop("in_flight")
+    rows = measured("steps-8", batches=(1, 8, 32), capacity=3 * 8192).drop("in_flight")
     assert rows.filter(pl.col("input_tokens") + pl.col("output_tokens") == 8192)["waves"].to_list() == [1, 3, 11]
     held = fitted(rows)["kv_capacity"][-1]
     assert held == {"total_tokens": 8192, "requests": 3, "tokens": [3 * 8192, 3.5 * 8192, 4 * 8192]}
 
 
 def test_durations_get_the_same_law(fitted: Any) -> None:
-    frame = measured("batch-8", batches=BATCHES).with_columns(duration_s=pl.col("energy_j") / 400)
-    (fit,) = fitted(frame)["laws"]["batch-8"]
-    assert fit["duration"]["terms"] == pytest.approx({k: v / 400 for k, v in TRUTH["batch-8"].items()}, rel=1e-6)
-    assert fitted(frame.drop("duration_s"))["laws"]["batch-8"][0]["duration"] is None
+    frame = measured("steps-8", batches=BATCHES).with_columns(duration_s=pl.col("energy_j") / 400)
+    (fit,) = fitted(frame)["laws"]["steps-8"]
+    assert fit["duration"]["terms"] == pytest.approx({k: v / 400 for k, v in TRUTH["steps-8"].items()}, rel=1e-3)
+    assert fitted(frame.drop("duration_s"))["laws"]["steps-8"][0]["duration"] is None
     some = frame.with_columns(pl.when(pl.col("batch") > 1).then("duration_s").alias("duration_s"))
-    assert fitted(some)["laws"]["batch-8"][0]["duration"]["terms"] == pytest.approx(fit["duration"]["terms"], rel=1e-6)
+    assert fitted(some)["laws"]["steps-8"][0]["duration"]["terms"] == pytest.approx(fit["duration"]["terms"], rel=1e-3)
 
 
 def test_the_confidence_set_of_the_sweet_spot_holds_the_truth(fitted: Any) -> None:
     inside = asked = 0
     for seed in range(12):
-        for spot in fitted(measured("cache-5", noise=0.02, seed=seed))["sweet_spots"]:
+        for spot in fitted(measured("steps-5", noise=0.02, seed=seed))["sweet_spots"]:
             if spot["status"] == "interior":
-                truth = spot_of("cache-5", TRUTH["cache-5"], spot["input_tokens"], 8)
+                truth = spot_of("steps-5", TRUTH["steps-5"], spot["input_tokens"], 8)
                 inside += (spot["output_tokens_low"] or 0) <= truth <= (spot["output_tokens_high"] or np.inf)
                 asked += 1
     assert inside / asked > 0.85, (inside, asked)
@@ -362,13 +354,13 @@ def test_intervals_of_exact_tables_are_finite(fitted: Any) -> None:
 
 def test_a_full_cache_ends_what_a_longer_reply_saves(fitted: Any) -> None:
     """By brute force: the least energy among the measured replies, with as many waves as the cache makes."""
-    group = fitted(measured("batch-7", batches=BATCHES, capacity=100_000))
+    group = fitted(measured("steps-8", batches=BATCHES, capacity=100_000))
     checked = 0
     for spot in group["sweet_spots"]:
         n, batch = spot["input_tokens"], spot["batch"]
         replies = np.arange(64, 4097)
         energies = [
-            per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / np.ceil(batch / (100_000 // (n + m))))
+            per_token(LAWS["steps-8"], TRUTH["steps-8"], n, m, batch / np.ceil(batch / (100_000 // (n + m))))
             for m in replies.tolist()
         ]
         best = int(np.argmin(energies))

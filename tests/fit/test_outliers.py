@@ -19,7 +19,7 @@ def off(frame: pl.DataFrame, row: int, factor: float) -> pl.DataFrame:
 @pytest.mark.parametrize("factor", [10, 3, 2, 0.3, 0.1])
 @pytest.mark.parametrize("batches", [(8,), BATCHES])
 def test_a_single_row_that_is_off(as_table: Any, fitted: Any, factor: float, batches: tuple[int, ...]) -> None:
-    frame = measured("batch-8", batches=batches, noise=0.02)
+    frame = measured("steps-8", batches=batches, noise=0.02)
     clean = fitted(frame)
     for row in range(0, frame.height, 1 + frame.height // 6):
         wrong = off(frame, row, factor)
@@ -47,7 +47,7 @@ def test_a_single_row_that_is_off(as_table: Any, fitted: Any, factor: float, bat
 )
 def test_a_single_row_that_is_off_among_few(as_table: Any, few: dict[str, Any], factor: float) -> None:
     """Also at a corner, where the smooth surface is wrong about good cells too."""
-    frame = measured("batch-8", noise=0.02, **few)
+    frame = measured("steps-8", noise=0.02, **few)
     for row in {*range(0, frame.height, 1 + frame.height // 10), frame.height - 1}:
         wrong = off(frame, row, factor)
         outliers = screen(as_table(wrong).frame).outliers
@@ -72,14 +72,14 @@ def test_of_two_repetitions_the_other_cells_tell_which_is_wrong(as_table: Any) -
 
 def test_nothing_is_found_in_sound_tables(as_table: Any) -> None:
     sound = {
-        "noise of 10 %": measured("batch-8", batches=BATCHES, noise=0.1),
+        "noise of 10 %": measured("steps-8", batches=BATCHES, noise=0.1),
         "replicates with 7 %": pl.concat(measured(noise=0.07, seed=seed) for seed in range(3)),
-        "another law": measured("recompute-4", noise=0.05),
-        "waves": measured("batch-8", batches=BATCHES, noise=0.02, capacity=60_000),
+        "another law": measured("steps-5", noise=0.05),
+        "waves": measured("steps-8", batches=BATCHES, noise=0.02, capacity=60_000),
         "a steep corner": measured(values=TRUTH["paper-6"] | {"t5": 3000.0}, noise=0.01),
         "two lengths": measured(inputs=(64, 4096), outputs=(64, 4096), batches=BATCHES),
         "one line": measured(inputs=(512,), noise=0.02),
-        "six cells": off(measured(inputs=(64, 512), outputs=(64, 128, 4096)), 3, 10),
+        "six cells": measured(inputs=(64, 512), outputs=(64, 128, 4096), noise=0.05),
     }
     for name, frame in sound.items():
         assert screen(as_table(frame).frame).outliers.height == 0, name

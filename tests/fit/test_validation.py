@@ -1,7 +1,6 @@
 """Validation: held-out errors are held out, intervals hold what they say, and baselines stand beside."""
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ def error(errors: pl.DataFrame, law: str, scheme: str) -> dict[str, Any]:
 
 
 def test_validation_has_one_row_for_each_law_and_scheme(as_table: Any) -> None:
-    errors, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.02)))
+    errors, predictions = validate(as_table(measured("steps-8", batches=BATCHES, noise=0.02)))
     assert errors.select("law", "scheme").rows() == list(itertools.product(LAWS, SCHEMES))
-    assert error(errors, "batch-8", "5-fold")["folds"] == 5
-    assert error(errors, "batch-8", "leave-one-length-out")["folds"] == 14
-    assert error(errors, "batch-8", "leave-one-batch-out")["folds"] == 4
-    assert error(errors, "batch-8", "leave-one-batch-out")["mape_percent"] < 4
+    assert error(errors, "steps-8", "5-fold")["folds"] == 5
+    assert error(errors, "steps-8", "leave-one-length-out")["folds"] == 14
+    assert error(errors, "steps-8", "leave-one-batch-out")["folds"] == 4
+    assert error(errors, "steps-8", "leave-one-batch-out")["mape_percent"] < 4
     assert "no batch term" in error(errors, "paper-6", "leave-one-batch-out")["note"]
     for row in errors.iter_rows(named=True):
         own = predictions.filter((pl.col("law") == row["law"]) & (pl.col("scheme") == row["scheme"]))
@@ -47,9 +46,9 @@ def test_validation_has_one_row_for_each_law_and_scheme(as_table: Any) -> None:
 @pytest.mark.parametrize("scheme", ["5-fold", "leave-one-length-out", "leave-one-batch-out"])
 def test_a_held_out_cell_does_not_help_to_predict_itself(as_table: Any, scheme: str) -> None:
     """Change one fold's energies: its own predictions must stay, others may move."""
-    frame = measured("batch-8", batches=BATCHES, noise=0.02)
+    frame = measured("steps-8", batches=BATCHES, noise=0.02)
     _, before = validate(as_table(frame))
-    own = (pl.col("law") == "batch-8") & (pl.col("scheme") == scheme)
+    own = (pl.col("law") == "steps-8") & (pl.col("scheme") == scheme)
     pick = own & (pl.col("held_out") == before.filter(own)["held_out"][0])
     changed = before.filter(pick).select(CELL).with_columns(factor=1.4)
     frame = frame.join(changed, on=CELL, how="left").with_columns(pl.col("energy_j") * pl.col("factor").fill_null(1.0))
@@ -69,8 +68,8 @@ def test_every_length_is_held_out_once_on_each_axis(as_table: Any) -> None:
 
 
 def test_each_cell_is_in_one_fold_and_folds_are_balanced(as_table: Any) -> None:
-    _, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.02)))
-    own = predictions.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == "5-fold"))
+    _, predictions = validate(as_table(measured("steps-8", batches=BATCHES, noise=0.02)))
+    own = predictions.filter((pl.col("law") == "steps-8") & (pl.col("scheme") == "5-fold"))
     assert own.select(CELL).n_unique() == own.height == 196
     sizes = own.group_by("held_out", "batch").len()["len"]
     assert set(sizes) <= {9, 10}
@@ -79,22 +78,22 @@ def test_each_cell_is_in_one_fold_and_folds_are_balanced(as_table: Any) -> None:
 def test_leave_one_out_where_cells_are_few(as_table: Any) -> None:
     errors, _ = validate(as_table(measured("wilkins", inputs=(64, 512, 2048), outputs=(128, 1024), noise=0.01)))
     assert error(errors, "wilkins", "5-fold")["folds"] == 6
-    assert error(errors, "paper-6", "5-fold")["mape_percent"] is None
-    assert "6 of 6" in error(errors, "paper-6", "5-fold")["note"]
     errors, _ = validate(as_table(measured(inputs=(64, 512), outputs=(128, 1024))))
-    assert "needs more than 4 cells" in error(errors, "paper-6", "in-sample")["note"]
+    assert error(errors, "linear", "5-fold")["mape_percent"] is None
+    assert "4 of 4" in error(errors, "linear", "5-fold")["note"]
+    errors, _ = validate(as_table(measured(inputs=(64, 512), outputs=(128,))))
+    assert "needs more than 3 cells" in error(errors, "linear", "in-sample")["note"]
 
 
 def test_a_fold_that_the_others_cannot_determine_is_left_out_and_said(as_table: Any) -> None:
-    errors, predictions = validate(as_table(measured("linear", inputs=GRID, outputs=(256,), noise=0.01)))
+    """A baseline has no prior: from one output length it knows nothing of another. A law of this project says so."""
+    errors, predictions = validate(as_table(measured("linear", inputs=GRID, outputs=(64, 256), noise=0.01)))
     row = error(errors, "linear", "leave-one-length-out")
-    assert row["cells"] == 7
-    assert row["note"].startswith("7 of 14 held-out cells not predicted")
-    assert not predictions.filter(pl.col("held_out") == "output_tokens 256").height
-    # With one output length left, a fit exists but knows nothing of another.
-    errors, _ = validate(as_table(measured("linear", inputs=GRID, outputs=(64, 256), noise=0.01)))
-    assert error(errors, "linear", "leave-one-length-out")["note"].startswith("14 of 28 held-out cells not predicted")
-    assert error(errors, "linear", "leave-one-length-out")["mape_percent"] < 5
+    assert row["note"].startswith("14 of 28 held-out cells not predicted")
+    assert row["mape_percent"] < 5
+    known = predictions.filter(pl.col("law") == "linear", pl.col("scheme") == "leave-one-length-out")
+    assert not known.filter(pl.col("held_out").str.starts_with("output_tokens")).height
+    assert error(errors, "steps-5", "leave-one-length-out")["cells"] == 28
 
 
 def test_cross_terms_matter(as_table: Any) -> None:
@@ -162,10 +161,10 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
 def test_intervals_hold_the_cells_that_they_have_not_seen(as_table: Any, scheme: str) -> None:
     held = []
     for seed in range(4):
-        errors, predictions = validate(as_table(measured("batch-8", batches=BATCHES, noise=0.03, seed=seed)))
-        row = error(errors, "batch-8", scheme)
+        errors, predictions = validate(as_table(measured("steps-8", batches=BATCHES, noise=0.03, seed=seed)))
+        row = error(errors, "steps-8", scheme)
         held.append(row["coverage_percent"])
-        own = predictions.filter((pl.col("law") == "batch-8") & (pl.col("scheme") == scheme))
+        own = predictions.filter((pl.col("law") == "steps-8") & (pl.col("scheme") == scheme))
         inside = own.filter(pl.col("energy_j").is_between("low_j", "high_j"))
         assert row["coverage_percent"] == pytest.approx(100 * inside.height / own.height)
     assert 90 <= sum(held) / len(held) <= 99
@@ -192,27 +191,11 @@ def test_outliers_are_not_among_the_cells_and_are_counted(as_table: Any) -> None
     assert predictions["energy_j"].max() == frame["energy_j"].max()
 
 
-def test_boosted_trees_stand_beside_the_laws(as_table: Any) -> None:
-    pytest.importorskip("sklearn")
-    errors, _ = validate(as_table(measured("paper-6", noise=0.01)))
-    inside, outside = (error(errors, "trees", scheme)["mape_percent"] for scheme in ("in-sample", "5-fold"))
-    assert inside < outside
-    assert outside > 2 * error(errors, "paper-6", "5-fold")["mape_percent"]  # 39 cells are few for trees
-    assert error(errors, "trees", "5-fold")["coverage_percent"] is None
-
-
-def test_without_scikit_learn_the_trees_say_so(as_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    errors, _ = validate(as_table(measured("linear", inputs=(64, 512), outputs=(64, 128))))
-    assert "scikit-learn" in error(errors, "trees", "5-fold")["note"]
-    assert error(errors, "trees", "5-fold")["mape_percent"] is None
-
-
 def test_models_that_were_never_measured(as_table: Any) -> None:
     """With architectures each model is predicted by the others, and every cell is counted once."""
     found = {path.stem: load(path) for path in ARCHITECTURES.glob("llama*.json")}
     frame = pl.concat(
-        measured("batch-7", batches=(1, 8), noise=0.02).with_columns(
+        measured("steps-8", batches=(1, 8), noise=0.02).with_columns(
             pl.col("energy_j") * architecture.parameters / 1e9, model=pl.lit(name)
         )
         for name, architecture in found.items()

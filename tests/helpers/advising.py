@@ -18,8 +18,8 @@ NOW = ["--input-tokens", "1500", "--output-tokens", "200", "--batch", "8"]
 
 def joules(n: int, m: int, batch: float, price: float = 1.0) -> float:
     """Of one request, by a law of the right form; the batch takes this times batch over POWER_W seconds."""
-    per_token = 0.05 + 2.0 / batch + 4e-6 * n * n / m + 1e-4 * n + 0.02 * n / m + 2e-4 * m + (0.5 + 3 / batch) / m
-    return price * per_token * m
+    steps = (m - 1) * (0.05 + 2.0 / batch + 2e-4 * (n + m / 2))
+    return price * (steps + 4e-6 * n * n + 0.02 * n + 0.5 + 3 / batch)
 
 
 def rows() -> list[dict[str, Any]]:

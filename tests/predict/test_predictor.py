@@ -23,7 +23,7 @@ from sweetspot.vocabulary import SIMULATED
 
 GRID = (64, 256, 1024, 4096)
 SIX = {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0}
-EIGHT = {"u": 0.02, "v": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "w": -0.3, "x": 20.0}
+EIGHT = TRUTH["steps-8"]
 
 
 def rows(
@@ -90,20 +90,13 @@ def test_the_energies_are_the_formula_by_hand(make: Any) -> None:
 
 
 def test_a_law_for_every_batch_by_hand(make: Any) -> None:
-    fitted = make(rows("batch-8", EIGHT, (1, 8, 64)))
+    fitted = make(rows("steps-8", EIGHT, (1, 8, 64)))
     (group,) = fitted["groups"]
-    assert group["law"] == "batch-8"
-    t = {name: term["value"] for name, term in group["laws"]["batch-8"][0]["terms"].items()}
+    assert group["law"] == "steps-8"
+    t = {name: term["value"] for name, term in group["laws"]["steps-8"][0]["terms"].items()}
     n, m, b = 500, 700, 20
-    token = (
-        t["u"]
-        + t["v"] / b
-        + t["t1"] * n**2 / m
-        + t["t2"] * n
-        + t["t3"] * n / m
-        + t["t4"] * m
-        + (t["w"] + t["x"] / b) / m
-    )
+    step = t["u"] + t["v"] / b + t["c"] / b**0.75 + t["t2"] * (n + m / 2)
+    token = ((m - 1) * step + t["t1"] * n**2 + t["t3"] * n + t["w"] + t["x"] / b) / m
     answer = ask(fitted, n, m, batch=b)
     assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-12)
     assert answer.extrapolates == []
@@ -140,20 +133,24 @@ def test_the_interval_holds_a_new_measurement_19_times_in_20(make: Any) -> None:
 
 
 def test_the_interval_widens_with_each_octave_from_the_cells(make: Any) -> None:
-    fitted = make(rows("batch-8", EIGHT, (1, 8, 64), noise=0.03))
+    fitted = make(rows("steps-8", EIGHT, (1, 8, 64), noise=0.03))
     parts = [ask(fitted, n, m, batch=b).interval_parts for n, m, b in ((4096, 64, 8), (8192, 64, 8), (16384, 64, 8))]
     assert parts[0]["distance"] == 0
-    assert 0.01 < parts[1]["distance"] == pytest.approx(parts[2]["distance"] / 2)
+    assert 0.001 < parts[1]["distance"] == pytest.approx(parts[2]["distance"] / 2)
+    assert ask(fitted, 512, 512, batch=23).interval_parts["distance"] > 0.001  # between the batches that were measured
     assert ask(fitted, 4096, 16, batch=8).interval_parts["distance"] == pytest.approx(parts[2]["distance"])
-    assert ask(fitted, 500, 700, batch=256).interval_parts["distance"] > 0.01
+    assert ask(fitted, 500, 700, batch=256).interval_parts["distance"] > 0.001
 
 
-def test_a_single_length_tells_nothing_of_another(make: Any) -> None:
-    fitted = make(rows("batch-8", EIGHT, (1, 8, 16, 32, 64), cells=[(512, 512)]))
-    answer = ask(fitted, 1024, 512, batch=8)
+def test_a_single_length_tells_of_another_only_what_gpus_make_likely(make: Any) -> None:
+    fitted = make(rows("steps-8", EIGHT, (1, 8, 16, 32, 64), cells=[(512, 512)]))
+    here, answer = ask(fitted, 512, 512, batch=8), ask(fitted, 4096, 512, batch=8)
     assert answer.extrapolates
-    assert answer.energy_per_request_low_j == 0
-    assert answer.energy_per_request_high_j > 2 * answer.energy_per_request_j
+    assert any("is not determined by the cells: it is what such GPUs make likely" in note for note in answer.warnings)
+    half, half_here = (one.energy_per_request_high_j / one.energy_per_request_j - 1 for one in (answer, here))
+    assert half > 0.25 > 0.06 > half_here
+    assert answer.energy_per_request_low_j < per_token(LAWS["steps-8"], EIGHT, 4096, 512, 8) * 512
+    assert answer.energy_per_request_high_j > per_token(LAWS["steps-8"], EIGHT, 4096, 512, 8) * 512
 
 
 def test_the_gain_of_the_sensors_is_in_the_interval(make: Any) -> None:
@@ -165,7 +162,7 @@ def test_the_gain_of_the_sensors_is_in_the_interval(make: Any) -> None:
 
 
 def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
-    frame = rows("batch-8", EIGHT, (1, 8, 64), gpu="NVIDIA H100 80GB HBM3")
+    frame = rows("steps-8", EIGHT, (1, 8, 64), gpu="NVIDIA H100 80GB HBM3")
     answer = ask(make(frame.with_columns(duration_s=pl.col("energy_j") / 400)), batch=8)
     assert answer.power_w == pytest.approx(400, rel=0.01)
     assert answer.duration_s == pytest.approx(answer.energy_batch_j / answer.power_w)
@@ -177,31 +174,31 @@ def test_time_and_power_where_the_table_has_durations(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "share"), [("experts-8", 1 - (1 - 8 / 128) ** 24), ("skewed-8", 24 * 8 / (128 + 23 * 8))]
+    ("law", "share"), [("experts-10", 1 - (1 - 8 / 128) ** 24), ("skewed-9", 24 * 8 / (128 + 23 * 8))]
 )
 def test_a_mixture_of_experts_by_hand(make: Any, law: str, share: float) -> None:
     frame = measured(law, inputs=GRID, outputs=GRID, batches=(1, 4, 16, 64, 256))
     answer = ask(make(frame.with_columns(model=pl.lit("llama-3.1-8b"))), 500, 700, batch=24)
     t = TRUTH[law]
-    token = t["u"] + (t["v"] + t["y"] * share) / 24 + t["t1"] * 500**2 / 700 + t["t2"] * (500 + 699 / 2)
-    token += t["t3"] * 500 / 700 + (t["w"] + t["x"] / 24) / 700
+    step = t["u"] + (t["v"] + t["y"] * share + t.get("z", 0) * share**2) / 24 + t["c"] / 24**0.75 + t["t2"] * 850
+    token = (699 * step + t["t1"] * 500**2 + t["t3"] * 500 + t["w"] + t["x"] / 24) / 700
     assert answer.law == law
-    assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-6)
+    assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-3)
 
 
 def test_requests_that_the_cache_cannot_hold_run_in_waves(make: Any) -> None:
-    frame = measured("batch-7", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
+    frame = measured("steps-8", inputs=GRID, outputs=GRID, batches=(1, 8, 32, 64), capacity=100_000)
     fitted = make(frame.with_columns(model=pl.lit("llama-3.1-8b")))
     for n, m, batch in ((4096, 4096, 64), (4096, 1024, 40), (256, 4096, 64), (3000, 3000, 50), (64, 64, 64)):
         answer = ask(fitted, n, m, batch=batch)
         assert answer.waves == math.ceil(batch / (100_000 // (n + m)))
-        truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], n, m, batch / answer.waves)
-        assert answer.energy_per_output_token_j == pytest.approx(truth, rel=1e-6)
+        truth = per_token(LAWS["steps-8"], TRUTH["steps-8"], n, m, batch / answer.waves)
+        assert answer.energy_per_output_token_j == pytest.approx(truth, rel=1e-3)
         assert any("waves" in warning for warning in answer.warnings) == (answer.waves > 1)
 
 
 def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make: Any) -> None:
-    frame = measured("batch-7", inputs=(2048, 4096), outputs=GRID, batches=(1, 8, 32), capacity=3 * 8192, noise=0.01)
+    frame = measured("steps-8", inputs=(2048, 4096), outputs=GRID, batches=(1, 8, 32), capacity=3 * 8192, noise=0.01)
     timed = frame.with_columns(model=pl.lit("llama-3.1-8b"), duration_s=pl.col("energy_j") / 400)
     fitted = make(timed)
     full = fitted["groups"][0]["kv_capacity"][-1]
@@ -213,7 +210,7 @@ def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make
     open_ = ask(fitted, 4096, 604, batch=5)  # it held 5 requests of 4352 tokens and 4 of 5120: of 4700, 4 or 5
     assert open_.extrapolates == ["the measured cells do not determine this batch's number of waves: 1 to 2"]
     for waves in (1, 2):
-        truth = per_token(LAWS["batch-7"], TRUTH["batch-7"], 4096, 604, 5 / waves)
+        truth = per_token(LAWS["steps-8"], TRUTH["steps-8"], 4096, 604, 5 / waves)
         assert open_.energy_per_output_token_low_j < truth < open_.energy_per_output_token_high_j
         assert open_.duration_low_s < truth * 604 * 5 / 400 < open_.duration_high_s
     half = open_.energy_per_request_high_j / open_.energy_per_request_j - 1
@@ -237,7 +234,7 @@ def test_where_the_cells_do_not_tell_the_waves_the_interval_reaches_to_both(make
     ],
 )
 def test_what_lies_outside_is_said(make: Any, n: int, m: int, batch: int, reasons: list[str]) -> None:
-    fitted = make(rows("batch-8", EIGHT, (1, 8, 64)))
+    fitted = make(rows("steps-8", EIGHT, (1, 8, 64)))
     assert ask(fitted, n, m, batch=batch).extrapolates == reasons
 
 
@@ -253,23 +250,20 @@ def test_a_corner_that_no_cell_reaches_is_an_extrapolation(make: Any) -> None:
     assert ask(fitted, 64, 2048).extrapolates == ask(fitted, 100, 128).extrapolates == []
     (reason,) = ask(fitted, 512, 512).extrapolates
     assert reason == "no cell combines such lengths and batch: the nearest is a factor of 8 away"
-    older = json.loads(json.dumps(fitted))
-    del older["groups"][0]["measured_corners"]
-    assert ask(older, 512, 512).extrapolates == []
-    assert ask(older, 512, 512).interval_parts["distance"] < ask(fitted, 512, 512).interval_parts["distance"]
+    assert ask(fitted, 512, 512).interval_parts["distance"] > 0
 
 
-def test_lengths_measured_only_together_do_not_determine_others(make: Any) -> None:
+def test_lengths_measured_only_together_leave_others_less_certain(make: Any) -> None:
     fitted = make(
         rows("paper-6", SIX, (8,), cells=[(length, length) for length in (64, 128, 256, 512, 1024, 2048, 4096)])
     )
-    assert ask(fitted, 300, 300).extrapolates == []
-    (reason,) = ask(fitted, 300, 200).extrapolates
-    assert "only together" in reason
+    same, other = ask(fitted, 1000, 1000), ask(fitted, 4000, 100)
+    assert same.warnings == []
+    assert other.interval_parts["law"] > 2 * same.interval_parts["law"]
 
 
 def test_without_a_batch_the_smallest_is_taken_and_said(make: Any) -> None:
-    answer = ask(make(rows("batch-8", EIGHT, (8, 64))))
+    answer = ask(make(rows("steps-8", EIGHT, (8, 64))))
     assert answer.batch == 8
     assert any("no batch given: assuming 8" in warning for warning in answer.warnings)
 
@@ -288,10 +282,12 @@ def test_an_unmeasured_batch_falls_back_on_the_law_for_every_batch(make: Any) ->
     assert any("batch 16 was not measured" in warning and answer.law in warning for warning in answer.warnings)
 
 
-def test_an_unmeasured_batch_without_such_a_law_is_refused(make: Any) -> None:
-    message = refused(make(rows("paper-6", SIX, (8,))), batch=16)
-    assert "batch 16" in message
-    assert "measured: 8" in message
+def test_one_batch_tells_of_another_only_what_gpus_make_likely(make: Any) -> None:
+    fitted = make(rows("paper-6", SIX, (8,)))
+    answer = ask(fitted, batch=16)
+    assert answer.extrapolates == ["batch 16 is above the measured 8"]
+    assert answer.interval_parts["distance"] > 0.03
+    assert any("batch 16 was not measured" in note for note in answer.warnings)
 
 
 def test_each_batch_has_its_own_coefficients(make: Any) -> None:
@@ -360,7 +356,7 @@ def test_simulated_is_said(make: Any, source: str) -> None:
 
 
 def test_text_and_json_say_the_same(make: Any) -> None:
-    answer = ask(make(rows("batch-8", EIGHT, (8, 64), gpu="H100")), 9000, 700)
+    answer = ask(make(rows("steps-8", EIGHT, (8, 64), gpu="H100")), 9000, 700)
     again = json.loads(json.dumps(answer.as_dict(), allow_nan=False))
     text = answer.as_text()
     for name in ("energy_per_request_j", "energy_per_output_token_high_j", "energy_batch_j"):

@@ -34,7 +34,7 @@ def reader() -> dict[str, Any]:
 
 def crowded(tmp_path: Path) -> dict[str, Any]:
     """The predictor of a table whose energies show that the KV cache was full."""
-    rows = energies.measured("batch-7", batches=energies.BATCHES, capacity=60_000, noise=0.02)
+    rows = energies.measured("steps-8", batches=energies.BATCHES, capacity=60_000, noise=0.02)
     rows.drop("waves", "in_flight").write_parquet(tmp_path / "crowded.parquet")
     return fit_table(table.read([tmp_path / "crowded.parquet"]))
 
@@ -49,7 +49,8 @@ def few(tmp_path: Path, **columns: Any) -> dict[str, Any]:
 def test_the_schema_is_a_schema_and_every_predictor_obeys_it(simulated: Made, measured: Made, tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     one_batch, one_reply = few(tmp_path, batch=8), few(tmp_path, output_tokens=64)
-    assert any(fit["merged"] for fits in one_reply["groups"][0]["laws"].values() for fit in fits if "merged" in fit)
+    terms = [fit["terms"] for fits in one_reply["groups"][0]["laws"].values() for fit in fits if "terms" in fit]
+    assert any(term["from_prior"] for fit in terms for term in fit.values())
     full = crowded(tmp_path)
     assert full["groups"][0]["kv_capacity"]
     for content in (simulated.results.predictor, measured.results.predictor, one_batch, one_reply, full):
@@ -67,9 +68,9 @@ def test_the_schema_is_a_schema_and_every_predictor_obeys_it(simulated: Made, me
         (["groups", 0, "model"], None),
         (["groups", 0, "batches"], [0]),
         (["groups", 0, "measured_range", "batch"], [1]),
-        (["groups", 0, "laws", "batch-8", 0, "relative_residual_sd"], -1),
-        (["groups", 0, "laws", "batch-8", 0, "terms"], {}),
-        (["groups", 0, "laws", "batch-8", 0, "terms", "u", "value"], "2"),
+        (["groups", 0, "laws", "steps-8", 0, "relative_residual_sd"], -1),
+        (["groups", 0, "laws", "steps-8", 0, "terms"], {}),
+        (["groups", 0, "laws", "steps-8", 0, "terms", "u", "value"], "2"),
         (["groups", 0, "sweet_spots", 0, "status"], "perhaps"),
     ],
 )
@@ -135,8 +136,8 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
         ('{"schema_version": 1}', "not a predictor"),
         ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
         ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": []}', "has no groups"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 2, "groups": [{"model": "m"}]}', "group 1"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": []}', "has no groups"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": [{"model": "m"}]}', "group 1"),
         (b"\xff\xfe\x00", "not complete JSON"),
     ],
 )

@@ -135,7 +135,7 @@ def test_mean_errors_name_law_scheme_and_whether_held_out(simulated: Made) -> No
     _, *rows = PageText(simulated.html).table("Accuracy by law and scheme")
     shown = {(row[0], row[2]): row[3] for row in rows}
     errors = simulated.results.validation
-    for law in ("linear", "wilkins", "paper-6", "batch-8"):
+    for law in ("linear", "wilkins", "paper-6", "steps-8"):
         for scheme, said in (("in-sample", "in-sample"), ("5-fold", "held-out: 5-fold")):
             mean = errors.filter(pl.col("law") == law, pl.col("scheme") == scheme)["mape_percent"].to_list()
             assert float(shown[law, said].removesuffix(" %")) == pytest.approx(sum(mean) / len(mean), rel=6e-3)
@@ -184,7 +184,7 @@ def test_coefficients_have_units_and_errors(simulated: Made) -> None:
     _, *rows = PageText(simulated.html).table(f"Coefficients of {group['law']}")
     terms = group["laws"][group["law"]][0]["terms"]
     assert {row[0]: row[3] for row in rows} == {
-        **dict.fromkeys(("u", "v", "t3"), "J/token"),
+        **dict.fromkeys(("u", "v", "c", "t3"), "J/token"),
         **dict.fromkeys(("t1", "t2"), "J/token²"),
         **dict.fromkeys(("w", "x"), "J"),
     }

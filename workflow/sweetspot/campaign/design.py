@@ -102,7 +102,7 @@ def _of_model(
     half_width = _half_width(fitted, model, frame)
     reached = half_width is not None and half_width <= accuracy
     grid = Points.of(frame)
-    law = LAWS["batch-8" if len(np.unique(grid.in_wave)) > 1 else "paper-6"]
+    law = LAWS["steps-8" if len(np.unique(grid.in_wave)) > 1 else "steps-5"]
     guess = solve(law, grid)
     if isinstance(guess, Skipped):
         raise SweetspotError(f"{model}: the grid is too small for a design: {guess.reason}")

@@ -91,8 +91,8 @@ def _waves(batch: Array, together: Array) -> Array:
     return np.ceil(batch / np.maximum(together, 1))
 
 
-def _scatter(points: Points) -> tuple[float, int]:
+def _scatter(points: Points) -> tuple[float, float]:
     """Relative scatter about the best law with batch terms, and its degrees of freedom."""
     solutions = [solve(law, points) for law in LAWS.values() if law.has_batch_terms]
-    found = [(one.relative_sd, one.freedom) for one in solutions if isinstance(one, Solution)]
-    return min(found, key=lambda pair: pair[0], default=(np.inf, 0))
+    found = [(one.rms, one.freedom) for one in solutions if isinstance(one, Solution)]
+    return min(found, key=lambda pair: pair[0], default=(np.inf, 0.0))

@@ -30,8 +30,7 @@ def choose(
     Candidates cover the most cells and predict the most cells under 5-fold. One scheme after another then drops those
     that are worse than the best (by paired errors over the cells that both predict, beyond the noise of their
     difference). A scheme that cannot judge a law neither drops it nor lets it displace one it can judge. Of those left,
-    one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients, then
-    a law whose terms the cells can all separate.
+    one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients.
     """
     covered = {name: _covered(fits, points) for name, fits in laws.items()}
     most = max(covered.values())
@@ -52,10 +51,9 @@ def choose(
     several = len(np.unique(points.batch)) > 1
     fold_errors = {name: float(np.nanmean(error)) for name, error in errors["5-fold"].items()}
 
-    def preference(name: str) -> tuple[bool, int, bool, float]:
+    def preference(name: str) -> tuple[bool, int, float]:
         # Errors are rounded because on exact tables they are rounding noise, which differs between machines.
-        merged = any(fit.get("merged") for fit in laws[name])
-        return several and not LAWS[name].has_batch_terms, size[name], merged, round(fold_errors[name], 6)
+        return several and not LAWS[name].has_batch_terms, size[name], round(fold_errors[name], 6)
 
     name = min(left, key=preference)
     shown = ", ".join(

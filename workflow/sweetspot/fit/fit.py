@@ -97,7 +97,7 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
             "batch": _range(points.batch),
             "total_tokens": _range(points.n + points.m),
             "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
-            "requests_in_flight": [float(points.in_wave.min()), float(points.in_wave.max())],
+            "requests_in_flight": np.unique(points.in_wave).tolist(),
         },
         "measured_corners": {"largest": _extremes(frame, 1), "smallest": _extremes(frame, -1)},
         "kv_capacity": capacity,
@@ -142,8 +142,11 @@ def _duration(law: Law, times: Points) -> dict[str, Any] | None:
     content = as_json(solution, timed, design(law, timed))
     return {
         "terms": {name: term["value"] for name, term in content["terms"].items()},
-        **{name: content[name] for name in ("relative_residual_sd", "t_quantile_95", "in_sample_mape_percent")},
+        **{name: content[name] for name in (*SCATTER, "t_quantile_95", "in_sample_mape_percent")},
     }
+
+
+SCATTER = ("relative_residual_sd", "residual_size", "residual_power")
 
 
 def _range(values: Array) -> list[int]:

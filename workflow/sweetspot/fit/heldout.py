@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve, units
+from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve, t_quantile, units
 from sweetspot.predict.laws import Law
 from sweetspot.vocabulary import CONFIDENCE
 
@@ -24,9 +24,9 @@ _SEED = 0
 FOLDS = 5
 FEWEST_FOR_FOLDS = 10  # fewer cells than this are held out one by one
 _EXACT = 1e-9  # a relative half-width below this is rounding error: exact tables have no scatter
-# If no length (or batch) could be held out at the edge, the error beyond it is unknown: then an octave (a factor of
-# two) beyond the measured range may double or halve the energy.
-UNKNOWN_PER_OCTAVE = 1.0
+# Standard deviation of the law's own error an octave (a factor of two) beyond the measured lengths, or from the nearest
+# measured batch, before any was held out; worth one octave of evidence.
+EXPECTED_PER_OCTAVE = 0.03
 AXES = ("lengths", "batch")
 
 
@@ -34,9 +34,9 @@ AXES = ("lengths", "batch")
 class HeldOut:
     """One fold: what was held out, which cells that is, and how the law fitted to the other cells predicts them.
 
-    `predicted`: per cell of the group, NaN outside `mask` and where the other cells do not determine it. `variance`:
+    `predicted`: per cell of the group, NaN outside `mask` and where the other cells fit no law. `variance`:
     relative, of scatter and coefficients. `quantile`: of the fit that predicted each cell. `octaves`: by axis, how far
-    each cell lies beyond the fitted lengths or batches, in factors of two.
+    each cell lies beyond the fitted lengths, or from the nearest fitted batch, in factors of two.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Calibration:
     """What held-out cells imply for intervals.
 
     `scale`: factor by which the fit's own intervals must widen to cover 95 % of the held-out cells, at least 1.
-    `per_octave`: relative error per factor of two beyond the measured range, by axis.
+    `per_octave`: relative error per factor of two beyond the measured lengths, or from the nearest measured batch.
     """
 
     scale: float = 1.0
-    per_octave: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AXES, UNKNOWN_PER_OCTAVE))
+    per_octave: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(AXES, EXPECTED_PER_OCTAVE))
 
     def as_dict(self) -> dict[str, Any]:
         """For predictor.json."""
@@ -130,13 +130,13 @@ def _fold(law: Law, points: Points, features: Array, name: str, test: Mask, othe
             reasons.append(solution.reason if batch is None else f"batch {batch}: {solution.reason}")
             continue
         rows = features[here]
-        predicted[here] = np.where(others[here], rows @ solution.values, solution.predict(rows))
+        predicted[here] = solution.predict(rows)
         with np.errstate(divide="ignore", invalid="ignore"):
-            variance[here] = solution.relative_variance(rows)
+            variance[here] = solution.relative_variance(rows, points.tokens[here])
         quantile[here] = solution.quantile
         lengths = [_beyond(values, train)[here] for values in (points.n, points.m)]
         octaves["lengths"][here] = np.maximum(*lengths)
-        octaves["batch"][here] = _beyond(points.in_wave, train)[here]
+        octaves["batch"][here] = _apart(points.in_wave[here], points.in_wave[train])
     return HeldOut(name, test, predicted, variance, quantile, octaves), reasons
 
 
@@ -160,14 +160,17 @@ def _quantile(misses: Array) -> float:
 
 
 def _rate(points: Points, edges: list[HeldOut], axis: str) -> float:
-    """Root mean square of the relative error per octave, over held-out cells beyond the range of the others."""
-    errors = []
+    """Relative error per octave from what the others measured, as far as the fits' own variances do not explain it."""
+    unexplained, squares, judged = 0.0, 1.0, 3
     for fold in edges:
         beyond = fold.known & (fold.octaves[axis] > 0)
-        relative = points.target[beyond] / fold.predicted[beyond] - 1
-        errors.append((relative / fold.octaves[axis][beyond]) ** 2)
-    everything = np.concatenate(errors) if errors else np.array([])
-    return float(np.sqrt(everything.mean())) if len(everything) else UNKNOWN_PER_OCTAVE
+        judged += int(beyond.any())
+        errors = (points.target[beyond] / fold.predicted[beyond] - 1) ** 2
+        unexplained += float((errors - fold.variance[beyond]).sum())
+        squares += float((fold.octaves[axis][beyond] ** 2).sum())
+    # The errors within a fold are one error of the law, so few folds leave the rate itself uncertain.
+    rate = np.sqrt((EXPECTED_PER_OCTAVE**2 + max(unexplained, 0.0)) / squares)
+    return float(rate * t_quantile(judged) / t_quantile(np.inf))
 
 
 def _beyond(values: Array, train: Mask) -> Array:
@@ -176,27 +179,6 @@ def _beyond(values: Array, train: Mask) -> Array:
     return np.asarray(np.maximum(0, np.maximum(np.log2(low / values), np.log2(values / high))))
 
 
-def trees_of(points: Points, scheme: str) -> list[HeldOut] | None:
-    """Every fold of `scheme` (in-sample: one) predicted by gradient-boosted trees; None without scikit-learn.
-
-    They give no interval: the variances are NaN.
-    """
-    try:
-        from sklearn import config_context
-        from sklearn.ensemble import GradientBoostingRegressor
-    except ImportError:
-        return None
-    logs = np.log(np.stack([points.n, points.m, points.in_wave, points.n + points.m], axis=1))
-    everything = np.ones(len(points), dtype=bool)
-    unknown = np.full(len(points), np.nan)
-    found = []
-    for name, test in masks(scheme, points) if scheme != "in-sample" else [("nothing", everything)]:
-        train = everything if scheme == "in-sample" else ~test
-        predicted = unknown.copy()
-        if train.sum() > 1:
-            trees = GradientBoostingRegressor(n_estimators=40, learning_rate=0.25, random_state=_SEED)
-            with config_context(assume_finite=True, skip_parameter_validation=True):  # checks take a third of the time
-                trees.fit(logs[train], np.log(points.target[train]))
-                predicted[test] = np.exp(trees.predict(logs[test]))
-        found.append(HeldOut(name, test, predicted, unknown, unknown, {axis: 0 * points.n for axis in AXES}))
-    return found
+def _apart(values: Array, fitted: Array) -> Array:
+    """How many factors of two each value lies from the nearest of those `fitted`."""
+    return np.asarray(np.abs(np.log2(values[:, None] / np.unique(fitted))).min(axis=1))

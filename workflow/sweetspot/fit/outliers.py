@@ -118,9 +118,9 @@ def _alone(points: Points, replaceable: Mask) -> dict[int, tuple[float, float]]:
         for index in range(len(points)):
             others = np.arange(len(points)) != index
             solution = solve(law, points.take(others), features[others])
-            if not isinstance(solution, Solution) or solution.freedom < _SPARE or solution.relative_sd >= best:
+            if not isinstance(solution, Solution) or solution.freedom < _SPARE or solution.rms >= best:
                 continue
-            best, expected = solution.relative_sd, float(solution.predict(features[[index]])[0])
+            best, expected = solution.rms, float(solution.predict(features[[index]])[0])
             far = replaceable[index] and abs(np.log(points.target[index] / expected)) > np.log(_FAR)
             found = {index: (expected, float(np.log(_FAR)))} if far else {}
     return found

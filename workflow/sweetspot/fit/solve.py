@@ -3,6 +3,11 @@
 Every law is fitted the same way: least squares on the RELATIVE error (each row divided by its energy), because energies
 span orders of magnitude and errors are judged in percent, within the bounds that physics sets. All laws are linear in
 their coefficients, so there is no local optimum to get stuck in.
+
+How well cells determine a coefficient is a matter of degree. Each coefficient has a normal prior, in units of the price
+of a decode step (`laws.PRIORS`), whose scale the cells set: cells that determine a coefficient override it, and where
+they are silent it keeps the answer, and its interval, within what GPUs do. With normal errors this is the posterior
+mean of a linear model; the covariance is that of the coefficients without their bounds.
 """
 
 from collections.abc import Iterator
@@ -17,14 +22,20 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
-from sweetspot.predict.laws import FORMS, Law
+from sweetspot.predict.laws import Law
 from sweetspot.table.schema import CELL
 from sweetspot.vocabulary import CONFIDENCE
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_DEPENDENT = 1e-8  # a column this near (relative to its norm) to a combination of others counts as dependent
+FEWEST = 2  # cells: one sets the scale, one more says something about the error
+# Scatter expected before any cell: as much evidence as this many degrees of freedom, of this relative size.
+_PRIOR_FREEDOM, _PRIOR_SD = 1.0, 0.01
+_SILENT = 0.7  # share of the prior's standard deviation that is left
+_START_SD, _ROUNDS = 0.05, 5  # of weighing the prior by the scatter that the last round left; it settles in three
+_POWERS = np.linspace(0.0, 1.0, 11)  # tried for how scatter falls with the size of a run
+_FEWEST_FOR_POWER, _EVIDENCE = 12, 8.0  # cells, and twice the gain in log-likelihood, before it is believed
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Points:
         """Requests that run together: B in the laws."""
         return self.batch / self.waves
 
+    @property
+    def tokens(self) -> Array:
+        """Output tokens of a batch run; the target times this is its energy or duration."""
+        return self.batch * self.m
+
     def __len__(self) -> int:
         """Number of cells."""
         return len(self.target)
@@ -74,50 +90,49 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Solution:
-    """Coefficients of a law and how well they are known.
+    """Coefficients of a law and how well they are known; arrays have one entry per term, `covariance` terms × terms.
 
-    `values`: one per term, 0 for a dropped term. `kept`: indices of the terms that the cells can separate.
-    `dependences`: for each dropped term, the combination of kept ones that equals it in these cells (weights per term).
-    `at_bound`: per term. `covariance`: terms × terms, zero for terms dropped or at their bound. `relative_sd`: scatter
-    of the cells about the law as a share of their energy, with `freedom` degrees of freedom.
+    `prior_sd`: standard deviation before any cell (infinite: no prior). `at_bound`: held at the bound of physics.
+    `relative_sd`: scatter of the cells about the law as a share of their energy, with `freedom` degrees of freedom, for
+    a run of `size` (J or s of a batch); for others it is multiplied by (size / theirs)^`power`. `rms`: what the cells
+    alone leave, without the scatter expected before them.
     """
 
     law: Law
     values: Array
-    kept: tuple[int, ...]
-    dependences: dict[int, Array]
+    prior_sd: Array
     at_bound: Mask
     covariance: Array
     relative_sd: float
-    freedom: int
+    freedom: float
+    size: float
+    power: float
+    rms: float
 
     @property
     def quantile(self) -> float:
         """Half-width of a two-sided 95 % interval, in standard deviations (Student's t)."""
         return t_quantile(self.freedom)
 
-    def determines(self, features: Array) -> Mask:
-        """Which rows of `features` (rows × terms) the fitted cells determine.
-
-        A row is undetermined if it needs coefficients separately that the cells determine only in combination.
-        """
-        determined = np.ones(len(features), dtype=bool)
-        for dropped, weights in self.dependences.items():
-            parts = features * weights
-            size = np.abs(parts).sum(axis=1) + np.abs(features[:, dropped])
-            determined &= np.abs(features[:, dropped] - parts.sum(axis=1)) <= 1e-6 * size
-        return determined
+    @property
+    def from_prior(self) -> Mask:
+        """Coefficients about which the cells say little: they leave most of the prior's standard deviation."""
+        return np.asarray(np.sqrt(np.diag(self.covariance)) > _SILENT * self.prior_sd)
 
     def predict(self, features: Array) -> Array:
-        """The target of each row of `features`; NaN where it is not determined, or not above 0."""
+        """The target of each row of `features`; NaN where it is not above 0."""
         target = features @ self.values
-        return np.where(self.determines(features) & (target > 0), target, np.nan)
+        return np.where(target > 0, target, np.nan)
 
-    def relative_variance(self, features: Array) -> Array:
-        """Variance of a new cell about its prediction, relative to the prediction squared: scatter + coefficients."""
+    def relative_variance(self, features: Array, tokens: Array) -> Array:
+        """Variance of a new cell about its prediction, relative to the prediction squared: scatter + coefficients.
+
+        `tokens`: output tokens of each batch run (see `Points.tokens`).
+        """
         predicted = features @ self.values
         coefficients = np.einsum("ij,jk,ik->i", features, self.covariance, features)
-        return np.asarray(self.relative_sd**2 + np.maximum(coefficients, 0) / predicted**2)
+        scatter = self.relative_sd * (self.size / np.maximum(predicted * tokens, 1e-300)) ** self.power
+        return np.asarray(scatter**2 + np.maximum(coefficients, 0) / predicted**2)
 
 
 @cache
@@ -134,71 +149,113 @@ def design(law: Law, points: Points) -> Array:
 
 
 def solve(law: Law, points: Points, features: Array | None = None) -> Solution | Skipped:
-    """Least squares on the relative error within the law's bounds. Skipped if the cells cannot support the law.
+    """The law's coefficients within its bounds. Skipped if the cells cannot support the law.
 
     `features`: `design(law, points)`, if already computed.
     """
     if law.needs_experts and not np.isfinite(points.chosen).all():
         return Skipped("a law for mixtures of experts: needs columns experts and experts_per_token")
+    if len(points) < FEWEST:
+        return Skipped(f"needs at least {FEWEST} cells; has {len(points)}")
     features = design(law, points) if features is None else features
-    if law.has_batch_terms and not law.one_batch and len(np.unique(points.in_wave)) < 2:
-        return Skipped("needs at least two batches; with one, its single-batch form is the same law")
-    kept, dependences = _independent(law, features)
-    freedom = len(points) - len(kept)
-    if freedom < 1:
-        return Skipped(f"needs more than {len(kept)} cells for its coefficients and their error; has {len(points)}")
+    shares = features / points.target[:, None]
+    prior = _prior(law, points, shares)
+    scale = np.linalg.norm(shares, axis=0)
+    scale[scale == 0] = 1.0  # a term without a part in any cell: only the prior speaks of it
+    if prior is None:
+        if len(points) <= len(law.terms):
+            return Skipped(f"needs more than {len(law.terms)} cells; has {len(points)}")
+        if np.linalg.matrix_rank(shares / scale, tol=1e-5) < len(law.terms):
+            return Skipped("these cells do not determine its coefficients")
+        mean, sd = np.zeros(len(law.terms)), np.full(len(law.terms), np.inf)
+    else:
+        mean, sd = prior
     lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
-    for dropped, weights in dependences.items():
-        # A kept coefficient also absorbs the dropped one, which may have a free sign or a negative weight; then its
-        # bound is lifted. A free sign does not lift it in a mixture's law: v and y, both bytes that a step reads, are
-        # nearly the same function of the batch, and without bounds they would offset each other.
-        free = np.isinf(lower[dropped]) and not law.needs_experts
-        lower[(weights < 0) | ((weights != 0) & free)] = -np.inf
-    lower = lower[list(kept)]
-    relative = features[:, kept] / points.target[:, None]
-    scale = np.linalg.norm(relative, axis=0)
-    relative /= scale
-    rotated, triangle = np.linalg.qr(relative)
-    right = rotated.sum(axis=0)
-    found = solve_triangular(triangle, right, check_finite=False)
-    bounded = np.zeros(len(kept), dtype=bool)
-    if (found < lower).any():
-        result = lsq_linear(triangle, right, (lower, np.inf), method="bvls", tol=1e-12, max_iter=1000)
-        found, bounded = result.x, (result.active_mask == -1) | (result.x <= lower)
-    free = np.flatnonzero(~bounded)
-    freedom = len(points) - len(free)
-    residual = relative @ found - 1
-    relative_sd = float(np.sqrt(residual @ residual / freedom))
-    inverse = np.linalg.pinv(triangle[:, free])
-    indices = np.array(kept)[free]
-    covariance = np.zeros((len(law.terms), len(law.terms)))
-    covariance[np.ix_(indices, indices)] = relative_sd**2 * inverse @ inverse.T / np.outer(scale[free], scale[free])
-    values, at_bound = np.zeros(len(law.terms)), np.zeros(len(law.terms), dtype=bool)
-    values[list(kept)] = found / scale
-    at_bound[list(kept)] = bounded
-    return Solution(law, values, kept, dependences, at_bound, covariance, relative_sd, freedom)
+    power = 0.0
+    found = _fit(shares / scale, np.ones(len(points)), mean * scale, sd * scale, lower)
+    total = points.target * points.tokens
+    size = float(np.exp(np.log(total).mean()))
+    if len(points) >= _FEWEST_FOR_POWER and (power := _power(found, np.log(total / size))):
+        weights = (total / size) ** power
+        found = _fit(shares / scale, weights / np.sqrt((weights**2).mean()), mean * scale, sd * scale, lower)
+    values = found.values / scale
+    covariance = found.covariance / np.outer(scale, scale)
+    spread = float(np.sqrt(((total / size) ** (2 * power)).mean()))
+    return Solution(
+        law, values, sd, found.bounded, covariance, found.sd * spread, found.freedom, size, power, found.rms
+    )
 
 
-def _independent(law: Law, features: Array) -> tuple[tuple[int, ...], dict[int, Array]]:
-    """Indices of the terms that these cells can separate, and what each other term equals."""
-    scale = np.linalg.norm(features, axis=0)
-    unit = features / scale
-    everything = tuple(range(len(law.terms)))
-    if np.linalg.matrix_rank(unit, tol=1e3 * _DEPENDENT) == len(everything):
-        return everything, {}
-    forms = list(FORMS)
-    order = sorted(everything, key=lambda i: (forms.index(law.terms[i].form), law.terms[i].per_batch, i))
-    kept: list[int] = []
-    dependences: dict[int, Array] = {}
-    for index in order:
-        weights = np.linalg.lstsq(unit[:, kept], unit[:, index])[0]
-        if np.linalg.norm(unit[:, index] - unit[:, kept] @ weights) > _DEPENDENT:
-            kept.append(index)
-            continue
-        weights[np.abs(weights) < _DEPENDENT] = 0
-        dependences[index] = np.zeros(len(everything))
-        dependences[index][kept] = weights * scale[index] / scale[kept]
-    return tuple(sorted(kept)), dependences
+@dataclass(frozen=True)
+class _Found:
+    values: Array
+    bounded: Mask
+    covariance: Array
+    sd: float
+    freedom: float
+    rms: float
+    residuals: Array
+
+
+def _prior(law: Law, points: Points, shares: Array) -> tuple[Array, Array] | None:
+    """Mean and standard deviation of each coefficient, in its own unit; None if the law has no prior.
+
+    The scale is the price of a decode step with which the expected coefficients describe the cells best.
+    """
+    batch = float(points.in_wave.mean())
+    expected = [term.expected(batch) for term in law.terms]
+    if None in expected:
+        return None
+    mean, sd = np.array(expected, dtype=float).T
+    whole = shares @ mean
+    step = float(whole.sum() / (whole @ whole))
+    return step * mean, step * sd
+
+
+def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) -> _Found:
+    """Shares @ values = 1 as well as scatter and prior allow; all in units in which the columns have length 1."""
+    rotated, triangle = np.linalg.qr(shares * weights[:, None])
+    right = rotated.T @ weights
+    spread, count = _START_SD, len(weights)
+    prior = np.diag(1 / sd)
+    for _ in range(_ROUNDS if np.isfinite(sd).any() else 1):
+        system, target = (
+            np.vstack([triangle / spread, prior]),
+            np.r_[right / spread, np.where(np.isinf(sd), 0, mean / sd)],
+        )
+        orthogonal, upper = np.linalg.qr(system)
+        values = solve_triangular(upper, orthogonal.T @ target, check_finite=False)
+        bounded = values < lower
+        if bounded.any():
+            values, bounded = _bounded(upper, orthogonal.T @ target, lower)
+        residuals = weights * (shares @ values - 1)
+        squares = float(residuals @ residuals)
+        used = float((orthogonal[: len(triangle)] ** 2).sum())
+        freedom = max(count - used, 0.0)
+        settled, spread = spread, float(np.sqrt((_PRIOR_FREEDOM * _PRIOR_SD**2 + squares) / (_PRIOR_FREEDOM + freedom)))
+        if abs(spread / settled - 1) < 1e-3:
+            break
+    inverse = solve_triangular(upper, np.eye(len(upper)), check_finite=False)
+    if np.isinf(sd).all():
+        inverse = inverse * (spread / settled)
+    rms = float(np.sqrt(squares / max(freedom, 1.0)))
+    return _Found(values, bounded, inverse @ inverse.T, spread, _PRIOR_FREEDOM + freedom, rms, residuals)
+
+
+def _bounded(upper: Array, right: Array, lower: Array) -> tuple[Array, Mask]:
+    result = lsq_linear(upper, right, (lower, np.inf), method="bvls", tol=1e-12, max_iter=1000)
+    return result.x, (result.active_mask == -1) | (result.x <= lower)
+
+
+def _power(found: _Found, sizes: Array) -> float:
+    """How the scatter falls with the size of a run: the likeliest power, or 0 without clear evidence.
+
+    `sizes`: logarithms of the sizes, over the mean size.
+    """
+    squares = found.residuals**2 + 1e-18
+    surprise = len(sizes) * np.log([(squares * np.exp(2 * power * sizes)).mean() for power in _POWERS])
+    best = int(np.argmin(surprise))
+    return float(_POWERS[best]) if surprise[0] - surprise[best] > _EVIDENCE else 0.0
 
 
 def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
@@ -210,32 +267,26 @@ def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
         yield int(batch), points.batch == batch
 
 
-def named(law: Law, weights: Array) -> dict[str, float]:
-    """The non-zero weights, by the names of their terms."""
-    return {term.name: float(weight) for term, weight in zip(law.terms, weights, strict=True) if weight != 0}
-
-
 def as_json(solution: Solution, points: Points, features: Array) -> dict[str, Any]:
     """A solution as an entry of predictor.json (docs: its schema)."""
-    law, kept = solution.law, list(solution.kept)
     errors = np.sqrt(np.diag(solution.covariance))
+    silent = solution.from_prior
     terms = {
-        law.terms[index].name: {
+        term.name: {
             "value": float(solution.values[index]),
-            "standard_error": None if solution.at_bound[index] else float(errors[index]),
+            "standard_error": float(errors[index]),
             "at_bound": bool(solution.at_bound[index]),
+            "from_prior": bool(silent[index]),
         }
-        for index in kept
+        for index, term in enumerate(solution.law.terms)
     }
-    merged = {law.terms[index].name: named(law, weights) for index, weights in solution.dependences.items()}
     return {
         "terms": terms,
-        "covariance": solution.covariance[np.ix_(kept, kept)].tolist(),
+        "covariance": solution.covariance.tolist(),
         "relative_residual_sd": solution.relative_sd,
+        "residual_size": solution.size,
+        "residual_power": solution.power,
         "degrees_of_freedom": solution.freedom,
         "t_quantile_95": solution.quantile,
         "in_sample_mape_percent": float(100 * np.mean(np.abs(features @ solution.values / points.target - 1))),
-        "merged": merged,
-        "note": "; ".join(f"{term} cannot be separated from {' and '.join(into)}" for term, into in merged.items())
-        + (" in these cells: counted together" if merged else ""),
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, units
 from sweetspot.predict import sweet_spots as search
-from sweetspot.predict.laws import Law
+from sweetspot.predict.laws import FORMS, Law
 from sweetspot.predict.predictor import waves
 from sweetspot.vocabulary import CONFIDENCE
 
@@ -47,7 +47,7 @@ def sweet_spots(
             for n in np.unique(of_batch.n):
                 waves_of = _waves_of(capacity, int(n), int(batch))
                 spot = search.SweetSpot("not identified")
-                if shown and _identifies_spot(solution, n, batch, chosen):
+                if shown and _identifies_spot(solution):
                     spot = search.sweet_spot(law, values, float(n), float(batch), measured, waves_of, chosen)
                 low, high = _confidence_set(solution, draws, n, batch, chosen, spot, waves_of, measured)
                 ends = {"output_tokens_low": low, "output_tokens_high": high}
@@ -121,9 +121,7 @@ def _replies_vary(prompts: Array, replies: Array) -> bool:
     return ranks[0].max() == 0 or bool(abs(np.corrcoef(ranks[0], ranks[1])[0, 1]) <= _APART)
 
 
-def _identifies_spot(solution: Solution, n: float, batch: float, chosen: float) -> bool:
-    """Whether the cells separate what grows with the reply from what falls with it, at this input length and batch."""
-    of_terms = [term.powers(n, batch, chosen) for term in solution.law.terms]
-    varying = sorted({power for powers in of_terms for power in powers} - {0})
-    parts = np.array([[powers.get(power, 0.0) for powers in of_terms] for power in varying])
-    return bool(solution.determines(parts).all())
+def _identifies_spot(solution: Solution) -> bool:
+    """Whether the cells, and not the prior, say what grows with the reply."""
+    grows = [any(b > 0 for _, _, b in FORMS[term.form].parts) for term in solution.law.terms]
+    return not solution.from_prior[grows].any()

@@ -12,7 +12,7 @@ from sweetspot.architecture import Architecture
 from sweetspot.files import write_atomically
 from sweetspot.fit.across_models import SCHEME, fit_across_models
 from sweetspot.fit.choice import Schemes, hold_out_all
-from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted, trees_of
+from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Mask, Points
 from sweetspot.fit.sweet_spots import plateau
@@ -113,8 +113,6 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
                 "describes these rows. Are all energies joules of the whole batch (not kJ, Wh or per token), all "
                 "lengths exact, and all rows from one set-up?"
             )
-        merged = {fit["note"] for fit in group["laws"].get(group["law"], ()) if fit.get("note")}
-        notes += [f"{name}: {note}" for note in sorted(merged)]
         inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
         notes += [
             f"{name}: at batch {spot['batch']}, after {spot['input_tokens']:,} input tokens, replies of "
@@ -136,11 +134,6 @@ def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_ou
     """Predictions of a law under a scheme, and a note on what is missing or special."""
     if scheme == SCHEME and law.name != "tdp-time":
         return [], "coefficients of one model cannot predict another"
-    if law.name == "trees":
-        found = trees_of(points, scheme)
-        if found is None:
-            return [], "needs scikit-learn: pip install scikit-learn"
-        return [_with_interval(fold, Calibration()) for fold in found if fold.known.any()], ""
     if not law.terms:
         return _tdp_time(frame, points)
     if scheme == "in-sample":

@@ -10,27 +10,22 @@ from sweetspot.predict.prediction import Interval
 Place = tuple[float, float, float, float]
 """Input tokens, output tokens, requests in flight, and the share of the experts that a token activates."""
 
-UNDETERMINED = 1.0  # relative error assumed if the cells do not determine what the request needs
 
+def of_law(law: Law, fit: Mapping[str, Any], energy: float, tokens: float, *place: float) -> float:
+    """Relative half-width for the scatter of cells about the law and for its coefficients, scaled by held-out cells.
 
-def of_law(law: Law, fit: Mapping[str, Any], energy: float, *place: float) -> float:
-    """Relative half-width for the scatter of cells about the law and for its coefficients, scaled by held-out cells."""
+    `energy` is per output token, of a batch run of so many output `tokens`; scatter falls with the size of a run.
+    """
     features = [term.value(*place) for term in law.terms if term.name in fit["terms"]]
     rows = zip(features, fit["covariance"], strict=True)
     coefficients = sum(x * y * entry for x, row in rows for y, entry in zip(features, row, strict=True))
-    variance = fit["relative_residual_sd"] ** 2 + max(coefficients, 0.0) / energy**2
+    variance = scatter(fit, energy * tokens) ** 2 + max(coefficients, 0.0) / energy**2
     return float(fit["t_quantile_95"] * fit["interval_scale"]) * math.sqrt(variance)
 
 
-def undetermined(law: Law, fit: Mapping[str, Any], *place: float) -> bool:
-    """Whether the request needs coefficients separately that the cells determine only in combination."""
-    features = {term.name: term.value(*place) for term in law.terms}
-    for dropped, weights in fit["merged"].items():
-        parts = [weight * features[name] for name, weight in weights.items()]
-        size = sum(map(abs, parts)) + abs(features[dropped])
-        if abs(features[dropped] - sum(parts)) > 1e-6 * size:
-            return True
-    return False
+def scatter(fit: Mapping[str, Any], size: float) -> float:
+    """Relative standard deviation of cells about the law, for a batch run of `size` (J or s)."""
+    return float(fit["relative_residual_sd"] * (fit["residual_size"] / size) ** fit["residual_power"])
 
 
 def of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: int, requests: float) -> float:
@@ -39,7 +34,7 @@ def of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int
     lengths = max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"]))
     beyond = {
         "lengths": lengths + gap(group, n, m, batch),
-        "batch": _octaves(requests, *measured["requests_in_flight"]),
+        "batch": min(abs(math.log2(requests / known)) for known in measured["requests_in_flight"]),
     }
     parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
     return float(fit["t_quantile_95"]) * math.hypot(*parts)
@@ -56,7 +51,7 @@ def gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
     place = [min(max(value, measured[name][0]), measured[name][1]) for name, value in asked.items()]
     gaps = [0.0]
     for sign, corners in ((1, "largest"), (-1, "smallest")):
-        cells = group.get("measured_corners", {}).get(corners, [])  # older files lack them
+        cells = group["measured_corners"][corners]
         lacks = [max(sign * math.log2(value / own) for value, own in zip(place, cell, strict=True)) for cell in cells]
         gaps.append(min(lacks, default=0.0))
     return max(gaps) if max(gaps) > 1 else 0.0

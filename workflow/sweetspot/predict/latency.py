@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweetspot.predict.intervals import UNDETERMINED, Place, around, of_distance, of_law, undetermined
+from sweetspot.predict.intervals import Place, around, of_distance, of_law
 from sweetspot.predict.laws import Law, Number, Term, per_token
 from sweetspot.predict.prediction import Interval
 
@@ -22,18 +22,17 @@ _TPOT = Law(
     "TPOT = p + q B + r B (n + (m - 1)/2) + s B n/m",
     "this project: one decode step for the whole batch",
     (
-        Term("p", "1", 0.0, "a decode step: reading the weights, host and launches", per_batch=True),
-        Term("q", "1", 0.0, "applying the weights and sampling, for each request"),
-        Term("r", "n + m/2", 0.0, "reading the KV cache of all tokens before"),
-        Term("s", "n/m", 0.0, "waiting for the prefill of other requests, spread over the reply"),
+        Term("p", "1", 0.0, "a decode step: reading the weights, host and launches", 1, prior="step of a batch"),
+        Term("q", "1", 0.0, "applying the weights and sampling, for each request", prior="step of a request"),
+        Term("r", "n + m/2", 0.0, "reading the KV cache of all tokens before", prior="context token"),
+        Term("s", "n/m", 0.0, "waiting for the prefill of other requests, spread over the reply", prior="prompt token"),
     ),
-    one_batch=True,
 )
 _TTFT_TERMS = (
-    Term("f", "1/m", 0.0, "a prefill pass: reading the weights, host and launches", per_batch=True),
-    Term("g", "1/m", 0.0, "admitting and sampling each request"),
-    Term("h", "n/m", 0.0, "applying the weights to each prompt token"),
-    Term("k", "n^2/m", 0.0, "attention within the prompts"),
+    Term("f", "1/m", 0.0, "a prefill pass: reading the weights, host and launches", 1, prior="batch"),
+    Term("g", "1/m", 0.0, "admitting and sampling each request", prior="request"),
+    Term("h", "n/m", 0.0, "applying the weights to each prompt token", prior="prompt token"),
+    Term("k", "n^2/m", 0.0, "attention within the prompts", prior="prompt token squared"),
 )
 
 
@@ -69,7 +68,6 @@ def law_of(name: str, pass_tokens: int | None = None) -> Law:
         "TTFT = f + g B + h B N + k B N^2",
         "this project: prefill in passes",
         _TTFT_TERMS,
-        one_batch=True,
         share=share,
         pass_tokens=pass_tokens,
     )
@@ -102,9 +100,7 @@ def latencies(group: Mapping[str, Any], batch: int, place: Place, ends: Sequence
         if value <= 0 or (law is _TPOT and m == 1):
             continue
         distance = of_distance(group, fit, int(n), int(m), batch, requests)
-        if undetermined(law, fit, *seen):
-            distance = max(distance, UNDETERMINED)
-        half = math.hypot(of_law(law, fit, value / per_law(name, m, requests), *seen), distance)
+        half = math.hypot(of_law(law, fit, value / per_law(name, m, requests), batch * m, *seen), distance)
         found[name] = around(value, half + max(abs(other / value - 1) for other in others))
     return found
 

@@ -4,8 +4,13 @@ Every law gives E_tok, the energy in joules of one output token of one request: 
 by batch × output tokens. n = input tokens, m = output tokens, B = requests in the batch. Every law is a sum of terms,
 linear in its coefficients. If the KV cache cannot hold the batch, its requests run in waves, each a batch of its own,
 and B is the batch divided by the waves. Standard library only, so that predictions run without the analysis packages.
+
+A reply of m tokens takes one prefill and m - 1 decode steps. The laws of this project price these: what a step costs at
+B requests and a context, and what a prefill costs. No price is negative, so the energy never falls if a prompt, a reply
+or a batch grows.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,21 +62,25 @@ _FORMS = (
     Form("n", ((1, 1, 0),)),
     Form("n^2/m", ((1, 2, -1),)),
     Form("1/m", ((1, 0, -1),)),
-    # Means of the context n + j, and of its square, over the steps j = 0 .. m - 1 of a reply.
+    # The mean of the context n + j over the tokens j = 0 .. m - 1 of a reply.
     Form("n + m/2", ((1, 1, 0), (1 / 2, 0, 1), (-1 / 2, 0, 0))),
-    Form("n^2 + nm + m^2/3", ((1, 2, 0), (1, 1, 1), (-1, 1, 0), (1 / 3, 0, 2), (-1 / 2, 0, 1), (1 / 6, 0, 0))),
+    # The m - 1 decode steps of a reply, and the sum of their contexts n + j, j = 1 .. m - 1, for each of its m tokens.
+    Form("(m - 1)/m", ((1, 0, 0), (-1, 0, -1))),
+    Form("(m - 1) (n + m/2)/m", ((1, 1, 0), (1 / 2, 0, 1), (-1, 1, -1), (-1 / 2, 0, 0))),
 )
 FORMS: dict[str, Form] = {form.name: form for form in _FORMS}
-"""Every form by its name. If the cells cannot distinguish two forms, the earlier one is kept."""
+"""Every form by its name."""
 
 ROUTINGS: dict[str, Callable[[Number, Number], Number]] = {
     "even": lambda chosen, batch: 1 - (1 - chosen) ** batch,
     "skewed": lambda chosen, batch: batch * chosen / (1 + (batch - 1) * chosen),
+    "even^2": lambda chosen, batch: (1 - (1 - chosen) ** batch) ** 2,
 }
 """A: the share of a mixture's experts that B tokens activate, if one token activates the share p = k/E of them.
 
 Both are the mean of 1 - (1 - P)^B over the experts. "even": P = p for all. "skewed": some experts are popular, most are
 not; P has the beta distribution with mean p and first shape 1. Both are p at B = 1, and 1 for a dense model (p = 1).
+"even^2" is the square of "even": measured kernels of a mixture slow down faster than the share of experts grows.
 """
 
 
@@ -79,17 +88,19 @@ not; P has the beta distribution with mean p and first shape 1. Both are p at B 
 class Term:
     """One coefficient of a law.
 
-    `lower` is 0 if physics forbids a negative value and None if the sign is free. A `per_batch` term is divided by the
-    batch: it is paid once for all requests. A term with a `routing` is multiplied by the share of a mixture's experts
-    that the batch activates (see `ROUTINGS`).
+    `lower` is 0 if physics forbids a negative value and None if the sign is free. The term is divided by the batch to
+    the power `batch_power`: 1 if it is paid once for all requests. A term with a `routing` is multiplied by the share
+    of a mixture's experts that the batch activates (see `ROUTINGS`). `prior`: which of `PRIORS` says what to expect of
+    the coefficient; None if nothing is.
     """
 
     name: str
     form: str
     lower: float | None
     meaning: str
-    per_batch: bool = False
+    batch_power: float = 0.0
     routing: str | None = None
+    prior: str | None = None
 
     def value(self, n: Number, m: Number, batch: Number, chosen: Number = 1.0) -> Number:
         """What the coefficient is multiplied by; all arguments are numbers or float arrays of equal shape.
@@ -98,27 +109,39 @@ class Term:
         """
         form = FORMS[self.form].value(n, m)
         form = form * ROUTINGS[self.routing](chosen, batch) if self.routing else form
-        return form / batch if self.per_batch else form
+        return form / batch**self.batch_power if self.batch_power else form
 
     def powers(self, n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
         """The factor of each power of m in `value`, at these input tokens and this batch."""
-        share = (ROUTINGS[self.routing](chosen, batch) if self.routing else 1.0) / (batch if self.per_batch else 1.0)
+        share = (ROUTINGS[self.routing](chosen, batch) if self.routing else 1.0) / batch**self.batch_power
         found: dict[float, float] = {}
         for c, a, b in FORMS[self.form].parts:
             found[b] = found.get(b, 0.0) + share * c * n**a
         return found
 
+    def expected(self, batch: float) -> tuple[float, float] | None:
+        """Mean and standard deviation expected of the coefficient, in decode steps; `batch` is that of its cells.
+
+        Only a coefficient that belongs to one batch depends on it: it includes what that batch shares.
+        """
+        if self.prior is None:
+            return None
+        mean, sd, shared, shared_sd = PRIORS[self.prior]
+        return mean + shared / batch, math.hypot(sd, shared_sd / batch)
+
     @property
     def multiplies(self) -> str:
         """What the coefficient is multiplied by, in the notation of the formulas."""
         form = FORMS[self.form].shown
-        top, _, under = form.partition("/") if form.startswith("1/") else (form, "", "")
+        top, _, under = form.partition("/") if form.startswith("1/") or form.endswith(")/m") else (form, "", "")
         if self.routing:
-            top = {"1": "A"}.get(top, f"A ({top})" if " " in top else f"A {top}")
-        if not self.per_batch:
+            active = "A²" if self.routing.endswith("^2") else "A"
+            top = {"1": active}.get(top, f"{active} ({top})" if " " in top and top[0] != "(" else f"{active} {top}")
+        if not self.batch_power:
             return f"{top}/{under}" if under else top
-        top = f"({top})" if " " in top and not self.routing else top
-        return f"{top}/(B {under})" if under else f"{top}/B"
+        shared = {1: "B", 0.75: "B^¾"}.get(self.batch_power, f"B^{self.batch_power:g}")
+        top = f"({top})" if " " in top and not self.routing and top[0] != "(" else top
+        return f"{top}/({shared} {under})" if under else f"{top}/{shared}"
 
     def as_dict(self) -> dict[str, Any]:
         """For predictor.json, with the `parts` of the form."""
@@ -129,8 +152,7 @@ class Term:
 class Law:
     """A law: its formula for people and its terms for the fit.
 
-    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why. A law with
-    batch terms is fitted to a single batch only if `one_batch`, since the others have a form for that.
+    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why.
     """
 
     name: str
@@ -138,7 +160,6 @@ class Law:
     source: str
     terms: tuple[Term, ...]
     no_terms: str = ""
-    one_batch: bool = False
 
     def prompt(self, n: Number, batch: Number) -> Number:
         """The prompt length that the terms see, at n input tokens and this batch."""
@@ -147,7 +168,7 @@ class Law:
     @property
     def has_batch_terms(self) -> bool:
         """Whether one set of coefficients covers every batch."""
-        return any(term.per_batch for term in self.terms)
+        return any(term.batch_power for term in self.terms)
 
     @property
     def needs_experts(self) -> bool:
@@ -172,31 +193,66 @@ class Law:
         return {"formula": self.formula, "source": self.source, "terms": [term.as_dict() for term in self.terms]}
 
 
-# Bounds: the derivation prices FLOPs, bytes and static power, all positive, and each of these terms is a sum of them
-# with positive factors. Only the 1/m terms mix signs: the last token is never fed back (minus); overheads add (plus).
-_T0 = Term("t0", "1", 0.0, "applying the weights to one token, and static power")
-_T1 = Term("t1", "n^2/m", 0.0, "attention within the prompt")
-_T2 = Term("t2", "n", 0.0, "each new token attends to the prompt and reads its KV cache")
-_T3 = Term("t3", "n/m", 0.0, "prefill: applying the weights to each prompt token, spread over the reply")
-_T4 = Term("t4", "m", 0.0, "each new token attends to the reply so far and reads its KV cache")
-_T5 = Term("t5", "1/m", None, "fixed energy of a request")
-_CACHE = Term("t2", "n + m/2", 0.0, "each new token attends to all tokens before it and reads their KV cache")
-_BY_BATCH = (
-    Term("u", "1", 0.0, "applying the weights to one token: arithmetic of each request"),
-    Term("v", "1", 0.0, "reading the weights, and static power: once per step for the whole batch", per_batch=True),
+PRIORS = {
+    "step of a batch": (1.0, 1.0, 0.0, 0.0),
+    "step of a request": (0.01, 0.03, 0.0, 0.0),
+    "step, tiles": (0.0, 0.15, 0.0, 0.0),
+    "step, all": (0.01, 0.2, 1.0, 1.0),
+    "experts": (1.0, 2.0, 0.0, 0.0),
+    "context token": (2e-5, 3e-5, 0.0, 0.0),
+    "reply token": (1e-5, 1.5e-5, 0.0, 0.0),
+    "prompt token": (5e-3, 1e-2, 0.0, 0.0),
+    "prompt token squared": (1e-7, 1e-6, 0.0, 0.0),
+    "request": (0.02, 0.1, 0.0, 0.0),
+    "batch": (1.0, 10.0, 0.0, 0.0),
+    "request and batch": (0.02, 0.1, 1.0, 10.0),
+}
+"""What a coefficient is expected to be before any measurement, in units of one decode step of the whole batch: mean
+and standard deviation, and the same of what a coefficient of a single batch adds divided by that batch.
+
+A step reads all weights once; a prompt token computes with them, which costs the bandwidth of a board divided by its
+FLOP/s: 1/150 to 1/300 of a step on A100, H100 and B200 (data sheets). A token of context reads its KV cache: 1e-5 to
+4e-5 of the weights in models of 7 to 70 billion parameters with grouped or full attention. The spreads are wide: a
+handful of rows that determine a coefficient override its prior; where the rows are silent, it bounds what is said.
+"""
+
+# Bounds: the derivation prices FLOPs, bytes and static power, all positive. Only t5 of the paper's forms mixes signs:
+# the last token is never fed back (minus); overheads add (plus).
+_T0 = Term("t0", "1", 0.0, "applying the weights to one token, and static power", prior="step, all")
+_T1 = Term("t1", "n^2/m", 0.0, "attention within the prompt", prior="prompt token squared")
+_T2 = Term("t2", "n", 0.0, "each new token attends to the prompt and reads its KV cache", prior="context token")
+_T3 = Term(
+    "t3", "n/m", 0.0, "prefill: applying the weights to each prompt token, spread over the reply", prior="prompt token"
 )
-_ONCE_BY_BATCH = (
-    Term("w", "1/m", None, "fixed energy of a request"),
-    Term("x", "1/m", None, "fixed energy of a batch", per_batch=True),
+_T4 = Term("t4", "m", 0.0, "each new token attends to the reply so far and reads its KV cache", prior="reply token")
+_T5 = Term("t5", "1/m", None, "fixed energy of a request", prior="request and batch")
+_STEP, _CONTEXT = "(m - 1)/m", "(m - 1) (n + m/2)/m"
+_CACHE = Term(
+    "t2", _CONTEXT, 0.0, "each decode step attends to all tokens before and reads their KV cache", prior="context token"
 )
-_EVEN, _SKEWED = (
-    Term("y", "1", 0.0, "reading the experts that the tokens of a step activate", per_batch=True, routing=routing)
-    for routing in ("even", "skewed")
+_OF_STEP = (
+    Term("u", _STEP, 0.0, "a decode step: arithmetic of each request", prior="step of a request"),
+    Term(
+        "v",
+        _STEP,
+        0.0,
+        "a decode step: reading the weights for all requests, and static power",
+        1,
+        prior="step of a batch",
+    ),
+    Term("c", _STEP, 0.0, "a decode step: kernels grow with the batch in tiles", 0.75, prior="step, tiles"),
 )
-_AGAIN = (
-    Term("r1", "n + m/2", 0.0, "each step applies the weights to the whole sequence again"),
-    Term("r2", "n^2 + nm + m^2/3", 0.0, "each step computes attention over the whole sequence again"),
+_OF_PREFILL = (
+    _T1,
+    _T3,
+    Term("w", "1/m", 0.0, "prefill: host and sampling for each request", prior="request"),
+    Term("x", "1/m", 0.0, "prefill: reading the weights, and overheads, for all requests", 1, prior="batch"),
 )
+_READ = "a decode step: reading the experts that its tokens activate"
+_EVEN = Term("y", _STEP, 0.0, _READ, 1, "even", "experts")
+_CROWDED = Term("z", _STEP, 0.0, "a decode step: slower kernels if many experts are active", 1, "even^2", "experts")
+_SKEWED = Term("y", _STEP, 0.0, _READ, 1, "skewed", "experts")
+_BY_STEP = "t1 n^2 + t3 n + w + x/B) / m"
 
 _LAWS = (
     Law(
@@ -212,13 +268,6 @@ _LAWS = (
         "this project: prices shared by all models on a GPU and engine, terms from each model's architecture",
         (),
         "fitted to all models together",
-    ),
-    Law(
-        "trees",
-        "gradient-boosted trees for log E_tok from the logs of n, m and B",
-        "scikit-learn, optional: how far the same cells go without physics",
-        (),
-        "no coefficients: boosted trees are validated only",
     ),
     # The baselines' authors set no bounds, and a law that lacks terms may need a negative coefficient to compensate.
     Law(
@@ -254,46 +303,34 @@ _LAWS = (
         (_T0, _T1, _T2, _T3, _T4, _T5),
     ),
     Law(
-        "cache-5",
-        "E_tok = t0 + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + t5/m",
-        "this project: paper-6 with equal costs for the KV cache of prompt and reply",
-        (_T0, _T1, _CACHE, _T3, _T5),
+        "steps-5",
+        "E_tok = ((m - 1) (t0 + t2 (n + m/2)) + t1 n^2 + t3 n + t5) / m",
+        "this project: prefill and decode steps at one batch",
+        (
+            Term("t0", _STEP, 0.0, "a decode step, for each request", prior="step, all"),
+            _CACHE,
+            _T1,
+            _T3,
+            Term("t5", "1/m", 0.0, "prefill: all that does not depend on its length", prior="request and batch"),
+        ),
     ),
     Law(
-        "recompute-4",
-        "E_tok = t0 + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + t5/m",
-        "this project: an engine without a KV cache reruns the whole sequence for each token",
-        (_T0, *_AGAIN, _T5),
+        "steps-8",
+        f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + t2 (n + m/2)) + {_BY_STEP}",
+        "this project: prefill and decode steps at every batch",
+        (*_OF_STEP, _CACHE, *_OF_PREFILL),
     ),
     Law(
-        "batch-8",
-        "E_tok = u + v/B + t1 n^2/m + t2 n + t3 n/m + t4 m + (w + x/B)/m",
-        "this project: only t0 and t5 of paper-6 depend on the batch",
-        (*_BY_BATCH, _T1, _T2, _T3, _T4, *_ONCE_BY_BATCH),
+        "experts-10",
+        f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + y A/B + z A^2/B + t2 (n + m/2)) + {_BY_STEP}",
+        "this project: steps-8 plus the experts' weights; a step reads the share A = 1 - (1 - k/E)^B of them",
+        (*_OF_STEP, _EVEN, _CROWDED, _CACHE, *_OF_PREFILL),
     ),
     Law(
-        "batch-7",
-        "E_tok = u + v/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: batch-8 with equal costs for the KV cache of prompt and reply",
-        (*_BY_BATCH, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
-    ),
-    Law(
-        "experts-8",
-        "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: batch-7 plus the experts' weights; a step reads the share A = 1 - (1 - k/E)^B of them",
-        (*_BY_BATCH, _EVEN, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
-    ),
-    Law(
-        "skewed-8",
-        "E_tok = u + v/B + y A/B + t1 n^2/m + t2 (n + (m - 1)/2) + t3 n/m + (w + x/B)/m",
-        "this project: experts-8 with some experts more popular than others: A = B k/(E + (B - 1) k)",
-        (*_BY_BATCH, _SKEWED, _T1, _CACHE, _T3, *_ONCE_BY_BATCH),
-    ),
-    Law(
-        "recompute-6",
-        "E_tok = u + v/B + r1 (n + (m - 1)/2) + r2 (n (n + m - 1) + (m - 1) (2 m - 1)/6) + (w + x/B)/m",
-        "this project: recompute-4 for every batch",
-        (*_BY_BATCH, *_AGAIN, *_ONCE_BY_BATCH),
+        "skewed-9",
+        f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + y A/B + t2 (n + m/2)) + {_BY_STEP}",
+        "this project: as experts-10, with some experts more popular than others: A = B k/(E + (B - 1) k)",
+        (*_OF_STEP, _SKEWED, _CACHE, *_OF_PREFILL),
     ),
 )
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
@@ -310,6 +347,8 @@ def check(laws: Sequence[Law] = _LAWS, forms: Sequence[Form] = _FORMS) -> None:
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"law {law.name}: two terms are named {', '.join(sorted(twice))}; rename one")
         for term in law.terms:
+            if term.prior not in (None, *PRIORS):
+                raise ValueError(f"law {law.name}, term {term.name}: no prior {term.prior!r}")
             if term.form not in known:
                 raise ValueError(f"law {law.name}, term {term.name}: no form {term.form!r}; known: {', '.join(known)}")
             if term.routing is not None and term.routing not in ROUTINGS:

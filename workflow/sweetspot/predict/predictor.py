@@ -9,16 +9,16 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
-from sweetspot.predict.intervals import UNDETERMINED, Place, around, gap, of_distance, of_law, undetermined
+from sweetspot.predict.intervals import Place, around, gap, of_distance, of_law, scatter
 from sweetspot.predict.latency import latencies
 from sweetspot.predict.laws import LAWS, Law, per_token
 from sweetspot.predict.prediction import Interval, Prediction, check_request, listed, outside, simulated
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
-from sweetspot.vocabulary import ONE_GPU, SELECTORS
+from sweetspot.vocabulary import SELECTORS
 
-KIND, SCHEMA_VERSION = "sweetspot-predictor", 3
-_READ = (2, SCHEMA_VERSION)  # version 2 called the law across models "shared" and did not define the laws' terms
+KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
+_NEXT_TO_NOTHING = 0.05  # share of the energy
 _GROUP_KEYS = {
     *("model", *SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
     *("idle_w", "power_cap_w"),
@@ -42,17 +42,13 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise SweetspotError(f"{path}: not a predictor; give the predictor.json that `sweetspot fit` made")
     version = content.get("schema_version")
-    if version not in _READ:
+    if version != SCHEMA_VERSION:
         raise SweetspotError(
-            f"{path}: schema version {version}, but this sweetspot reads {' and '.join(map(str, _READ))}; "
-            "fit again, or use the version of sweetspot that made it"
+            f"{path}: schema version {version}, but this sweetspot reads {SCHEMA_VERSION}; make it again from the same "
+            "rows with `sweetspot fit`, or use the version of sweetspot that made it"
         )
     if not isinstance(content.get("groups"), list) or not content["groups"]:
         raise SweetspotError(f"{path}: the predictor has no groups; make it again with `sweetspot fit`")
-    across_models = content.get("shared" if version == 2 else "across_models") or []
-    for entry in [*content["groups"], *across_models]:
-        if isinstance(entry, dict):
-            entry.setdefault("parallelism", ONE_GPU)  # earlier versions knew no other
     for number, group in enumerate(content["groups"], 1):
         if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
             raise SweetspotError(f"{path}: group {number} is incomplete; make it again with `sweetspot fit`")
@@ -60,8 +56,6 @@ def load(path: Path) -> dict[str, Any]:
             raise SweetspotError(
                 f"{path}: this sweetspot does not know the law {sorted(unknown)[0]}; use the version that made it"
             )
-    if version != SCHEMA_VERSION:
-        content["across_models"] = content.pop("shared", [])
     return content
 
 
@@ -107,14 +101,12 @@ def predict(
             f"{law.name} gives no positive energy here ({'; '.join(extrapolates) or 'inside its range'}); "
             "ask for a request closer to the measured cells"
         )
+    if silent := _from_prior(law, fit, per_output_token, place):
+        warnings.append(silent)
     parts = {
-        "law": of_law(law, fit, per_output_token, *place),
+        "law": of_law(law, fit, per_output_token, output_tokens * batch, *place),
         "distance": of_distance(group, fit, input_tokens, output_tokens, batch, place[2]),
     }
-    if undetermined(law, fit, *place):
-        parts["distance"] = max(parts["distance"], UNDETERMINED)
-        if not extrapolates:
-            extrapolates = ["the measured cells vary the lengths only together, so they do not determine this request"]
     if group["sensor_gain"] is not None:
         parts["sensor_gain"] = group["sensor_gain"]
     half = math.hypot(*parts.values())
@@ -253,6 +245,19 @@ def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -
     return list(reasons.values())
 
 
+def _from_prior(law: Law, fit: Mapping[str, Any], energy: float, place: Place) -> str:
+    """What part of a prediction rests on coefficients that the cells do not determine; "" if next to nothing does."""
+    shares = {
+        term.name: fit["terms"][term.name]["value"] * term.value(*place) / energy
+        for term in law.terms
+        if fit["terms"][term.name]["from_prior"]
+    }
+    if (total := sum(shares.values())) < _NEXT_TO_NOTHING:
+        return ""
+    names = listed([name for name, share in shares.items() if share > 0])
+    return f"{total:.0%} of the energy ({names}) is not determined by the cells: it is what such GPUs make likely"
+
+
 def chosen(group: Mapping[str, Any]) -> float:
     """The share of a mixture's experts that one token activates; 1 for a dense model."""
     mixture = group["experts"]
@@ -267,8 +272,8 @@ def _duration(
     seconds = per_token(law, timed["terms"], *place) * place[1] * batch if timed else 0.0
     if seconds <= 0:
         return None
-    scatter = timed["t_quantile_95"] * timed["relative_residual_sd"] * fit["interval_scale"]
-    return around(seconds, math.hypot(scatter, distance) + _apart(law, timed["terms"], place, ends))
+    own = timed["t_quantile_95"] * scatter(timed, seconds) * fit["interval_scale"]
+    return around(seconds, math.hypot(own, distance) + _apart(law, timed["terms"], place, ends))
 
 
 def _apart(law: Law, values: Mapping[str, float], place: Place, ends: Sequence[Place]) -> float:

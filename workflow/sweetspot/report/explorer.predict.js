@@ -6,22 +6,23 @@
 const ROUTINGS = { // the share of experts that a batch activates, from the share that one token activates
   even: (share, batch) => 1 - (1 - share) ** batch,
   skewed: (share, batch) => (batch * share) / (1 + (batch - 1) * share),
+  "even^2": (share, batch) => (1 - (1 - share) ** batch) ** 2,
 };
 
-const UNDETERMINED = 1.0, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
+const NEXT_TO_NOTHING = 0.05, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
 const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
 const SIMULATED = { // as in vocabulary.py
   "simulated": "SIMULATED",
   "simulated-kernels": "SIMULATED (kernel times measured by NVIDIA, power modelled)",
 };
-const simulated = (source) => // as in prediction.py
+const simulated = (source) => // as in predictor.py and prediction.py
   source in SIMULATED ? [`${SIMULATED[source]}: fitted to a simulated GPU, not to measurements`] : [];
 
 const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
 /* The factor of a term's coefficient: the sum of c n^a m^b, scaled for `requests` in flight. */
 const routed = (term, requests, share) =>
-  (term.routing ? ROUTINGS[term.routing](share, requests) : 1) / (term.per_batch ? requests : 1);
+  (term.routing ? ROUTINGS[term.routing](share, requests) : 1) / requests ** term.batch_power;
 const termValue = (term, n, m, requests, share) =>
   sum(term.parts.map(([c, a, b]) => c * n ** a * m ** b)) * routed(term, requests, share);
 
@@ -103,19 +104,15 @@ function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) 
 
 const around = (value, half) => [value, Math.max(value * (1 - half), 0), value * (1 + half)];
 
-/* As in intervals.py: whether a request needs coefficients separately that the cells determine only in combination. */
-const isUndetermined = (fit, features) => Object.entries(fit.merged).some(([dropped, weights]) => {
-  const parts = Object.entries(weights).map(([name, weight]) => weight * features[name]);
-  const size = sum(parts.map(Math.abs)) + Math.abs(features[dropped]);
-  return Math.abs(features[dropped] - sum(parts)) > 1e-6 * size;
-});
+/* As in intervals.py: relative standard deviation of cells about the law, for a batch run of `size` (J or s). */
+const scatterAt = (fit, size) => fit.relative_residual_sd * (fit.residual_size / size) ** fit.residual_power;
 
-/* Relative half-width for the scatter of cells about a law and for its coefficients. */
-function scatterOf(fit, terms, features, value) {
+/* Relative half-width for the scatter of cells about a law and for its coefficients, at so many output tokens. */
+function scatterOf(fit, terms, features, value, tokens) {
   const kept = terms.filter((term) => term.name in fit.terms).map((term) => term.name);
   const coefficients = sum(kept.map((a, i) => sum(kept.map((b, j) => features[a] * features[b] * fit.covariance[i][j]))));
   return fit.t_quantile_95 * fit.interval_scale *
-    Math.sqrt(fit.relative_residual_sd ** 2 + Math.max(coefficients, 0) / value ** 2);
+    Math.sqrt(scatterAt(fit, value * tokens) ** 2 + Math.max(coefficients, 0) / value ** 2);
 }
 
 /* Energy of one request among `batch` equal ones. `group` is one of predictor.json's groups, `laws` its laws, `law` a
@@ -153,7 +150,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   const place = Object.entries({ batch, input_tokens: n, output_tokens: m }).map(
     ([name, value]) => Math.min(Math.max(value, range[name][0]), range[name][1]));
   const lacks = [[1, "largest"], [-1, "smallest"]].map(([sign, corners]) => {
-    const cells = (group.measured_corners ?? {})[corners] ?? [];
+    const cells = group.measured_corners[corners];
     return cells.length ? Math.min(...cells.map(
       (cell) => Math.max(...place.map((value, i) => sign * Math.log2(value / cell[i]))))) : 0;
   });
@@ -162,23 +159,25 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     outside.cells = `no cell combines such lengths and batch: the nearest is a factor of ${rounded(2 ** gap)} away`;
   }
   const extrapolates = Object.values(outside);
-  const undetermined = isUndetermined(fit, features);
 
   const energy = kept.reduce((sum, name) => sum + fit.terms[name].value * features[name], 0);
   if (!(energy > 0)) {
     throw new Error(`${fit.law} gives no positive energy here (${extrapolates.join("; ") || "inside its range"}); ` +
       "ask for a request closer to the measured cells");
   }
-  const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens)) + gap;
-  const distanceOf = (its) => its.t_quantile_95 * Math.hypot(its.relative_error_per_octave.lengths * beyond,
-    its.relative_error_per_octave.batch * octaves(together, range.requests_in_flight));
-  const parts = { law: scatterOf(fit, terms, features, energy), distance: distanceOf(fit) };
-  if (undetermined) {
-    parts.distance = Math.max(parts.distance, UNDETERMINED);
-    if (!extrapolates.length) {
-      extrapolates.push("the measured cells vary the lengths only together, so they do not determine this request");
-    }
+  const silent = terms.filter((term) => fit.terms[term.name].from_prior).map(
+    (term) => ({ name: term.name, share: fit.terms[term.name].value * features[term.name] / energy }));
+  const likely = sum(silent.map(({ share }) => share));
+  if (likely >= NEXT_TO_NOTHING) {
+    const names = silent.filter(({ share: part }) => part > 0).map(({ name }) => name).join(", ");
+    warnings.push(`${rounded(100 * likely)}% of the energy (${names}) is not determined by the cells: ` +
+      "it is what such GPUs make likely");
   }
+  const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens)) + gap;
+  const apartBy = Math.min(...range.requests_in_flight.map((known) => Math.abs(Math.log2(together / known))));
+  const distanceOf = (its) => its.t_quantile_95 * Math.hypot(its.relative_error_per_octave.lengths * beyond,
+    its.relative_error_per_octave.batch * apartBy);
+  const parts = { law: scatterOf(fit, terms, features, energy, m * batch), distance: distanceOf(fit) };
   if (group.sensor_gain !== null) parts.sensor_gain = group.sensor_gain;
   let half = Math.hypot(...Object.values(parts));
   const apart = (valueOf) => { // relative difference with another number of waves
@@ -198,16 +197,16 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     if (perToken > 0) duration = perToken * m * batch;
   }
   let late = fit.duration ? Math.hypot(
-    fit.duration.t_quantile_95 * fit.duration.relative_residual_sd * fit.interval_scale, parts.distance) : 0;
+    fit.duration.t_quantile_95 * scatterAt(fit.duration, duration ?? 1) * fit.interval_scale, parts.distance) : 0;
   if (duration) late += apart((name) => fit.duration.terms[name] || 0);
   return prediction(group, [n, m, batch], around(energy * m * batch, half), duration && around(duration, late),
     [group.idle_w, group.power_cap_w],
     { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings,
-      latency_s: latencies(group, laws, n, m, together, [fewest, most].map((number) => batch / number), distanceOf) });
+      latency_s: latencies(group, laws, n, m, batch, together, [fewest, most].map((number) => batch / number), distanceOf) });
 }
 
 /* The latencies of a request, as in latency.py: {name: {value, low, high}} in s. */
-function latencies(group, laws, n, m, requests, ends, distanceOf) {
+function latencies(group, laws, n, m, batch, requests, ends, distanceOf) {
   const found = {};
   for (const [name, fit] of Object.entries(group.latency ?? {})) {
     const terms = laws[fit.law].terms, pass = fit.pass_tokens;
@@ -221,8 +220,7 @@ function latencies(group, laws, n, m, requests, ends, distanceOf) {
     const seconds = (together) => lawOf(featuresOf(together)) * together * (fit.law === "ttft" ? m : 1);
     const features = featuresOf(requests), value = lawOf(features);
     if (value <= 0 || (fit.law === "tpot" && m === 1)) continue;
-    const distance = Math.max(distanceOf(fit), isUndetermined(fit, features) ? UNDETERMINED : 0);
-    const half = Math.hypot(scatterOf(fit, terms, features, value), distance);
+    const half = Math.hypot(scatterOf(fit, terms, features, value, batch * m), distanceOf(fit));
     const apart = Math.max(...ends.map((other) => Math.abs(seconds(other) / seconds(requests) - 1)));
     const [middle, low, high] = around(seconds(requests), half + apart);
     found[name] = { value: middle, low, high };

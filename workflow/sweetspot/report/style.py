@@ -41,7 +41,7 @@ LAW_COLOURS = {
     "wilkins": "#c56a9d",
     "paper-5": "#56b4e9",
     "paper-6": "#0072b2",
-    "batch-8": "#d55e00",
+    "steps-8": "#d55e00",
 }
 # Upper bound in billion parameters, marker, line.
 SIZES: tuple[tuple[float, str, LineStyle], ...] = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))

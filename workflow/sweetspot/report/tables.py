@@ -21,7 +21,6 @@ _ROLES = {
     "wilkins": "baseline",
     "linear": "baseline",
     "tdp-time": "baseline",
-    "trees": "baseline",
     "across-models": "for unseen models",
 }
 _SHORT = {  # for a narrow table, which must not break at a hyphen
@@ -203,7 +202,7 @@ def accuracy_overview(results: Results) -> Table | None:
     most = sum(bool(group.get("law")) for group in results.groups)
     for name, part in [("chosen law", chosen), *parts]:
         values = [part.filter(pl.col("scheme") == scheme)["mape_percent"].to_list() for scheme in schemes]
-        if any(values):  # trees need an optional package, the law across models needs several models
+        if any(values):  # the law across models needs several models
             rows.append([name, *(_mean(v, most).replace(" %", "") for v in values)])
     if not schemes or not chosen.height:
         return None
@@ -298,14 +297,12 @@ def _spot(spot: Mapping[str, Any] | None) -> str:
 
 
 def _coefficient(fit: Mapping[str, Any], name: str) -> str:
-    if name not in fit["terms"]:
-        return "not separable"
     term = fit["terms"][name]
     value, error = term["value"], term["standard_error"]
+    if term["from_prior"]:
+        return f"{number(value)} (not determined)"
     if term["at_bound"]:
         return f"{number(value)} (at its bound)"
-    if not error or not math.isfinite(error):
-        return number(value)
     exponent = math.floor(math.log10(max(abs(value), error)))
     exponent = 0 if -3 <= exponent < 5 else exponent
     decimals = max(0, 1 - math.floor(math.log10(error / 10.0**exponent)))
