@@ -27,7 +27,8 @@ def test_exact_energies_give_the_coefficients_back(fitted: Any, law: str) -> Non
     if not LAWS[law].needs_experts:  # y and z are nearly one function of the batch
         assert values(fit) == pytest.approx(TRUTH[law], rel=0.01)  # what the priors pull
     assert fit["in_sample_mape_percent"] < 0.01
-    assert group["law"] == law  # and the law that made the table is the one chosen
+    if LAWS[law].predicts:  # a baseline never does: its predictions may fall where energies cannot
+        assert group["law"] == law  # and the law that made the table is the one chosen
 
 
 @pytest.mark.parametrize("law", ["paper-6", "steps-8"])
@@ -99,7 +100,7 @@ def test_a_law_that_covers_every_cell_goes_before_one_that_does_not(fitted: Any)
 
 def test_the_simpler_law_is_chosen_where_it_is_as_good(fitted: Any) -> None:
     group = fitted(measured("linear", noise=0.02, seed=3))
-    assert group["law"] == "linear"
+    assert group["law"] == "steps-5"
     assert "MAPE" in group["chosen_because"]
 
 
@@ -125,22 +126,22 @@ def test_a_law_that_a_scheme_cannot_judge_does_not_win_by_that(as_table: Any) ->
         "paper-5": of(4.0, folds(8.0)),
         "steps-5": of(4.05, folds(8.2, cells=20)),
         "paper-6": of(4.09, folds(0.0, cells=0)),
-        "wilkins": of(6.0, folds(6.0)),
+        "steps-8": of(6.0, folds(6.0)),
     }
     fits = {name: [{"batch": None, "terms": [term.name for term in LAWS[name].terms]}] for name in held_out}
     name, because = choose(fits, held_out, points)
     assert name == "paper-5"
-    assert "leave-one-length-out 8 % (lowest: wilkins 6 %)" in because
+    assert "leave-one-length-out 8 % (lowest: steps-8 6 %)" in because
     del held_out["paper-5"], fits["paper-5"]
     name, because = choose(fits, held_out, points)
     assert name == "steps-5"
-    assert "over 20 of 49 cells (lowest: wilkins 6" in because
+    assert "over 20 of 49 cells (lowest: steps-8 6" in because
     assert "over the 20 cells that both predict" in because
 
 
 def test_six_cells(fitted: Any) -> None:
     group = fitted(measured("wilkins", inputs=(64, 512, 2048), outputs=(128, 1024), noise=0.01))
-    assert group["law"] in ("linear", "wilkins")
+    assert group["law"] == "steps-5"
     assert group["cells"] == 6
     assert "leave-one-cell-out" in group["chosen_because"]
     assert all(fit.get("degrees_of_freedom", 1) >= 1 for fits in group["laws"].values() for fit in fits)
@@ -237,10 +238,9 @@ def test_chosen_cells_of_a_grid_give_a_sweet_spot(fitted: Any) -> None:
 
 
 @pytest.mark.parametrize("law", ["linear", "wilkins"])
-def test_a_law_that_can_have_no_sweet_spot_does_not_deny_one(fitted: Any, law: str) -> None:
-    group = fitted(measured(law, noise=0.02, seed=3))
-    assert group["law"] == law
-    assert {spot["status"] for spot in group["sweet_spots"]} == {"not identified"}
+def test_where_the_truth_has_no_sweet_spot_its_set_has_no_end(fitted: Any, law: str) -> None:
+    spots = [s for seed in range(3) for s in fitted(measured(law, noise=0.02, seed=seed))["sweet_spots"]]
+    assert sum(spot["output_tokens_high"] is None for spot in spots) > 0.9 * len(spots)
 
 
 def test_one_length_and_four_batches(fitted: Any) -> None:

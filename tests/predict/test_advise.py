@@ -1,6 +1,5 @@
 """Advice against brute force: a table made by a formula is fitted, and every answer worked out from the formula."""
 
-import itertools
 import json
 import math
 import re
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from advising import BATCHES, LENGTHS, NOW, POWER_W, ask, fit, joules, told
+from advising import BATCHES, NOW, POWER_W, ask, joules, told
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
-from sweetspot.predict import advise_text, predictor, workload
+from sweetspot.predict import advise_text, workload
 from sweetspot.predict.advise import Wishes, advise
 from sweetspot.table import requests
 
@@ -93,17 +92,6 @@ def test_no_sweet_spot_is_invented(fitted: dict[str, Any]) -> None:
     for entry in blind["groups"][0]["sweet_spots"]:
         entry["status"] = "not identified"
     assert told(blind)["sweet_spot"]["status"].startswith("not identified")
-
-
-def test_a_law_that_can_show_no_minimum_says_so(tmp_path: Path) -> None:
-    """By wilkins energy per token falls for ever, so it must not be said to fall throughout."""
-    cells = [
-        dict(model="big", batch=8, input_tokens=n, output_tokens=m, energy_j=8 * (0.02 * n + m + 1e-4 * n * m))
-        for n, m in itertools.product(LENGTHS, LENGTHS)
-    ]
-    found = predictor.load(fit(tmp_path, cells))
-    assert found["groups"][0]["law"] == "wilkins"
-    assert "not identified: no term of law wilkins grows with the reply" in told(found)["sweet_spot"]["status"]
 
 
 @pytest.mark.parametrize(("n", "m"), [(1500, 200), (2000, 1500)])

@@ -106,6 +106,11 @@ class Architecture:
     source: str = ""
     digest: str = ""  # the same for models that differ only in their weights
 
+    @property
+    def limit(self) -> dict[str, Any]:
+        """The most `tokens` of a request, prompt and reply together, and what it is that they fill."""
+        return {"tokens": self.max_positions, "because": f"the {self.max_positions} positions of {self.name}"}
+
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Architecture":
         """From what `as_dict` returned, or its JSON. Raises TypeError or KeyError for anything else."""

@@ -3,7 +3,9 @@
 The plan, the engines, the simulator and the law across models all use it. Standard library only.
 """
 
+import bisect
 from dataclasses import dataclass
+from typing import Any
 
 from sweetspot.architecture import Architecture
 
@@ -29,6 +31,12 @@ class Memory:
         """How many requests of these lengths fit in the KV cache at once; 0 if not even one does."""
         kept = self.architecture.kv_bytes(input_tokens + output_tokens, self.cached_bytes)
         return int(max(0, self.kv_cache_bytes) // kept) if kept else _MANY
+
+    def limit(self, where: str) -> dict[str, Any]:
+        """The most `tokens` that one request may have, prompt and reply together, and what it is that they fill."""
+        limit = self.architecture.limit
+        fit = bisect.bisect_left(range(limit["tokens"]), True, key=lambda tokens: not self.requests(tokens, 1))
+        return {"tokens": fit, "because": f"the KV cache of {where}"} if fit < limit["tokens"] else limit
 
     def as_dict(self) -> dict[str, int]:
         """The fields recorded in engine.json."""

@@ -96,8 +96,8 @@ def _simulate(options: argparse.Namespace) -> None:
             "--precision, and neither --engine, --parallelism nor --strict"
         )
     n, m, batch = options.input_tokens, options.output_tokens, 1 if options.batch is None else options.batch
-    check_request(n, m, batch)
     architecture, board = models.load(models.find(options.architecture)), gpus.find(options.gpu)
+    check_request(n, m, batch, architecture.limit)
     spec = engines.EngineSpec(
         *("simulated", architecture, options.precision, "none", board.name if board else options.gpu, batch, n, m),
         kv_cache_fraction=KV_CACHE_FRACTION,
@@ -119,8 +119,6 @@ def _simulate(options: argparse.Namespace) -> None:
     ]
     if waves > 1:
         notes.append(f"the KV cache cannot hold the batch at once: it runs in {waves} waves")
-    if n + m > architecture.max_positions:
-        notes.append(f"{n + m} tokens exceed the {architecture.max_positions} positions of {architecture.name}")
     answer = {
         "model": architecture.name,
         "gpu": spec.gpu,

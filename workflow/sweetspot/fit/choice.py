@@ -27,15 +27,16 @@ def choose(
 ) -> tuple[str | None, str]:
     """Name of the law to predict with, and one sentence why; None if no law could be fitted.
 
-    Candidates cover the most cells and predict the most cells under 5-fold. One scheme after another then drops those
+    Candidates are the laws with priors, which keep their predictions physical (a baseline never predicts). They cover
+    the most cells and predict the most cells under 5-fold. One scheme after another then drops those
     that are worse than the best (by paired errors over the cells that both predict, beyond the noise of their
     difference). A scheme that cannot judge a law neither drops it nor lets it displace one it can judge. Of those left,
     one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients.
     """
-    covered = {name: _covered(fits, points) for name, fits in laws.items()}
-    most = max(covered.values())
+    covered = {name: _covered(fits, points) for name, fits in laws.items() if LAWS[name].predicts}
+    most = max(covered.values(), default=0)
     if not most:
-        asked = [fits for name, fits in laws.items() if LAWS[name].terms and not LAWS[name].needs_experts]
+        asked = [laws[name] for name in covered if not LAWS[name].needs_experts]
         reasons = {fit["skipped"] for fits in asked for fit in fits}
         return None, "no law can be fitted: " + "; ".join(sorted(reasons))
     candidates = [name for name, cells in covered.items() if cells == most]

@@ -14,7 +14,7 @@ from sweetspot.fit.choice import Schemes, choose, hold_out_all
 from sweetspot.fit.heldout import Calibration, calibrate
 from sweetspot.fit.latency import latency_fits
 from sweetspot.fit.outliers import screen
-from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, solve, units
+from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, power_of_size, solve, t_quantile, units
 from sweetspot.fit.sweet_spots import sweet_spots
 from sweetspot.parallelism import Parallelism
 from sweetspot.predict import latency
@@ -32,7 +32,12 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
     """
     screened = screen(table.frame)
     groups = [
-        fit_group(frame, *(rows_of(rows, frame.row(0, named=True)) for rows in (table.frame, screened.outliers)))
+        fit_group(
+            frame,
+            rows_of(table.frame, group := frame.row(0, named=True)),
+            rows_of(screened.outliers, group),
+            (architectures or {}).get(group["model"]),
+        )
         for frame in screened.cells.partition_by(GROUP, maintain_order=True)
     ]
     across, _ = fit_across_models(screened.cells, architectures or {})
@@ -67,7 +72,9 @@ def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
     return dict(invalid.group_by("reasons", maintain_order=True).len().iter_rows())
 
 
-def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -> dict[str, Any]:
+def fit_group(
+    frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame, architecture: Architecture | None = None
+) -> dict[str, Any]:
     """Fit every law to the cells of one group, choose one, and find the sweet spots.
 
     `rows`: all rows of the group as measured; `outliers`: those that were set aside (see `outliers.screen`).
@@ -102,9 +109,11 @@ def fit_group(frame: pl.DataFrame, rows: pl.DataFrame, outliers: pl.DataFrame) -
         "measured_corners": {"largest": _extremes(frame, 1), "smallest": _extremes(frame, -1)},
         "kv_capacity": capacity,
         "experts": _experts(identity),
+        "limit": _limit(architecture, identity, int((points.n + points.m).max())),
         "idle_w": frame["idle_w"].mean(),
         "power_cap_w": Parallelism.parse(identity["parallelism"]).gpus * board.tdp_w if board else None,
         "sensor_gain": valid["uncertainty_gain"].max(),
+        "repetition": _repetition(frame),
         "outliers": outliers.select(*CELL, "repetition", "energy_j", "outlier").to_dicts(),
         "law": chosen,
         "chosen_because": because,
@@ -151,6 +160,38 @@ SCATTER = ("relative_residual_sd", "residual_size", "residual_power")
 
 def _range(values: Array) -> list[int]:
     return [int(values.min()), int(values.max())]
+
+
+def _repetition(frame: pl.DataFrame) -> dict[str, float] | None:
+    """How single measurements of a cell scatter about its mean; None if no cell was repeated.
+
+    As the scatter of cells about a law: a relative standard deviation at a size of run, and its power of the size.
+    """
+    again = frame.filter(pl.col("energy_sd_j") > 0)
+    freedom = (again["repetitions"] - 1).cast(pl.Float64).to_numpy()
+    if not freedom.sum():
+        return None
+    sizes = again["energy_j"].log().to_numpy()
+    size = float((freedom * sizes).sum() / freedom.sum())
+    squares = (again["energy_sd_j"] / again["energy_j"]).to_numpy() ** 2
+    power = power_of_size(squares, sizes - size, freedom)
+    variance = float((freedom * squares * np.exp(2 * power * (sizes - size))).sum() / freedom.sum())
+    return {
+        "relative_residual_sd": float(np.sqrt(variance)),
+        "residual_size": float(np.exp(size)),
+        "residual_power": power,
+        "t_quantile_95": t_quantile(float(freedom.sum())),
+    }
+
+
+def _limit(architecture: Architecture | None, group: Mapping[str, Any], measured: int) -> dict[str, Any] | None:
+    """The longest request that can run (see `Memory.limit`); None if unknown, or if a longer one did run."""
+    board = gpus.find(group["gpu"])
+    if not (architecture and board):
+        return None
+    spread = Parallelism.parse(group["parallelism"])
+    limit = spread.memory(architecture, board, group["precision"]).limit(spread.on(board))
+    return limit if limit["tokens"] >= measured else None
 
 
 def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:

@@ -26,7 +26,7 @@ FEWEST_FOR_FOLDS = 10  # fewer cells than this are held out one by one
 _EXACT = 1e-9  # a relative half-width below this is rounding error: exact tables have no scatter
 # Standard deviation of the law's own error an octave (a factor of two) beyond the measured lengths, or from the nearest
 # measured batch, before any was held out; worth one octave of evidence.
-EXPECTED_PER_OCTAVE = 0.03
+EXPECTED_PER_OCTAVE = 0.02
 AXES = ("lengths", "batch")
 
 

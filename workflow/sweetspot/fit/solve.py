@@ -171,11 +171,10 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
     else:
         mean, sd = prior
     lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
-    power = 0.0
     found = _fit(shares / scale, np.ones(len(points)), mean * scale, sd * scale, lower)
     total = points.target * points.tokens
     size = float(np.exp(np.log(total).mean()))
-    if len(points) >= _FEWEST_FOR_POWER and (power := _power(found, np.log(total / size))):
+    if power := power_of_size(found.residuals**2, np.log(total / size)):
         weights = (total / size) ** power
         found = _fit(shares / scale, weights / np.sqrt((weights**2).mean()), mean * scale, sd * scale, lower)
     values = found.values / scale
@@ -247,13 +246,18 @@ def _bounded(upper: Array, right: Array, lower: Array) -> tuple[Array, Mask]:
     return result.x, (result.active_mask == -1) | (result.x <= lower)
 
 
-def _power(found: _Found, sizes: Array) -> float:
-    """How the scatter falls with the size of a run: the likeliest power, or 0 without clear evidence.
+def power_of_size(squares: Array, sizes: Array, weights: Array | float = 1.0) -> float:
+    """How scatter falls with the size of a run: the likeliest power, or 0 without clear evidence.
 
-    `sizes`: logarithms of the sizes, over the mean size.
+    `squares`: squared relative deviations. `sizes`: logarithms of the sizes, of (weighted) mean 0. `weights`: degrees
+    of freedom of each.
     """
-    squares = found.residuals**2 + 1e-18
-    surprise = len(sizes) * np.log([(squares * np.exp(2 * power * sizes)).mean() for power in _POWERS])
+    weights = np.broadcast_to(weights, squares.shape)
+    if weights.sum() < _FEWEST_FOR_POWER:
+        return 0.0
+    total = weights.sum()
+    scaled = [(weights * (squares + 1e-18) * np.exp(2 * power * sizes)).sum() / total for power in _POWERS]
+    surprise = total * np.log(scaled)
     best = int(np.argmin(surprise))
     return float(_POWERS[best]) if surprise[0] - surprise[best] > _EVIDENCE else 0.0
 

@@ -30,7 +30,7 @@ def sweet_spots(
 
     `fits` are those of the law, `capacity` is its group's `kv_capacity`, both as in predictor.json. An entry has the
     fields of `SweetSpot` and the 95 % confidence set, output_tokens_low and output_tokens_high; an end is None if the
-    coefficients that the cells allow give no minimum on that side.
+    cells allow that there is no minimum on that side.
     """
     spots = []
     measured = float(points.m.min()), float(points.m.max())
@@ -38,7 +38,7 @@ def sweet_spots(
         solution = solve(law, points.take(unit))
         if isinstance(solution, Skipped):
             continue
-        shown = law.can_have_sweet_spot and _replies_vary(points.n[unit], points.m[unit])
+        shown = _replies_vary(points.n[unit], points.m[unit])
         values = {name: term["value"] for name, term in fit["terms"].items()}
         draws = _draws(solution, fit["interval_scale"])
         for batch in np.unique(points.batch[unit]):
@@ -49,10 +49,19 @@ def sweet_spots(
                 spot = search.SweetSpot("not identified")
                 if shown and _identifies_spot(solution):
                     spot = search.sweet_spot(law, values, float(n), float(batch), measured, waves_of, chosen)
-                low, high = _confidence_set(solution, draws, n, batch, chosen, spot, waves_of, measured)
-                ends = {"output_tokens_low": low, "output_tokens_high": high}
+                misfit = np.sqrt(2) * solution.quantile * solution.relative_sd * fit["interval_scale"]
+                low, high = _confidence_set(solution, draws, misfit, n, batch, chosen, spot, waves_of, measured)
+                if spot.output_tokens is not None:  # nothing finer than the step of the measured replies is known
+                    replies = np.unique(of_batch.m[of_batch.n == n])
+                    low = low and min(low, _or(replies[replies <= spot.output_tokens][-1:], low))
+                    high = high and max(high, _or(replies[replies >= spot.output_tokens][:1], high))
+                ends = {"output_tokens_low": low and float(low), "output_tokens_high": high and float(high)}
                 spots.append({"batch": int(batch), "input_tokens": int(n), **spot.as_dict(), **ends})
     return spots
+
+
+def _or(found: Array, otherwise: float) -> float:
+    return float(found[0]) if len(found) else otherwise
 
 
 def _waves_of(capacity: Sequence[Mapping[str, Any]], n: int, batch: int) -> Callable[[int], int] | None:
@@ -68,6 +77,7 @@ def plateau(spot: Mapping[str, Any]) -> str:
 def _confidence_set(
     solution: Solution,
     draws: Array,
+    misfit: float,
     n: float,
     batch: float,
     chosen: float,
@@ -75,7 +85,11 @@ def _confidence_set(
     waves_of: Callable[[int], int] | None,
     measured: tuple[float, float],
 ) -> tuple[float | None, float | None]:
-    """The 2.5 % and 97.5 % quantiles of the sweet spots of the drawn coefficients."""
+    """The ends of the replies that may need the least energy, by the coefficients and by the law's misfit.
+
+    Within them lie 95 % of the sweet spots of the drawn coefficients, and every reply whose energy exceeds the least by
+    no more than the share `misfit`, by which two cells may differ from the law.
+    """
     if spot.output_tokens is None:
         return None, None
     inside = search.steps(*measured) if waves_of else []
@@ -88,6 +102,9 @@ def _confidence_set(
     features = _features(solution.law, n, replies, batch if one_wave else together, chosen)
     found = (features @ draws.T).argmin(axis=0)
     low, high = (int(end) for end in np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"))
+    energies = features @ solution.values
+    flat = np.flatnonzero(energies <= (1 + misfit) * energies.min())
+    low, high = min(low, int(flat[0])), max(high, int(flat[-1]))
     if one_wave:  # at an end of the search: no minimum on that side
         return (float(replies[low]) if low > 0 else None), (float(replies[high]) if high < len(replies) - 1 else None)
     # widened by the step of the search

@@ -154,7 +154,7 @@ def predict_by(
     """
     if entry["reason"]:
         raise SweetspotError(f"no law across models: {entry['reason']}")
-    check_request(input_tokens, output_tokens, batch)
+    check_request(input_tokens, output_tokens, batch, architecture.limit)
     own = entry["models"].get(architecture.name)
     precision = precision or (own or {}).get("precision") or entry["precisions"][0]
     times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch, entry["parallelism"])
@@ -226,8 +226,6 @@ def _outside(
         if reason := outside(name, value, low, high):
             only = f", the only {name} in the rows" if low == high and name in asked else ""
             reasons.append(reason + only)
-    if (total := asked["input_tokens"] + asked["output_tokens"]) > architecture.max_positions:
-        reasons.append(f"{total} tokens exceed the {architecture.max_positions} positions of {architecture.name}")
     measured = [model.get("architecture", {}).get("blocks", ()) for model in entry["models"].values()]
     for kind, what in _KINDS.items():
         known = own or any(block[kind] for blocks in measured for block in blocks)

@@ -6,7 +6,6 @@ from typing import Any
 
 from sweetspot.predict.advise import Advice, BreakEven, Option, once
 from sweetspot.predict.costs import Cost
-from sweetspot.predict.laws import why_not_identified
 from sweetspot.predict.prediction import Interval
 from sweetspot.vocabulary import LEVEL, SELECTORS, SIMULATED, UNSAID
 
@@ -171,7 +170,7 @@ def _spot_lines(advice: Advice) -> list[str]:
 def _no_spot(advice: Advice) -> str:
     """Why no sweet spot can be given."""
     if advice.spot.status == "not identified":
-        return f"not identified: {why_not_identified(advice.costs.group['law'])}"
+        return "not identified: the measured cells do not determine it"
     low, high = advice.costs.group["measured_range"]["output_tokens"]
     way = "falls or rises"
     if advice.spot.output_tokens is not None:

@@ -171,14 +171,14 @@ class Law:
         return any(term.batch_power for term in self.terms)
 
     @property
+    def predicts(self) -> bool:
+        """Whether the law may be chosen to predict: it has terms, and priors that keep them physical."""
+        return bool(self.terms) and all(term.prior for term in self.terms)
+
+    @property
     def needs_experts(self) -> bool:
         """Whether the law is only for mixtures of experts."""
         return any(term.routing for term in self.terms)
-
-    @property
-    def can_have_sweet_spot(self) -> bool:
-        """Whether a term grows with the reply; without one, energy per token has no minimum for any coefficients."""
-        return any(b > 0 for term in self.terms for _, _, b in FORMS[term.form].parts)
 
     def powers(self, values: Mapping[str, float], n: float, batch: float, chosen: float = 1.0) -> dict[float, float]:
         """The factor of each power of m in E_tok with coefficients `values`; a term missing from them counts as 0."""
@@ -199,8 +199,8 @@ PRIORS = {
     "step, tiles": (0.0, 0.15, 0.0, 0.0),
     "step, all": (0.01, 0.2, 1.0, 1.0),
     "experts": (1.0, 2.0, 0.0, 0.0),
-    "context token": (2e-5, 3e-5, 0.0, 0.0),
-    "reply token": (1e-5, 1.5e-5, 0.0, 0.0),
+    "context token": (1e-5, 2e-5, 0.0, 0.0),
+    "reply token": (5e-6, 1e-5, 0.0, 0.0),
     "prompt token": (5e-3, 1e-2, 0.0, 0.0),
     "prompt token squared": (1e-7, 1e-6, 0.0, 0.0),
     "request": (0.02, 0.1, 0.0, 0.0),
@@ -211,7 +211,7 @@ PRIORS = {
 and standard deviation, and the same of what a coefficient of a single batch adds divided by that batch.
 
 A step reads all weights once; a prompt token computes with them, which costs the bandwidth of a board divided by its
-FLOP/s: 1/150 to 1/300 of a step on A100, H100 and B200 (data sheets). A token of context reads its KV cache: 1e-5 to
+FLOP/s: 1/150 to 1/300 of a step on A100, H100 and B200 (data sheets). A token of context reads its KV cache: 2e-6 to
 4e-5 of the weights in models of 7 to 70 billion parameters with grouped or full attention. The spreads are wide: a
 handful of rows that determine a coefficient override its prior; where the rows are silent, it bounds what is said.
 """
@@ -361,10 +361,3 @@ check()
 def per_token(law: Law, values: Mapping[str, float], n: float, m: float, batch: float, chosen: float = 1.0) -> float:
     """E_tok in joules by `law` with coefficients `values`; a term missing from them counts as 0."""
     return float(sum(values[term.name] * term.value(n, m, batch, chosen) for term in law.terms if term.name in values))
-
-
-def why_not_identified(law: str | None) -> str:
-    """Why the sweet spot of the law of this name is "not identified"."""
-    if law in LAWS and not LAWS[law].can_have_sweet_spot:
-        return f"no term of law {law} grows with the reply, so it cannot show a minimum even if there is one"
-    return "the measured cells do not determine it"

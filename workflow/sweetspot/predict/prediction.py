@@ -25,8 +25,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Energy of one request among `batch` equal ones, gross and of whole boards, with a prediction interval.
+    """Energy of one request among `batch` equal ones, gross and of whole boards.
 
+    Intervals hold the mean over measurements of such a cell; the `single` ones hold one new measurement, which also
+    scatters as the repetitions of the cells did (the same interval if no cell was repeated).
     `cells`: measured cells of this model behind the prediction (0: it was never measured). `waves`: how many times
     the KV cache is filled to run the whole batch. `duration_s` of the batch and mean `power_w` are None if the table
     had no durations. `interval_parts`: relative half-widths of the interval's parts, which add in squares: "law"
@@ -51,6 +53,8 @@ class Prediction:
     energy_per_request_j: float
     energy_per_request_low_j: float
     energy_per_request_high_j: float
+    energy_per_request_single_low_j: float
+    energy_per_request_single_high_j: float
     energy_per_output_token_j: float
     energy_per_output_token_low_j: float
     energy_per_output_token_high_j: float
@@ -73,15 +77,18 @@ class Prediction:
         energy_batch_j: Interval,
         duration_s: Interval | None,
         limits_w: tuple[float | None, float | None],
+        single_j: Interval | None = None,
         **rest: Any,
     ) -> "Prediction":
         """A prediction from the energy and the time of a batch run.
 
         `origin` names the group and its source; `request` is input tokens, output tokens and batch; `limits_w` are the
-        idle power and the power cap of the boards, None if unknown.
+        idle power and the power cap of the boards, None if unknown; `single_j` is the energy with the interval of one
+        measurement.
         """
         input_tokens, output_tokens, batch = request
         per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
+        single = _divided(single_j or energy_batch_j, batch)
         unknown = dict.fromkeys(("duration_s", "duration_low_s", "duration_high_s"))
         durations: dict[str, Any] = duration_s.named("duration{}_s") if duration_s else unknown
         power_w = energy_batch_j.value / duration_s.value if duration_s else None
@@ -92,6 +99,8 @@ class Prediction:
             output_tokens=output_tokens,
             batch=batch,
             **per_request.named("energy_per_request{}_j"),
+            energy_per_request_single_low_j=single.low,
+            energy_per_request_single_high_j=single.high,
             **per_token.named("energy_per_output_token{}_j"),
             energy_batch_j=energy_batch_j.value,
             **durations,
@@ -120,6 +129,9 @@ class Prediction:
                 f" in {self.duration_s:.4g} s  ({LEVEL}: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
                 f"{self.power_w:.0f} W"
             )
+        if self.energy_per_request_single_high_j > self.energy_per_request_high_j:
+            ends = f"{self.energy_per_request_single_low_j:.4g} to {self.energy_per_request_single_high_j:.4g} J"
+            lines.insert(3, f"  one measurement   {ends} per request  ({LEVEL}; those above and below are of means)")
         lines += _latency_lines(self.latency_s)
         lines += [f"extrapolates: {reason}" for reason in self.extrapolates]
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
@@ -141,11 +153,16 @@ def simulated(source: str) -> list[str]:
     return [f"{SIMULATED[source]}: fitted to a simulated GPU, not to measurements"] if source in SIMULATED else []
 
 
-def check_request(input_tokens: int, output_tokens: int, batch: int) -> None:
-    """Raise SweetspotError unless all are whole numbers of at least 1."""
+def check_request(input_tokens: int, output_tokens: int, batch: int, limit: Mapping[str, Any] | None = None) -> None:
+    """Raise SweetspotError unless all are whole numbers of at least 1, and within a `limit` (see `Memory.limit`)."""
     for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
         if not 0 < value < 2**31 or value != int(value):
             raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
+    if limit and input_tokens + output_tokens > limit["tokens"]:
+        raise SweetspotError(
+            f"a request of {input_tokens} + {output_tokens} tokens cannot run: more than {limit['tokens']} exceed "
+            f"{limit['because']}"
+        )
 
 
 def listed(values: Sequence[Any]) -> str:

@@ -21,7 +21,7 @@ KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
 _NEXT_TO_NOTHING = 0.05  # share of the energy
 _GROUP_KEYS = {
     *("model", *SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
-    *("idle_w", "power_cap_w"),
+    *("idle_w", "power_cap_w", "repetition", "limit"),
     *("law", "law_any_batch", "chosen_because", "laws"),
 }
 
@@ -83,7 +83,7 @@ def predict(
         batch = min(group["batches"])
         if len(group["batches"]) > 1:
             warnings.append(f"no batch given: assuming {batch}, the smallest of {listed(group['batches'])}")
-    check_request(input_tokens, output_tokens, batch)
+    check_request(input_tokens, output_tokens, batch, group["limit"])
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
@@ -117,12 +117,15 @@ def predict(
         half += apart
         extrapolates.append(f"the measured cells do not determine this batch's number of waves: {fewest} to {most}")
     energy_batch_j = per_output_token * output_tokens * batch
+    again = group["repetition"]
+    single = math.hypot(half, again["t_quantile_95"] * scatter(again, energy_batch_j)) if again else half
     return Prediction.of(
         group,
         (input_tokens, output_tokens, batch),
         around(energy_batch_j, half),
         _duration(law, fit, place, ends, batch, parts["distance"]),
         (group["idle_w"], group["power_cap_w"]),
+        around(energy_batch_j, single),
         law=law.name,
         cells=group.get("cells", 0),
         waves=times,

@@ -49,11 +49,14 @@ function rounded(x) {
 
 const octaves = (value, [low, high]) => Math.max(0, Math.log2(low / value), Math.log2(value / high));
 
-function checkRequest(n, m, batch) {
+function checkRequest(n, m, batch, limit) {
   for (const [name, value] of [["input_tokens", n], ["output_tokens", m], ["batch", batch]]) {
     if (!(value > 0 && value < 2 ** 31) || value !== Math.floor(value)) {
       throw new Error(`${name} is ${value}: give a whole number of at least 1`);
     }
+  }
+  if (limit && n + m > limit.tokens) {
+    throw new Error(`a request of ${n} + ${m} tokens cannot run: more than ${limit.tokens} exceed ${limit.because}`);
   }
 }
 
@@ -87,7 +90,7 @@ function impossible(power, idle, cap) {
 }
 
 /* The fields of prediction.Prediction from energy and duration of a batch run, each [value, low, high]. */
-function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) {
+function prediction(origin, [n, m, batch], energy, duration, [idle, cap], single, rest) {
   const power = duration ? energy[0] / duration[0] : null;
   const triple = (name, unit, numbers) => ({
     [`${name}_${unit}`]: numbers[0], [`${name}_low_${unit}`]: numbers[1], [`${name}_high_${unit}`]: numbers[2] });
@@ -96,6 +99,7 @@ function prediction(origin, [n, m, batch], energy, duration, [idle, cap], rest) 
     parallelism: origin.parallelism, source: origin.source,
     input_tokens: n, output_tokens: m, batch,
     ...triple("energy_per_request", "j", energy.map((x) => x / batch)),
+    energy_per_request_single_low_j: single[1] / batch, energy_per_request_single_high_j: single[2] / batch,
     ...triple("energy_per_output_token", "j", energy.map((x) => x / batch / m)),
     energy_batch_j: energy[0], ...triple("duration", "s", duration ?? [null, null, null]), power_w: power, ...rest,
     warnings: [...rest.warnings, ...impossible(power, idle, cap)],
@@ -119,7 +123,7 @@ function scatterOf(fit, terms, features, value, tokens) {
    law other than the chosen one (or nothing). Returns the fields of prediction.Prediction; throws an Error with the
    library's message where the library raises SweetspotError. */
 function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: wanted }) {
-  checkRequest(n, m, batch);
+  checkRequest(n, m, batch, group.limit);
   const warnings = [], chosen = wanted || group.law;
   if (!chosen) throw new Error(`${group.model}: ${group.chosen_because}`);
   const fit = fitFor(group, batch, chosen, warnings);
@@ -199,8 +203,10 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   let late = fit.duration ? Math.hypot(
     fit.duration.t_quantile_95 * scatterAt(fit.duration, duration ?? 1) * fit.interval_scale, parts.distance) : 0;
   if (duration) late += apart((name) => fit.duration.terms[name] || 0);
-  return prediction(group, [n, m, batch], around(energy * m * batch, half), duration && around(duration, late),
-    [group.idle_w, group.power_cap_w],
+  const again = group.repetition, all = energy * m * batch;
+  const single = again ? Math.hypot(half, again.t_quantile_95 * scatterAt(again, all)) : half;
+  return prediction(group, [n, m, batch], around(all, half), duration && around(duration, late),
+    [group.idle_w, group.power_cap_w], around(all, single),
     { law: fit.law, cells: group.cells ?? 0, waves, interval_parts: parts, extrapolates, warnings,
       latency_s: latencies(group, laws, n, m, batch, together, [fewest, most].map((number) => batch / number), distanceOf) });
 }
@@ -345,7 +351,8 @@ function priced(a, sizes, n, m, batch, waves) {
 
 /* `across` is what explorer.py prepares for one model of an entry of the law. */
 function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
-  checkRequest(n, m, batch);
+  const most = across.architecture.max_positions;
+  checkRequest(n, m, batch, { tokens: most, because: `the ${most} positions of ${across.architecture.name}` });
   const { architecture: a, memory, measured_range: range } = across;
   let waves = 1;
   if (memory.kv_cache_bytes !== null) {
@@ -368,9 +375,6 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
         (low === high ? `${low}, the only ${name} in the rows` : `${low}-${high}`));
     }
   }
-  if (n + m > a.max_positions) {
-    extrapolates.push(`${n + m} tokens exceed the ${a.max_positions} positions of ${a.name}`);
-  }
   const evaluate = (law, own) => {
     const value = sum(own.prices.map((price, i) => price * row[i]));
     if (value <= 0) throw new Error("the law across models gives no positive value here; ask for a request closer to its rows");
@@ -384,6 +388,6 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
   const warnings = simulated(across.source);
   if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
-  return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w],
+  return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w], energy,
     { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings, latency_s: {} });
 }

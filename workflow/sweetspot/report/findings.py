@@ -12,7 +12,6 @@ import polars as pl
 
 from sweetspot.fit.solve import t_quantile
 from sweetspot.fit.sweet_spots import plateau
-from sweetspot.predict.laws import why_not_identified
 from sweetspot.report import words
 from sweetspot.report.results import Results, is_of, of_chosen_law
 from sweetspot.report.words import Group, number, percent, tokens
@@ -85,8 +84,9 @@ def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
     if not everywhere:
         known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
         if not known:
-            why = why_not_identified(group.get("law"))
-            return f"The sweet spot, the reply length with the least energy per token, is not identified: {why}."
+            return (
+                "The measured cells do not determine the sweet spot, the reply length with the least energy per token."
+            )
         return "No fitted law has a sweet spot, a reply length with least energy per token, in the measured lengths."
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
     span = f"across all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."

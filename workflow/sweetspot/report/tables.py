@@ -9,7 +9,7 @@ import polars as pl
 
 from sweetspot.fit.heldout import SCHEMES
 from sweetspot.measure.protocol import Protocol
-from sweetspot.predict.laws import FORMS, LAWS, why_not_identified
+from sweetspot.predict.laws import FORMS, LAWS
 from sweetspot.report import words
 from sweetspot.report.results import Results, chosen_fits, coverage, of_chosen_law
 from sweetspot.report.words import Group, listed, number, percent, tokens
@@ -140,7 +140,7 @@ def sweet_spots(group: Group) -> Table | None:
     head = ["input tokens", *(f"batch {batch}" for batch in batches)]
     caption = "Sweet spots m*, output tokens, with the plateau within 1 % (in brackets: outside the measured replies)"
     if any(spot["status"] == "not identified" for spot in spots.values()):
-        caption += f". Not identified: {why_not_identified(group.get('law'))}"
+        caption += ". Not identified: the measured cells do not determine it"
     return Table(caption, head, rows, text=0)
 
 
