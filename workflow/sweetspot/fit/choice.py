@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sweetspot.fit.heldout import FEWEST_FOR_FOLDS, SCHEMES, HeldOut, hold_out
-from sweetspot.fit.solve import Array, Points
+from sweetspot.fit.solve import Array, Points, Skipped, solve, units
 from sweetspot.predict.laws import LAWS, Law
 
 # Two laws are equally good if their held-out errors differ by less than the standard error of the difference plus the
@@ -20,6 +20,15 @@ Schemes = Mapping[str, list[HeldOut]]
 def hold_out_all(law: Law, points: Points) -> dict[str, list[HeldOut]]:
     """The folds of every scheme that holds anything out."""
     return {scheme: hold_out(law, points, scheme) for scheme in SCHEMES if scheme != "in-sample"}
+
+
+def fits(law: Law, points: Points) -> list[dict[str, Any]]:
+    """What `choose` needs of a law's fits: the batch of each and its terms, or why it was skipped."""
+    found = ((batch, solve(law, points.take(unit))) for batch, unit in units(law, points))
+    return [
+        {"batch": batch, "skipped": one.reason} if isinstance(one, Skipped) else {"batch": batch, "terms": law.terms}
+        for batch, one in found
+    ]
 
 
 def choose(

@@ -1,5 +1,6 @@
 """Validates how well each law predicts: in-sample, and on cells, lengths, batches and models it has not seen."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,19 @@ from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.files import write_atomically
 from sweetspot.fit.across_models import SCHEME, fit_across_models
-from sweetspot.fit.choice import Schemes, hold_out_all
+from sweetspot.fit.choice import Schemes, choose, fits, hold_out_all
 from sweetspot.fit.heldout import SCHEMES, Calibration, HeldOut, calibrate, fitted
 from sweetspot.fit.outliers import screen
 from sweetspot.fit.solve import Array, Mask, Points
 from sweetspot.fit.sweet_spots import plateau
 from sweetspot.parallelism import Parallelism
+from sweetspot.predict import predictor as predictors
 from sweetspot.predict.across_models import LAW
-from sweetspot.predict.laws import LAWS, Law
+from sweetspot.predict.laws import CHOSEN, LAWS, Law
 from sweetspot.table.files import write_parquet
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL, GROUP, group_name, rows_of
-from sweetspot.vocabulary import SIMULATED
+from sweetspot.vocabulary import LEVEL, SIMULATED
 
 _DOUBTFUL_PERCENT = 15.0  # 5-fold error above which the rows are as likely to be wrong as the law
 
@@ -59,14 +61,14 @@ def validate(
     for frame in screened.cells.partition_by(GROUP, maintain_order=True):
         points, group = Points.of(frame), frame.row(0, named=True)
         aside = rows_of(screened.outliers, group).height
+        everything = {name: hold_out_all(law, points) for name, law in LAWS.items() if law.terms}
         for law in LAWS.values():
-            held_out = hold_out_all(law, points) if law.terms else {}
             for scheme, what in SCHEMES.items():
                 if law.name == LAW:
                     own = rows_of(unseen, group) if unseen.height else unseen
                     predicted, note = _across_models(scheme, own, points)
                 else:
-                    predicted, note = _predict(law, scheme, frame, points, held_out)
+                    predicted, note = _predict(law, scheme, frame, points, everything)
                 notes = [note] * bool(note) + [f"{aside} row{'s' * (aside != 1)} set aside as wrong"] * bool(aside)
                 row = {name: group[name] for name in _IDENTITY} | {"law": law.name, "scheme": scheme, "held_out": what}
                 cells = _table(frame, points, predicted)
@@ -86,10 +88,10 @@ def write(errors: pl.DataFrame, predictions: pl.DataFrame, errors_path: Path, pr
 def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
     """For people: each group's law with its MAPE (percent) under each scheme, and the held-out MAPE of the baselines.
 
-    Under leave-one-model-out, the MAPE is that of the law across models.
+    Under 5-fold, the law is chosen again inside each fold; under leave-one-model-out, it is the law across models.
 
-    Below it, for each group: why this law, which terms its cells cannot separate, its sweet spots, and each row set
-    aside. `predictor` comes from `fit_table` and `errors` from `validate`, for the same table.
+    Below it, for each group: why this law, its sweet spots with their 95 % sets, and each row set aside. `predictor`
+    comes from `fit_table` and `errors` from `validate`, for the same table.
     """
     mape = {tuple(row[:-1]): row[-1] for row in errors.select(*GROUP, "law", "scheme", "mape_percent").iter_rows()}
     baselines = ("tdp-time", "linear", "wilkins", "paper-6")
@@ -100,13 +102,13 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         name = group_name(key)
         if group["source"] in SIMULATED and "SIMULATED" not in name:
             name += " (SIMULATED)"
-        wanted = [(LAW if scheme == SCHEME else group["law"], scheme) for scheme in SCHEMES]
+        wanted = [({SCHEME: LAW, "5-fold": CHOSEN}.get(scheme, group["law"]), scheme) for scheme in SCHEMES]
         wanted += [(law, "5-fold") for law in baselines]
         found = [mape.get((*key, *pair)) for pair in wanted]
         shown = ["-" if value is None else f"{value:.2f} %" for value in found]
         lines.append([name, str(group["cells"]), group["law"] or "-", *shown])
         notes.append(f"{name}: {group['chosen_because']}")
-        error = mape.get((*key, group["law"], "5-fold"))
+        error = mape.get((*key, CHOSEN, "5-fold"))
         if error is not None and error > _DOUBTFUL_PERCENT:
             notes.append(
                 f"warning: {name}: predictions of held-out cells are off by {error:.0f} % on average: no law here "
@@ -116,26 +118,49 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         inside = [spot for spot in group["sweet_spots"] if spot["status"] == "interior"]
         notes += [
             f"{name}: at batch {spot['batch']}, after {spot['input_tokens']:,} input tokens, replies of "
-            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need the least energy per token"
+            f"{spot['output_tokens']:,.0f} tokens{plateau(spot)} need the least energy per token "
+            f"({LEVEL}: {_ends(spot)})"
             for spot in (*inside[:1], *inside[1:][-1:])
         ]
         notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
+        if group["outliers"] and error is not None:
+            off = [_error_of(predictor, group, row) for row in group["outliers"]]
+            with_them = (error * group["cells"] + sum(off)) / (group["cells"] + len(off))
+            notes.append(f"{name}: 5-fold {error:.3g} %, with the {len(off)} set aside {with_them:.3g} %")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     labels = [label for source, label in SIMULATED.items() if any(g["source"] == source for g in predictor["groups"])]
     return "\n".join([*labels, "MAPE of each group's law, and of the baselines", *text, *notes])
 
 
+def _ends(spot: Mapping[str, Any]) -> str:
+    low, high = spot["output_tokens_low"], spot["output_tokens_high"]
+    return f"{f'{low:,.0f}' if low else 'without bound below'} to {f'{high:,.0f}' if high else 'without bound above'}"
+
+
+def _error_of(predictor: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    """APE in percent of the prediction for a row that was set aside."""
+    where = {name: group[name] for name in GROUP if name != "model"}
+    asked = (row["input_tokens"], row["output_tokens"], row["batch"])
+    expected = predictors.predict(predictor, group["model"], *asked, **where).energy_batch_j
+    return float(100 * abs(expected / row["energy_j"] - 1))
+
+
 def _cell_words(row: Mapping[str, Any]) -> str:
     return f"batch {row['batch']}, {row['input_tokens']} -> {row['output_tokens']} tokens: {row['outlier']}"
 
 
-def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_out: Schemes) -> tuple[list[_Fold], str]:
-    """Predictions of a law under a scheme, and a note on what is missing or special."""
+def _predict(
+    law: Law, scheme: str, frame: pl.DataFrame, points: Points, everything: Mapping[str, Schemes]
+) -> tuple[list[_Fold], str]:
+    """Predictions of a law under a scheme, and a note on what is missing or special; `everything`: held out, by law."""
     if scheme == SCHEME and law.name != "tdp-time":
         return [], "coefficients of one model cannot predict another"
+    if law.name == CHOSEN:
+        return _choice_again(scheme, points, everything)
     if not law.terms:
         return _tdp_time(frame, points)
+    held_out = everything[law.name]
     if scheme == "in-sample":
         fold, reasons = fitted(law, points)
         return [_with_interval(fold, calibrate(points, held_out))] if fold.known.any() else [], "; ".join(reasons)
@@ -147,6 +172,24 @@ def _predict(law: Law, scheme: str, frame: pl.DataFrame, points: Points, held_ou
     if answered == asked:
         return known, ""
     return known, f"{asked - answered} of {asked} held-out cells not predicted: the other cells do not determine them"
+
+
+def _choice_again(scheme: str, points: Points, held_out: Mapping[str, Schemes]) -> tuple[list[_Fold], str]:
+    """Each fold as predicted by the law that the cells outside it choose, and how often which law was chosen."""
+    if scheme != "5-fold":
+        return [], "the choice is made again for 5-fold only"
+    found, chosen = [], Counter[str]()
+    for index, fold in enumerate(held_out["steps-8"][scheme]):
+        others = points.take(~fold.mask)
+        name = choose(
+            {name: fits(law, others) for name, law in LAWS.items() if law.predicts},
+            {name: hold_out_all(law, others) for name, law in LAWS.items() if law.predicts},
+            others,
+        )[0]
+        if name and (there := held_out[name][scheme][index]).known.any():
+            chosen[name] += 1
+            found.append(_with_interval(there, calibrate(points, held_out[name], without=there)))
+    return found, ", ".join(f"{name} in {count} of {chosen.total()} folds" for name, count in chosen.most_common())
 
 
 def _across_models(scheme: str, unseen: pl.DataFrame, points: Points) -> tuple[list[_Fold], str]:

@@ -254,6 +254,8 @@ _CROWDED = Term("z", _STEP, 0.0, "a decode step: slower kernels if many experts 
 _SKEWED = Term("y", _STEP, 0.0, _READ, 1, "skewed", "experts")
 _BY_STEP = "t1 n^2 + t3 n + w + x/B) / m"
 
+CHOSEN = "chosen"
+
 _LAWS = (
     Law(
         "tdp-time",
@@ -261,6 +263,13 @@ _LAWS = (
         "rule of thumb; T is the measured duration",
         (),
         "nothing to fit: TDP times the measured duration",
+    ),
+    Law(
+        CHOSEN,
+        "the law that the other cells choose",
+        "this project: the choice is made again inside each fold, so that its error includes the choice",
+        (),
+        "the choice, not a law",
     ),
     Law(
         "across-models",
