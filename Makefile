@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 ENGINE := .venv-engine
 READY := $(VENV)/ready
 DEV := $(VENV)/ready-dev
-# One worker more than cores: Slurm and browsers mostly wait.
+# One worker more than cores: Slurm and browsers mostly wait. Without limit, each would start a thread per core for every
+# small matrix, and they would wait for each other.
+export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

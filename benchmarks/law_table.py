@@ -1,6 +1,6 @@
 """Law × scheme × data set: MAPE, the worst group, and the coverage of 95 % intervals, as docs/law-table.md shows them.
 
-`python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV]`
+`python benchmarks/law_table.py [results/study] [--llm-inference-bench CSV] [--ml-energy CSV] [--composed CSV ...]`
 
 The simulated sets: a finished campaign as its sensors saw it, and the same with 3 % of noise a row. The
 published ones are rows that nobody here measured: the eight TensorRT-LLM H100 rows of LLM-Inference-Bench are in
@@ -8,7 +8,9 @@ published.py; --llm-inference-bench takes all its power results (argonne-lcf/LLM
 Plots/Fig_16_a_b/power_results.csv; columns here: gpu, n_gpu, engine, model, batch, energy_j, latency_s, nin, nout), and
 --ml-energy the ML.ENERGY Leaderboard v3 (ml-energy/leaderboard, commit 0cd52dab; columns model, task, arch, precision,
 gpu, n_gpu, tp, ep, dp, avg_batch, avg_out, j_per_tok). ML.ENERGY states no input lengths: within a curve they are one
-mix, so a constant stands in for them, and only what depends on the batch can be learned.
+mix, so a constant stands in for them, and only what depends on the batch can be learned. --composed takes tables of
+durations that AIConfigurator composes of kernels measured by NVIDIA (cli_estimate, mode static; columns of ours, with
+experts and experts_per_token for a mixture): they are fitted in place of energies.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from published import TENSORRT_LLM
 
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
+from sweetspot.predict.laws import CHOSEN
 from sweetspot.report.words import source_label
 from sweetspot.table import read as table
 from sweetspot.table.schema import GROUP
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("study", nargs="?", type=Path, default=Path("results/study"))
     parser.add_argument("--llm-inference-bench", type=Path)
     parser.add_argument("--ml-energy", type=Path)
+    parser.add_argument("--composed", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     sets = {"LLM-Inference-Bench, 8 rows": eight_rows()}
     if (options.study / "measurements.parquet").is_file():
@@ -59,6 +63,11 @@ def main() -> None:
         curves = ml_energy(options.ml_energy)
         sets["ML.ENERGY H100, dense"] = curves.filter(pl.col("experts").is_null())
         sets["ML.ENERGY H100, experts"] = curves.filter(pl.col("experts").is_not_null())
+    for path in options.composed:
+        rows = pl.read_csv(path)
+        sets[f"COMPOSED of measured kernels: {rows['model'][0]}, {rows['precision'][0]}"] = rows.with_columns(
+            energy_j="duration_s", source=pl.lit("simulated-kernels")
+        ).drop("duration_s")
     for name, rows in sets.items():
         show(name, rows)
 
@@ -72,9 +81,10 @@ def show(name: str, rows: pl.DataFrame) -> None:
     groups = fit_table(read)["groups"]
     errors = validate(read)[0].filter(pl.col("mape_percent").is_not_null())
     laws = pl.DataFrame([{**{key: group[key] for key in GROUP}, "law": group["law"]} for group in groups])
+    nested = errors.filter(pl.col("law") == CHOSEN).with_columns(law=pl.lit("CHOSEN, nested"))
     chosen = errors.join(laws, on=[*GROUP, "law"]).with_columns(law=pl.lit("CHOSEN"))
     shown = (
-        pl.concat([chosen, errors])
+        pl.concat([nested, chosen, errors.filter(pl.col("law") != CHOSEN)])
         .group_by("law", "scheme", maintain_order=True)
         .agg(
             pl.len().alias("groups"),

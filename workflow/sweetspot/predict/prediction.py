@@ -129,7 +129,8 @@ class Prediction:
                 f" in {self.duration_s:.4g} s  ({LEVEL}: {self.duration_low_s:.4g} to {self.duration_high_s:.4g}), "
                 f"{self.power_w:.0f} W"
             )
-        if self.energy_per_request_single_high_j > self.energy_per_request_high_j:
+        mean, single = self.energy_per_request_high_j, self.energy_per_request_single_high_j
+        if single - mean > 0.1 * (mean - self.energy_per_request_j):
             ends = f"{self.energy_per_request_single_low_j:.4g} to {self.energy_per_request_single_high_j:.4g} J"
             lines.insert(3, f"  one measurement   {ends} per request  ({LEVEL}; those above and below are of means)")
         lines += _latency_lines(self.latency_s)
