@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ from sweetspot.predict.laws import FORMS, LAWS
 from sweetspot.table import read as table
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = json.loads((ROOT / "workflow/schemas/predictor.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "workflow/sweetspot/predict/predictor.schema.json").read_text())
 CHECK = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -85,8 +86,55 @@ def test_the_schema_refuses_what_is_no_predictor(simulated: Made, path: list[Any
         CHECK.validate(broken)
 
 
-def test_what_the_library_needs_the_schema_demands() -> None:
-    assert set(SCHEMA["$defs"]["group"]["required"]) >= predictor._GROUP_KEYS
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of everything in a JSON document but its root."""
+    items = list(
+        content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    )
+    below = [(*path, key) for key, _ in items]
+    return below + [deeper for key, value in items for deeper in leaves(value, (*path, key))]
+
+
+def test_a_changed_file_is_refused_or_said_with_every_prediction(simulated: Made, tmp_path: Path) -> None:
+    """Any value replaced or left out: one clear error, or an answer that is finite and says that the file changed."""
+    written, rng = tmp_path / "predictor.json", random.Random(1)
+    predictor.write(simulated.results.predictor, written)
+    whole = json.loads(written.read_text())
+    whole["groups"] = whole["groups"][:1]
+    model = whole["groups"][0]["model"]
+    places = [path for path in leaves(whole) if path[0] in ("groups", "across_models")]
+    refused = answered = 0
+    for path in rng.sample(places, 250):
+        broken = copy.deepcopy(whole)
+        place = broken
+        for key in path[:-1]:
+            place = place[key]
+        new = rng.choice([None, True, "x", -1, 0, 1e300, float("nan"), [], {}, "gone"])
+        if new == "gone":
+            del place[path[-1]]
+        else:
+            place[path[-1]] = new
+        written.write_text(json.dumps(broken))
+        try:
+            found = predictor.load(written)
+            for n, m, batch in ((500, 500, 8), (64, 4096, 64)):
+                answer = predictor.predict(found, model, n, m, batch)
+                assert math.isfinite(answer.energy_batch_j), path
+                assert answer.energy_batch_j > 0, path
+                assert any("was changed after" in said for said in answer.warnings), path
+                answer.as_text()
+            answered += 1
+        except SweetspotError:
+            refused += 1
+    assert refused > 50
+    assert answered > 50
+
+
+def test_what_fit_wrote_says_nothing_of_changes(simulated: Made, tmp_path: Path) -> None:
+    predictor.write(simulated.results.predictor, tmp_path / "predictor.json")
+    loaded = predictor.load(tmp_path / "predictor.json")
+    answer = predictor.predict(loaded, loaded["groups"][0]["model"], 500, 500, 8)
+    assert not any("changed" in said for said in answer.warnings)
 
 
 def test_the_file_says_what_every_term_multiplies(simulated: Made) -> None:
@@ -136,8 +184,8 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
         ('{"schema_version": 1}', "not a predictor"),
         ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
         ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": []}', "has no groups"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": [{"model": "m"}]}', "group 1"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": []}', "damaged"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": [{"model": "m"}]}', "damaged"),
         (b"\xff\xfe\x00", "not complete JSON"),
     ],
 )

@@ -1,6 +1,7 @@
 """Predicts energy and time of a request from a fitted predictor.json. Standard library only, so it starts at once."""
 
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.predict.intervals import Place, around, gap, of_distance, of_law, scatter
+from sweetspot.predict.latency import LAWS as LATENCY_LAWS
 from sweetspot.predict.latency import latencies
 from sweetspot.predict.laws import LAWS, Law, per_token
 from sweetspot.predict.prediction import Interval, Prediction, check_request, listed, outside, simulated
@@ -19,44 +21,80 @@ from sweetspot.vocabulary import SELECTORS
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
 _NEXT_TO_NOTHING = 0.05  # share of the energy
-_GROUP_KEYS = {
-    *("model", *SELECTORS, "source", "batches", "measured_range", "kv_capacity", "experts", "sensor_gain"),
-    *("idle_w", "power_cap_w", "repetition", "limit"),
-    *("law", "law_any_batch", "chosen_because", "laws"),
-}
+_LARGEST = 1e100  # of a number in a predictor; products of larger ones overflow
+_SCHEMA = Path(__file__).with_name("predictor.schema.json")
+_AGAIN = "make it again with `sweetspot fit`"
 
 
 def write(predictor: Mapping[str, Any], path: Path) -> None:
-    """Write a predictor atomically."""
-    write_atomically(path, json.dumps(predictor, indent=1, allow_nan=False) + "\n")
+    """Write a predictor atomically, with the digest by which `load` tells that nobody changed it."""
+    content = {**predictor, "digest": _digest(predictor)}
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, or not a predictor."""
+    """Read a predictor. Raises SweetspotError for a file that is missing, cut short, damaged, or not a predictor.
+
+    A file without the digest of its content was changed after `write`. It must obey the published schema, and every
+    prediction then says so.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refused, parse_float=_finite)
     except OSError as error:
         raise SweetspotError(f"{path}: cannot be read ({error.strerror}); make it with `sweetspot fit`") from None
-    except ValueError as error:
-        raise SweetspotError(f"{path}: not complete JSON ({error}); make it again with `sweetspot fit`") from None
+    except (ValueError, RecursionError) as error:
+        raise SweetspotError(f"{path}: not complete JSON ({error}); {_AGAIN}") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise SweetspotError(f"{path}: not a predictor; give the predictor.json that `sweetspot fit` made")
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if content.get("schema_version") != SCHEMA_VERSION:
         raise SweetspotError(
-            f"{path}: schema version {version}, but this sweetspot reads {SCHEMA_VERSION}; make it again from the same "
-            "rows with `sweetspot fit`, or use the version of sweetspot that made it"
+            f"{path}: schema version {content.get('schema_version')}, but this sweetspot reads {SCHEMA_VERSION}; make "
+            "it again from the same rows with `sweetspot fit`, or use the version of sweetspot that made it"
         )
-    if not isinstance(content.get("groups"), list) or not content["groups"]:
-        raise SweetspotError(f"{path}: the predictor has no groups; make it again with `sweetspot fit`")
-    for number, group in enumerate(content["groups"], 1):
-        if not isinstance(group, dict) or not group.keys() >= _GROUP_KEYS:
-            raise SweetspotError(f"{path}: group {number} is incomplete; make it again with `sweetspot fit`")
-        if unknown := {group["law"], group["law_any_batch"]} - {None, *LAWS}:
-            raise SweetspotError(
-                f"{path}: this sweetspot does not know the law {sorted(unknown)[0]}; use the version that made it"
-            )
+    if content.pop("digest", None) != _digest(content):
+        _check(path, content)
+        said = content.get("table_warnings", [])
+        content["table_warnings"] = [*said, f"{path.name} was changed after `sweetspot fit` wrote it"]
     return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
+
+
+def _refused(number: str) -> float:
+    raise ValueError(f"{number} is no number")
+
+
+def _finite(text: str) -> float:
+    if abs(number := float(text)) > _LARGEST:
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _check(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise SweetspotError unless the content obeys the schema, and its laws are those of this version."""
+    import fastjsonschema  # takes long to import, and for most files is not needed
+
+    try:
+        fastjsonschema.compile(json.loads(_SCHEMA.read_text()))(content)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise SweetspotError(f"{path}: damaged: {error.message}; {_AGAIN}") from None
+    laws: dict[str, Law] = {**LAWS, **LATENCY_LAWS}
+    for group in content["groups"]:
+        fits = [(name, fit) for name, several in group["laws"].items() for fit in several]
+        for name, fit in [*fits, *((fit["law"], fit) for fit in group.get("latency", {}).values())]:
+            if name not in laws:
+                raise SweetspotError(
+                    f"{path}: this sweetspot does not know the law {name}; use the version that made it"
+                )
+            known = {term.name for term in laws[name].terms}
+            if "terms" in fit and not (fit["terms"].keys() == known and _is_square(fit["covariance"], len(known))):
+                raise SweetspotError(f"{path}: damaged: the terms of {name} do not fit together; {_AGAIN}")
+
+
+def _is_square(rows: Sequence[Sequence[float]], size: int) -> bool:
+    return len(rows) == size and all(len(row) == size for row in rows)
 
 
 def predict(
@@ -87,7 +125,7 @@ def predict(
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
-    warnings += simulated(group["source"])
+    warnings += [*simulated(group["source"]), *predictor.get("table_warnings", [])]
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
