@@ -174,7 +174,7 @@ def predict_by(
         waves=times,
         interval_parts=parts,
         extrapolates=_outside(entry, architecture, own, asked),
-        warnings=_warnings(entry, own, times),
+        warnings=[*_warnings(entry, own, times), *predictor.get("table_warnings", [])],
     )
 
 

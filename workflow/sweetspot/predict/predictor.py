@@ -93,7 +93,7 @@ def predict(
     if group["law"] is None:
         raise SweetspotError(f"{group['model']}: {group['chosen_because']}{_other_way(predictor, group['model'])}")
     fit = _fit_for(group, batch, warnings)
-    warnings += simulated(group["source"])
+    warnings += [*simulated(group["source"]), *predictor.get("table_warnings", [])]
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
