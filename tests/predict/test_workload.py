@@ -35,7 +35,11 @@ def test_csv_and_json_lines_are_counted_alike(tmp_path: Path) -> None:
         ("a.csv", "", ["no requests"]),
         ("a.csv", "input_tokens,output_tokens\n", ["no requests"]),
         ("a.csv", "input_tokens,output_tokens,count\n5,5,0\n", ["no requests"]),
-        ("a.csv", "words,output_tokens\n5,5\n", ["input_tokens missing", "there are words", "--map THEIRS=input_tokens"]),
+        (
+            "a.csv",
+            "words,output_tokens\n5,5\n",
+            ["input_tokens missing", "there are words", "--map THEIRS=input_tokens"],
+        ),
         (
             "a.csv",
             "input_tokens,output_tokens\n5,5\n5,-3\nx,\n",

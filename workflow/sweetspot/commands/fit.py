@@ -25,7 +25,9 @@ def add(command: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; created if missing"
     )
     command.add_argument(
-        "--trust", action="store_true", help="fit a table although its energies look impossible for its boards and models"
+        "--trust",
+        action="store_true",
+        help="fit a table although its energies look impossible for its boards and models",
     )
     command.add_argument(
         "--architectures",

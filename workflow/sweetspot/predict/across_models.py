@@ -6,6 +6,7 @@ measured can be predicted from its config.json. fit/across_models.py fits the pr
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweetspot import gpus
@@ -103,7 +104,8 @@ def predict(
     """
     entry = choose(predictor.get("across_models", []), gpu, engine, precision, parallelism)
     batch = entry["measured_range"]["batch"][0] if batch is None else batch
-    return predict_by(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
+    found = predict_by(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
+    return replace(found, warnings=[*found.warnings, *predictor.get("table_warnings", [])])
 
 
 def choose(
@@ -174,7 +176,7 @@ def predict_by(
         waves=times,
         interval_parts=parts,
         extrapolates=_outside(entry, architecture, own, asked),
-        warnings=[*_warnings(entry, own, times), *predictor.get("table_warnings", [])],
+        warnings=_warnings(entry, own, times),
     )
 
 

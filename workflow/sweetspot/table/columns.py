@@ -1,6 +1,5 @@
 """Gives the columns of a table our names and units: the field's formats, common headers, `--map` and `--set`."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,13 +11,14 @@ import numpy as np
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table import formats, physics
+from sweetspot.table import formats
+from sweetspot.table.choice import choose, hints, proposals, unclear_unit
 from sweetspot.table.files import renamed, shortened
 from sweetspot.table.numbers import parsed
 from sweetspot.table.quantities import RELATIONS, Values, solve
-from sweetspot.table.readings import Reader, Reading, choose, hints, proposals, unclear_unit
+from sweetspot.table.readings import Reader, Reading
 from sweetspot.table.schema import CELL, GROUP, Row
-from sweetspot.table.words import LIMITS, NUMBERS, folded, meanings
+from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings
 from sweetspot.vocabulary import UNSPECIFIED
 
 _COLUMNS = Row.to_schema().columns
@@ -88,7 +88,7 @@ def named(
 def _with_unit(theirs: str, ours: str) -> str:
     """Ours with the unit that theirs states, if ours states none: `energy_wh` mapped to `energy_j` stays in Wh."""
     stated = next((one.unit for one in meanings(theirs) if one.factor != 1), "")
-    named = f"{re.sub('_[jsw]$', '', ours)}_{stated}"
+    named = Meaning(ours, 0.0, stated).header
     return named if stated and ours in NUMBERS and meanings(named) else ours
 
 
@@ -186,9 +186,7 @@ def _absent(frame: pl.DataFrame, reading: Reading) -> list[str]:
     return [name for name in ("model",) if name not in text and name not in frame.columns]
 
 
-def _refuse(
-    path: Path, frame: pl.DataFrame, reader: Reader, reading: Reading, form: "formats.Format | None"
-) -> None:
+def _refuse(path: Path, frame: pl.DataFrame, reader: Reader, reading: Reading, form: "formats.Format | None") -> None:
     """Say what is missing, and how to give it: each `--map` is tried on the table before it is printed."""
     missing = [name for name in _REQUIRED if name in (*reading.missing, *_absent(frame, reading))]
     there = [name for name in frame.columns if not name.startswith("_")]
@@ -211,11 +209,17 @@ def _refuse(
         else:
             remedies.append("--map COLUMN=energy_j, or --set power_w=WATTS (the mean of all boards) with durations")
     limits = [name for name in there if folded(name) in LIMITS]
-    told = f"{', '.join(limits)} is a limit of the engine, not the batch that ran; " if limits and "batch" in missing else ""
+    told = (
+        f"{', '.join(limits)} is a limit of the engine, not the batch that ran; "
+        if limits and "batch" in missing
+        else ""
+    )
     if "batch" in missing and "requests" in reading.known:
         told += "the number of requests of a run is not how many ran together; "
-    what = f"{form.name} does not say {', '.join(missing)}" if form else (
-        f"column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}"
+    what = (
+        f"{form.name} does not say {', '.join(missing)}"
+        if form
+        else (f"column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}")
     )
     raise SweetspotError(
         f"{path}: {what}; {told}add {' '.join(remedies)} (--map renames a column of the table, --set gives all rows one value)"

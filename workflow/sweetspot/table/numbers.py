@@ -8,9 +8,46 @@ import polars as pl
 from sweetspot.table.words import UNITS
 
 # Ways of writing that a value is missing, in lower case.
-NOTHING = ("", "na", "nan", "n/a", "n.a.", "#n/a", "<na>", "-", "--", "—", "–", "null", "nil", "?", "nd", "n/d", "unknown")
-NOTHING += ("[n/a]", "[not supported]", "[unknown error]", "[insufficient permissions]", "not available", "not measured")
-NO_NUMBER = (*NOTHING, "none", "[none]", "missing", "not supported", "tbd", "err", "#div/0!", "#value!", "#ref!", "#num!")
+NOTHING = (
+    "",
+    "na",
+    "nan",
+    "n/a",
+    "n.a.",
+    "#n/a",
+    "<na>",
+    "-",
+    "--",
+    "—",
+    "–",
+    "null",
+    "nil",
+    "?",
+    "nd",
+    "n/d",
+    "unknown",
+)
+NOTHING += (
+    "[n/a]",
+    "[not supported]",
+    "[unknown error]",
+    "[insufficient permissions]",
+    "not available",
+    "not measured",
+)
+NO_NUMBER = (
+    *NOTHING,
+    "none",
+    "[none]",
+    "missing",
+    "not supported",
+    "tbd",
+    "err",
+    "#div/0!",
+    "#value!",
+    "#ref!",
+    "#num!",
+)
 _SPACES = r"[\s\u00a0\u2007\u2009\u202f]"
 _GROUP_MARKS = r"[\s\u00a0\u2007\u2009\u202f'’_]"
 _SPACED = rf"^([+-]?\d{{1,3}}(?:{_GROUP_MARKS}\d{{3}})+)(.*)$"
@@ -22,7 +59,12 @@ _UNCLEAR = r"^[+-]?[1-9]\d{0,2}([.,])\d{3}$"
 
 def _decimal(mark: str, other: str) -> str:
     """What a number looks like whose decimal mark can only be this one: 0.64, 1,024.5, 1,234,567."""
-    parts = [rf"\d*{mark}(?:\d{{1,2}}|\d{{4,}})", rf"0+{mark}\d+", rf"\d{{4,}}{mark}\d{{3}}", rf"\d*{mark}\d+[eE][+-]?\d+"]
+    parts = [
+        rf"\d*{mark}(?:\d{{1,2}}|\d{{4,}})",
+        rf"0+{mark}\d+",
+        rf"\d{{4,}}{mark}\d{{3}}",
+        rf"\d*{mark}\d+[eE][+-]?\d+",
+    ]
     parts += [rf"\d{{1,3}}(?:{other}\d{{3}})+{mark}\d*", rf"\d{{1,3}}(?:{other}\d{{3}}){{2,}}"]
     return rf"^[+-]?(?:{'|'.join(parts)})$"
 
@@ -61,7 +103,6 @@ def clues(series: pl.Series) -> Clues:
         return str(found[0]) if found.len() else None
 
     return Clues(first(_decimal(r"\.", ",")), first(_decimal(",", r"\.")), first(_UNCLEAR))
-
 
 
 def parsed(series: pl.Series, kind: str, decimal: str = ".", factor: float = 1.0) -> tuple[pl.Series, list[str]]:
@@ -114,6 +155,7 @@ def _closed(text: pl.Series) -> pl.Series:
     if not spaced.any():
         return text
     frame = pl.DataFrame({"text": text}).with_columns(
-        closed=pl.col("text").str.extract(_SPACED).str.replace_all(_GROUP_MARKS, "") + pl.col("text").str.extract(_SPACED, 2)
+        closed=pl.col("text").str.extract(_SPACED).str.replace_all(_GROUP_MARKS, "")
+        + pl.col("text").str.extract(_SPACED, 2)
     )
     return frame.select(pl.when(spaced).then("closed").otherwise("text").alias(text.name)).to_series()

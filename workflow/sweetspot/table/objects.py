@@ -10,7 +10,18 @@ import polars as pl
 from sweetspot.table.texts import TextError
 
 # Names under which a result holds its rows; what stands beside them holds for each row.
-_ROWS = ("configurations", "results", "data", "rows", "measurements", "requests", "records", "runs", "benchmarks", "logs")
+_ROWS = (
+    "configurations",
+    "results",
+    "data",
+    "rows",
+    "measurements",
+    "requests",
+    "records",
+    "runs",
+    "benchmarks",
+    "logs",
+)
 _DEEP = "nested too deeply for a table"
 
 

@@ -17,7 +17,10 @@ from sweetspot.vocabulary import ONE_GPU
 
 # Power of any GPU, or of several; anything outside is a wrong unit.
 _PLAUSIBLE_POWER_W = (5.0, 3000.0)
-_OF_TDP = (0.09, 1.25)  # mean power over a run, as a share of the board's limit: it idles at a tenth with a model loaded
+_OF_TDP = (
+    0.09,
+    1.25,
+)  # mean power over a run, as a share of the board's limit: it idles at a tenth with a model loaded
 # Joules per byte read and per FLOP, and watts, of the known boards: an unknown one lies between.
 _LEAST, _MOST = (1e-10, 0.4e-12, 50.0), (4e-10, 3e-12, 1300.0)
 # From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an engine
@@ -56,7 +59,10 @@ def limits(known: Values, gpu: pl.Series, model: pl.Series, boards_unknown: bool
     names = {"gpu": gpu, "model": model}
     nothing = pl.Series([""] * len(gpu), dtype=pl.String)
     keys = pl.DataFrame(
-        {key: nothing if each.dtype.is_nested() or each.dtype == pl.Binary else each.cast(pl.String) for key, each in names.items()}
+        {
+            key: nothing if each.dtype.is_nested() or each.dtype == pl.Binary else each.cast(pl.String)
+            for key, each in names.items()
+        }
     ).fill_null("")
     kinds = keys.unique().with_row_index("_kind")
     kind = keys.join(kinds, on=["gpu", "model"], how="left", maintain_order="left")["_kind"].to_numpy()

@@ -14,9 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
+from sweetspot.table.choice import hints
 from sweetspot.table.files import read_file, renamed, shortened, whole_numbers
 from sweetspot.table.numbers import NO_NUMBER, blank, clues, numbers, parsed
-from sweetspot.table.readings import hints
 from sweetspot.table.words import folded, meanings
 
 _LENGTHS = ("input_tokens", "output_tokens")
@@ -27,7 +27,13 @@ _FAILED = r"abort|cancel|fail|error|timeout|timed out|disconnect|reject|^false$|
 _MOST_ABORTED = 0.5
 # Numbers of this size are seconds, milliseconds, microseconds or nanoseconds since 1970, or seconds from a start.
 _SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (0.0, 1.0))
-_WRITTEN = ("%Y-%m-%d %H:%M:%S%.f", "%Y/%m/%d %H:%M:%S%.f", "%d/%b/%Y:%H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S")
+_WRITTEN = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%d/%b/%Y:%H:%M:%S",
+    "%m/%d/%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M:%S",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     kept = whole_numbers(path, kept.filter(~lost), {"input_tokens": 1, "output_tokens": 1, "count": 0})
     if lost.any():
         where = frame.filter(lost)["_row"][0]
-        notes.append(f"{lost.sum()} of {frame.height} requests were aborted or have no reply (first in row {where}): left out")
+        notes.append(
+            f"{lost.sum()} of {frame.height} requests were aborted or have no reply (first in row {where}): left out"
+        )
     counted = kept.group_by(_LENGTHS).agg(pl.col("count").sum()).filter(pl.col("count") > 0)
     if not counted.height:
         raise SweetspotError(f"{path}: no requests; every count is 0")

@@ -27,7 +27,9 @@ UNITS = {
     },
     "count": {"tokens": 1.0, "tok": 1.0, "requests": 1.0},
     "rate": {
-        **{f"{what}/{second}": 1.0 for what in ("tokens", "token", "tok", "requests", "req") for second in ("s", "sec")},
+        **{
+            f"{what}/{second}": 1.0 for what in ("tokens", "token", "tok", "requests", "req") for second in ("s", "sec")
+        },
         **{"tps": 1.0, "tok/second": 1.0, "tokens/second": 1.0, "reqs/s": 1.0, "persec": 1.0, "persecond": 1.0},
     },
     "efficiency": {"tokens/J": 1.0, "tok/J": 1.0, "tokens/joule": 1.0, "tokens/Wh": 1 / 3600, "tokens/kWh": 1 / 3.6e6},
@@ -104,12 +106,13 @@ _QUANTITIES = {  # dimension and synonyms, folded and without a unit
     "output_throughput": (
         "rate",
         "outputthroughput outputtokenthroughput throughput tokenthroughput generationthroughput tokenspersecond tokpers "
-        "toks tokenss tps outputtput outputtps outputtokenspersecond outputtokpers decodethroughput",
+        "toks tokenss tps outputtput outputtps outputtokenspersecond outputtokpers outputtokenspers "
+        "outputtokenspersec decodethroughput",
     ),
     "total_throughput": (
         "rate",
         "totalthroughput totaltokenthroughput throughput tokenthroughput tokenspersecond tokpers toks tokenss tps "
-        "totaltokenspersecond totaltokpers",
+        "totaltokenspersecond totaltokpers totaltokenspers totaltokenspersec",
     ),
     "request_throughput": ("rate", "requestthroughput requestspersecond reqpers rps qps throughput"),
     "output_throughput_per_gpu": ("rate", "outputtputpergpu outputthroughputpergpu"),
@@ -135,6 +138,11 @@ class Meaning(NamedTuple):
     quantity: str
     factor: float
     unit: str
+
+    @property
+    def header(self) -> str:
+        """A header that means this, for `--map`: `energy_j`, or in another unit `energy_kWh`."""
+        return self.quantity if self.factor == 1 else f"{re.sub('_[jsw]$', '', self.quantity)}_{self.unit}"
 
 
 def folded(header: str) -> str:

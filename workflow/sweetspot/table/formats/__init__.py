@@ -101,6 +101,8 @@ def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None
     if len(names) == 1:
         return parsed(blank(frame[names[0]]), kind, ".", factor)[0]
     values = [numbers(parsed(blank(frame[name]), kind)[0]) for name in names]
-    return pl.DataFrame([value.alias(str(i)) for i, value in enumerate(values)]).select(
-        pl.sum_horizontal(pl.all(), ignore_nulls=False) * factor
-    ).to_series()
+    return (
+        pl.DataFrame([value.alias(str(i)) for i, value in enumerate(values)])
+        .select(pl.sum_horizontal(pl.all(), ignore_nulls=False) * factor)
+        .to_series()
+    )

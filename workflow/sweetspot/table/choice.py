@@ -1,0 +1,201 @@
+"""Chooses the reading of a table that its own columns and its boards allow, and says what a person can do otherwise.
+
+Every `--map` is tried on the table before it is printed.
+"""
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sweetspot.errors import SweetspotError
+from sweetspot.table.quantities import Conflict
+from sweetspot.table.readings import DERIVED, OF_BOARD, OF_RUN, Reader, Reading
+from sweetspot.table.schema import Row
+from sweetspot.table.words import HINTS, LIMITS, NUMBERS, UNITS, Meaning, folded, lacks_case
+
+_COLUMNS = Row.to_schema().columns
+_PER_REQUEST = {"energy_j": ("energy_per_request_j", "energy_per_output_token_j", "energy_per_total_token_j")}
+_SAID = {
+    "energy_j": "the energy of one run of the batch",
+    "run_energy_j": "the energy of the whole run of all requests",
+    "duration_s": "the duration of one run of the batch",
+    "run_duration_s": "the duration of the whole run of all requests",
+    "power_w": "the power of all boards together",
+    "power_per_gpu_w": "the power of each board",
+    "energy_per_gpu_j": "the energy of each board",
+    "energy_per_output_token_j": "joules per output token",
+    "energy_per_total_token_j": "joules per token of prompt and reply",
+    "batch_input_tokens": "tokens summed over the batch",
+    "batch_output_tokens": "tokens summed over the batch",
+    "run_input_tokens": "tokens summed over the run",
+    "run_output_tokens": "tokens summed over the run",
+    "input_tokens": "tokens of each request",
+    "output_tokens": "tokens of each request",
+}
+
+
+def choose(reader: Reader) -> tuple[Reading, list[str]]:
+    """The reading that the table and its boards allow, and notes. Raises SweetspotError if several or none do."""
+    found = list(reader.readings())
+    if not found:
+        _refuse_rivals(reader)
+    fullest = min(len(one.missing) for one in found)
+    found = [one for one in found if len(one.missing) == fullest]
+    good = [one for one in found if one.holds] or _other_units(reader, found)
+    if not good:
+        return _least_wrong(reader, found), []
+    unused = min(_unused(one) for one in good)
+    best = [one for one in good if _unused(one) == unused]
+    distinct: list[Reading] = []
+    for one in best:
+        if not any(one.same(other) for other in distinct):
+            distinct.append(one)
+    if len(distinct) > 1 and not distinct[0].missing:
+        raise SweetspotError(f"{reader.place}: {_question(distinct, reader)}")
+    reading, notes = distinct[0], []
+    alike = [one for one in best if one.same(reading)]
+    times = [one.known["duration_s"] for one in alike if "duration_s" in one.known]
+    if len(times) > 1 and not all(np.allclose(each, times[0], rtol=1e-3, equal_nan=True) for each in times):
+        rates = [name for name, one in reading.chosen.items() if one and NUMBERS.get(one.quantity) == "rate"]
+        reading = replace(reading, chosen=reading.chosen | dict.fromkeys(rates))  # type: ignore[operator]
+    if len(reader.decimals) > 1:
+        mark = "point" if reading.decimal == "." else "comma"
+        notes.append(f"{reader.clues.unclear} and the like are read with a decimal {mark}: the other way is impossible")
+    elif reading.decimal == ",":
+        notes.append(f"numbers are read with a decimal comma, as in {reader.clues.comma}")
+    left = [name for name, one in reading.chosen.items() if one is None]
+    if left:
+        notes.append(f"not used, as other columns are read for the same: {', '.join(left)}")
+    return reading, notes
+
+
+def _unused(reading: Reading) -> int:
+    return sum(one is None for one in reading.chosen.values())
+
+
+def _other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
+    """Readings that hold if a header that states no unit is in another one than ours."""
+    open_units = [
+        name
+        for name, options in reader.options.items()
+        if name not in _COLUMNS and options[0] and not options[0].unit and name not in reader.settled
+    ]
+    good = []
+    for reading in found:
+        for name in open_units:
+            if (one := reading.chosen[name]) and NUMBERS.get(one.quantity) in ("energy", "time", "power"):
+                for unit, factor in UNITS[NUMBERS[one.quantity]].items():
+                    other = {**reading.chosen, name: one._replace(factor=factor, unit=unit)}
+                    again = reader.evaluate(other, reading.decimal, reader.sample)
+                    if again and again.holds and not any(again.same(known) for known in good):
+                        good.append(again)
+    return good
+
+
+def proposals(reader: Reader, reading: Reading) -> list[str]:
+    """`--map` options, each tried on the table, with which it holds: another unit, or another scope of a column."""
+    found = []
+    for name, one in reading.chosen.items():
+        if one is None or one.quantity not in NUMBERS or name not in reader.frame.columns:
+            continue
+        kind = NUMBERS[one.quantity]
+        scopes = [OF_RUN.get(one.quantity), OF_BOARD.get(one.quantity), *_PER_REQUEST.get(one.quantity, ())]
+        others = [Meaning(quantity, one.factor, one.unit) for quantity in scopes if quantity]
+        units = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}.get(kind, ())
+        others += [Meaning(one.quantity, UNITS[kind][unit], unit) for unit in units]
+        for other in others:
+            again = reader.evaluate({**reading.chosen, name: other}, reading.decimal, reader.sample)
+            if again and again.holds and not again.missing and again.known.keys() >= {*DERIVED} & reading.known.keys():
+                found.append(
+                    f"--map {shlex.quote(f'{name}={other.header}')} ({again.j_per_token:.3g} J per output token)"
+                )
+    return found
+
+
+def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
+    """The reading by the plain meaning of the headers, if only its size is doubtful. Raises SweetspotError otherwise."""
+    reading = min(found, key=lambda one: (_unused(one), len(one.wrong), one.impossible))
+    if not reading.wrong:
+        return reading
+    reasons = []
+    for conflict in reading.wrong[:3]:
+        names = [name for name, one in reading.chosen.items() if one and one.quantity in _origins(reading, conflict)]
+        factor = conflict.ratio if conflict.ratio > 1 else 1 / conflict.ratio
+        reasons.append(f"{', '.join(names)} disagree by a factor of {factor:.3g} ({conflict.relation.text})")
+    advice = proposals(reader, reading)
+    tail = f"; what would agree: {' or '.join(advice)}" if advice else "; correct or remove one of these columns"
+    raise SweetspotError(f"{reader.place}: {'; '.join(reasons)}{tail}")
+
+
+def _origins(reading: Reading, conflict: Conflict) -> set[str]:
+    """The given quantities from which the two sides of a conflict follow."""
+    found, open_names, seen = set(), list(conflict.relation.powers), set()
+    while open_names:
+        name = open_names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in reading.given:
+            found.add(name)
+        elif name == "tokens":
+            open_names += ["input_tokens", "output_tokens"]
+        elif name in reading.how:
+            open_names += [other for other in reading.how[name].powers if other != name]
+    return found
+
+
+def _question(several: Sequence[Reading], reader: Reader) -> str:
+    """Which of several readings is right, for the user to say, with the option for each."""
+    if len({one.decimal for one in several}) > 1:
+        ways = ", or ".join(f"--decimal {one.decimal} ({one.j_per_token:.3g} J per output token)" for one in several)
+        return f"{reader.clues.unclear} may have a decimal {'point' if '.' in str(reader.clues.unclear) else 'comma'} or separate thousands; say which: {ways}"
+    differing = [name for name in several[0].chosen if len({one.chosen[name] for one in several}) > 1]
+    differing = [name for name in differing if _is_asked(several, name)] or differing
+    lines = []
+    for one in several:
+        said, maps = [], []
+        for name in differing:
+            if meaning := one.chosen[name]:
+                unit = f" in {meaning.unit}" if meaning.factor != 1 else ""
+                said.append(f"{name} is {_SAID.get(meaning.quantity, meaning.quantity)}{unit}")
+                maps.append("--map " + shlex.quote(f"{name}={meaning.header}"))
+        lines.append(f"{' and '.join(said)}: {' '.join(maps)} ({one.j_per_token:.3g} J per output token)")
+    rivals = {q for q, names in reader.rivals().items() if set(names) & set(differing)}
+    which = (
+        f"{' and '.join(differing)} could all be {' or '.join(sorted(rivals))}"
+        if rivals and len(differing) > 1
+        else f"{' and '.join(differing)} can be read in {len(several)} ways"
+    )
+    return which + "; only you can say which:\n  " + "\n  ".join(lines)
+
+
+def _is_asked(several: Sequence[Reading], name: str) -> bool:
+    """Whether a header decides what the rows are; a rate only has to agree."""
+    kinds = {NUMBERS.get(one.chosen[name].quantity, "text") for one in several if one.chosen[name]}  # type: ignore[union-attr]
+    return not kinds <= {"rate", "efficiency"}
+
+
+def _refuse_rivals(reader: Reader) -> None:
+    for quantity, names in reader.rivals().items():
+        if quantity in ("model", *DERIVED):
+            raise SweetspotError(
+                f"{reader.place}: {' and '.join(names)} could all be {quantity}; choose one with --map "
+                + shlex.quote(f"{names[0]}={quantity}")
+            )
+    raise SweetspotError(f"{reader.place}: two columns give one quantity differently; remove one of them")
+
+
+def hints(name: str, columns: Sequence[str]) -> list[str]:
+    """Columns that may be meant by a missing one, most likely first; limits of the engine are not among them."""
+    plain = {folded(column): column for column in columns if folded(column) not in LIMITS}
+    known = [plain[alias] for alias in HINTS.get(name, ()) if alias in plain]
+    close = difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7)
+    return known or [plain[other] for other in close]
+
+
+def unclear_unit(columns: Sequence[str]) -> str | None:
+    """The first header that may be in millijoules or megajoules."""
+    return next((name for name in columns if lacks_case(name)), None)
