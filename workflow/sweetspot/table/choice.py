@@ -47,8 +47,8 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
     good = [one for one in found if one.holds] or _other_units(reader, found)
     if not good:
         return _least_wrong(reader, found), []
-    unused = min(_unused(one) for one in good)
-    best = [one for one in good if _unused(one) == unused]
+    least = min(_cost(reader, one) for one in good)
+    best = [one for one in good if _cost(reader, one) == least]
     distinct: list[Reading] = []
     for one in best:
         if not any(one.same(other) for other in distinct):
@@ -72,8 +72,15 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
     return reading, notes
 
 
-def _unused(reading: Reading) -> int:
-    return sum(one is None for one in reading.chosen.values())
+def _cost(reader: Reader, reading: Reading) -> tuple[int, int]:
+    """How many columns a reading leaves out, and whether it takes some as of a run and others as of a batch."""
+
+    def of_run(one: Meaning | None) -> bool:
+        return bool(one and one.quantity.startswith("run_"))
+
+    open_names = [name for name, options in reader.options.items() if len(set(map(of_run, options))) > 1]
+    scopes = {of_run(reading.chosen[name]) for name in open_names if name in reading.chosen}
+    return sum(one is None for one in reading.chosen.values()), len(scopes)
 
 
 def _other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
@@ -108,26 +115,33 @@ def proposals(reader: Reader, reading: Reading) -> list[str]:
         others += [Meaning(one.quantity, UNITS[kind][unit], unit) for unit in units]
         for other in others:
             again = reader.evaluate({**reading.chosen, name: other}, reading.decimal, reader.sample)
-            if again and again.holds and not again.missing and again.known.keys() >= {*DERIVED} & reading.known.keys():
+            if again and again.holds and not again.missing and _is_as_sure(again, reading):
                 found.append(
                     f"--map {shlex.quote(f'{name}={other.header}')} ({again.j_per_token:.3g} J per output token)"
                 )
     return found
 
 
+def _is_as_sure(other: Reading, reading: Reading) -> bool:
+    """Whether a reading does not hold only because nothing is left that it must agree with."""
+    assumed = {"gpus", "requests", "runs", "batch"} & other.how.keys() - reading.how.keys()
+    gone = {*DERIVED} & reading.known.keys() - other.known.keys()
+    return not assumed and not gone and (not reading.wrong or other.checks > 0)
+
+
 def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
     """The reading by the plain meaning of the headers, if only its size is doubtful. Raises SweetspotError otherwise."""
-    reading = min(found, key=lambda one: (_unused(one), len(one.wrong), one.impossible))
+    reading = min(found, key=lambda one: (_cost(reader, one), len(one.wrong), one.impossible))
     if not reading.wrong:
         return reading
-    reasons = []
-    for conflict in reading.wrong[:3]:
-        names = [name for name, one in reading.chosen.items() if one and one.quantity in _origins(reading, conflict)]
-        factor = conflict.ratio if conflict.ratio > 1 else 1 / conflict.ratio
-        reasons.append(f"{', '.join(names)} disagree by a factor of {factor:.3g} ({conflict.relation.text})")
+    conflict = min(reading.wrong, key=lambda one: len(_origins(reading, one)))
+    names = [name for name, one in reading.chosen.items() if one and one.quantity in _origins(reading, conflict)]
+    factor = max(conflict.ratio, 1 / conflict.ratio)
     advice = proposals(reader, reading)
-    tail = f"; what would agree: {' or '.join(advice)}" if advice else "; correct or remove one of these columns"
-    raise SweetspotError(f"{reader.place}: {'; '.join(reasons)}{tail}")
+    tail = f"what would agree: {' or '.join(advice)}" if advice else "correct or remove one of these columns"
+    raise SweetspotError(
+        f"{reader.place}: {', '.join(names)} disagree by a factor of {factor:.3g} ({conflict.relation.text}); {tail}"
+    )
 
 
 def _origins(reading: Reading, conflict: Conflict) -> set[str]:
