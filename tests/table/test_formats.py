@@ -12,7 +12,7 @@ from sweetspot.table.formats import Format, all_formats
 def test_the_sample_gives_its_right_values(tmp_path: Path, form: Format) -> None:
     path = tmp_path / form.sample["file"]
     path.write_text(form.sample["content"])
-    rows = table.read([path], constants=form.sample.get("set", {}))
+    rows = table.read([path], form.sample.get("map"), form.sample.get("set"))
     (row,) = rows.frame.to_dicts()
     for name, right in form.sample["right"].items():
         assert row[name] == (right if isinstance(right, str) else pytest.approx(right, rel=1e-4)), name

@@ -26,6 +26,7 @@ _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (colu
 # Headers of set-ups, folded: rows with different values are not repetitions of one measurement.
 _BOARDS = ("gpus", "tensor_parallel", "pipeline_parallel")
 _SETUPS = ("dp", "ep", "task", "dataset", "quantization")
+_A_NUMBER = "NUMBER"
 _ROW_OFF = 2.0  # factor between two ways to a row's quantity from which the row is set aside
 
 
@@ -58,9 +59,9 @@ def named(
     (frame,) = renamed([(path, raw)], maps)
     settled = [*maps.values()]
     result = Named(frame)
-    form = formats.recognised(frame)
+    form = formats.recognised(raw.columns)
     if form:
-        frame, mapped = form.read(frame)
+        frame, mapped = form.read(str(path), frame, settled)
         settled += mapped
         result.notes += form.told(path)
     for ours, value in constants.items():
@@ -188,46 +189,46 @@ def _absent(frame: pl.DataFrame, reading: Reading) -> list[str]:
 
 def _refuse(path: Path, frame: pl.DataFrame, reader: Reader, reading: Reading, form: "formats.Format | None") -> None:
     """Say what is missing, and how to give it: each `--map` is tried on the table before it is printed."""
-    missing = [name for name in _REQUIRED if name in (*reading.missing, *_absent(frame, reading))]
     there = [name for name in frame.columns if not name.startswith("_")]
-    spare = [name for name in there if name not in reading.chosen]
     if bad := unclear_unit(there):
         raise SweetspotError(
             f"{path}: column {bad} may be millijoules or megajoules; name it energy_mJ or energy_MJ in the file"
         )
+    missing = [*_absent(frame, reading), *(name for name in CELL if name in reading.missing)]
+    known, _ = solve(reading.given | {name: np.ones(1) for name in missing if name in CELL})
+    missing += ["energy_j"] * ("energy_j" not in known)
+    spare = [name for name in there if name not in reading.chosen]
     guesses: dict[str, str] = {}
     for name in missing:
         guesses |= {theirs: name for theirs in hints(name, [each for each in spare if each not in guesses])[:1]}
-    guesses = _tried(path, frame, reader, guesses, missing)
-    remedies = []
-    for name in missing:
-        theirs = next((column for column, ours in guesses.items() if ours == name), None)
-        if theirs:
-            remedies.append("--map " + shlex.quote(f"{theirs}={name}"))
-        elif name != "energy_j":
-            remedies.append(f"--set {name}={'NAME' if name == 'model' else 'NUMBER'}")
-        else:
-            remedies.append("--map COLUMN=energy_j, or --set power_w=WATTS (the mean of all boards) with durations")
-    limits = [name for name in there if folded(name) in LIMITS]
-    told = (
-        f"{', '.join(limits)} is a limit of the engine, not the batch that ran; "
-        if limits and "batch" in missing
-        else ""
-    )
-    if "batch" in missing and "requests" in reading.known:
+    guesses = _tried(path, frame, reader, guesses)
+    timed = "duration_s" in known or "run_duration_s" in known
+    ways = {
+        "model": "--set model=NAME",
+        "energy_j": "--set requests=NUMBER (of the whole run; or --set runs=1 if each row is one batch)"
+        if "run_energy_j" in known
+        else f"--set power_w=WATTS (mean of all boards) or --set {'run_' * ('requests' in known)}energy_j=JOULES"
+        if timed
+        else "--map COLUMN=energy_j",
+    }
+    maps = {ours: "--map " + shlex.quote(f"{theirs}={ours}") for theirs, ours in guesses.items()}
+    remedies = [maps.get(name) or ways.get(name) or f"--set {name}={_A_NUMBER}" for name in missing]
+    limits = [name for name in there if folded(name) in LIMITS and "batch" in missing]
+    told = f"{', '.join(limits)} is a limit of the engine, not the batch that ran; " if limits else ""
+    if "batch" in missing and "requests" in known:
         told += "the number of requests of a run is not how many ran together; "
-    what = (
-        f"{form.name} does not say {', '.join(missing)}"
-        if form
-        else (f"column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}")
-    )
+    plural = "s" * (len(missing) > 1)
+    what = f"column{plural} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}"
+    if form:
+        what = f"{form.name} does not say {', '.join(missing)}"
     raise SweetspotError(
-        f"{path}: {what}; {told}add {' '.join(remedies)} (--map renames a column of the table, --set gives all rows one value)"
+        f"{path}: {what}; {told}add {' '.join(remedies)} "
+        "(--map renames a column of the table, --set gives all rows one value)"
     )
 
 
 def _tried(
-    path: Path, frame: pl.DataFrame, reader: Reader, guesses: Mapping[str, str], missing: Sequence[str]
+    path: Path, frame: pl.DataFrame, reader: Reader, guesses: Mapping[str, str]
 ) -> dict[str, str]:
     """The guesses, if the table read with all of them holds; what it still lacks does not matter."""
     if not guesses:

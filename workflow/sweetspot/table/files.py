@@ -41,8 +41,11 @@ def load(path: Path, exact: bool = False) -> pl.DataFrame:
     return read_file(path, exact).frame
 
 
-def read_file(path: Path, exact: bool = False) -> Loaded:
-    """As `load`, with what was left out. The suffix gives the format; it may be followed by .gz."""
+def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
+    """As `load`, with what was left out. The suffix gives the format; it may be followed by .gz.
+
+    Lines of a text that begin with # are comments; without `comments`, those with as many fields as the header are rows.
+    """
     suffixes = [suffix.casefold() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
     suffix = "".join(suffixes[:-1][-1:] if packed else suffixes[-1:])
@@ -57,7 +60,7 @@ def read_file(path: Path, exact: bool = False) -> Loaded:
     except OSError as error:
         raise SweetspotError(f"{shortened([str(path)[:200]])}: cannot be read: {error.strerror}") from None
     try:
-        found = _parsed(_unpacked(data) if packed else data, suffix, exact)
+        found = _parsed(_unpacked(data) if packed else data, suffix, exact, comments)
     except texts.TextError as error:
         raise SweetspotError(f"{path}, {error}") from None
     except (pl.exceptions.PolarsError, OSError, ValueError, zipfile.BadZipFile, MemoryError) as error:
@@ -90,7 +93,7 @@ def _unpacked(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(data: bytes, suffix: str, exact: bool) -> Loaded:
+def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
     if suffix in _PARQUET:
         return Loaded(pl.read_parquet(io.BytesIO(data)))
     if suffix in _SHEETS:
@@ -100,7 +103,7 @@ def _parsed(data: bytes, suffix: str, exact: bool) -> Loaded:
     text = texts.decoded(data)
     if suffix in (".json", ".jsonl", ".ndjson") or text.lstrip()[:2] in ('{"', "[{", "{\n", "[\n"):
         return Loaded(objects.rows(text))
-    frame, notes = texts.separated(text, exact)
+    frame, notes = texts.separated(text, exact, comments)
     return Loaded(frame, notes, typed=False)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _ROWS = (
     "benchmarks",
     "logs",
 )
+_NO_JSON = re.compile(r"([:,[]\s*)(?:NaN|-?Infinity)(?=\s*[],}])")  # as Python's json writes them
 _DEEP = "nested too deeply for a table"
 
 
@@ -46,8 +48,9 @@ def _fast(text: str) -> pl.DataFrame | None:
     lines = [line for line in text.split("\n") if line.strip()]
     if not all(line.startswith("{") and line.rstrip().endswith("}") for line in (lines[0], lines[-1])):
         return None
+    plain = _NO_JSON.sub(r"\1null", "\n".join(lines)) if _NO_JSON.search(text) else "\n".join(lines)
     try:
-        frame = pl.read_ndjson(io.BytesIO("\n".join(lines).encode()), infer_schema_length=None)
+        frame = pl.read_ndjson(io.BytesIO(plain.encode()), infer_schema_length=None)
         first = list(json.loads(lines[0]))  # the order of columns that polars gives varies
     except (pl.exceptions.PolarsError, ValueError, RecursionError, pl.exceptions.PanicException):
         return None

@@ -15,11 +15,11 @@ from sweetspot.table.files import read_file, renamed, shortened
 from sweetspot.table.identity import without_copies
 from sweetspot.table.numbers import NO_NUMBER, NOTHING, blank, numbers
 from sweetspot.table.plausible import check_units, doubts, notes, of_one_source
+from sweetspot.table.readings import ROUNDED
 from sweetspot.table.schema import CELL, SOURCES, Row
 from sweetspot.vocabulary import UNSPECIFIED
 
 _COLUMNS = Row.to_schema().columns
-_ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
 # Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
 _MOST = 0.5  # share of unusable rows above which the whole table is refused
@@ -204,7 +204,7 @@ def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
     if kind == pl.Int64:
         rule = "must be a whole number"
         whole = converted.round()
-        most = _ROUNDED * converted.abs() if series.name in CELL else 0
+        most = ROUNDED * converted.abs() if series.name in CELL else 0
         off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
         if (rounded := (~off & (whole != converted)).fill_null(False)).any():
             read["is not a whole number: rounded"] = rounded.arg_true().to_list()

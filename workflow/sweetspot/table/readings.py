@@ -30,6 +30,7 @@ _WRONG, _DOUBTFUL = 1.5, 1.1  # factors by which two ways to one quantity may di
 _ALIKE = 1e-3  # relative difference of results up to which two readings are one
 _SAMPLE = 2000  # rows on which readings are compared
 _MOST_READINGS = 512
+ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
 _HALF = 0.5  # share of impossible rows from which a reading is impossible
 # How a header may also be meant, if the table counts requests, runs or boards.
 OF_RUN = {"energy_j": "run_energy_j", "duration_s": "run_duration_s"}
@@ -246,7 +247,11 @@ class Reader:
     def column(self, name: str, one: Meaning, decimal: str, rows: pl.DataFrame) -> pl.Series:
         """The values of a header as floats in our unit, NaN where there is none."""
         text, _ = parsed(rows[name], NUMBERS[one.quantity], decimal, one.factor)
-        return numbers(text).fill_null(float("nan"))
+        values = numbers(text).fill_null(float("nan"))
+        if one.quantity in COUNTS:  # means are rounded before anything is derived from them
+            whole = values.round()
+            values = whole.zip_with((values - whole).abs() <= ROUNDED * values, values)
+        return values
 
 
 def _scope(one: Meaning | None) -> str:

@@ -54,7 +54,7 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     columns of the file to these names. Aborted requests, which have no reply, are left out and counted. Raises
     SweetspotError if the file cannot be read, lacks a column, has no requests, or has values that are not whole numbers.
     """
-    loaded = read_file(path)
+    loaded = read_file(path, comments=False)
     (frame,) = renamed([(path, loaded.frame)], rename or {})
     notes = list(loaded.notes)
     if not frame.height:
@@ -64,7 +64,7 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     if theirs:
         notes.append(f"read {', '.join(theirs)}")
     decimals = {ours: frame[column] for ours, column in columns.items()}
-    comma = any(clues(series).comma for series in decimals.values()) and not loaded.typed
+    comma = not loaded.typed and any(map(_separates_thousands, decimals.values()))
     kept = frame.select(
         *(parsed(series, "count", "," if comma else ".")[0].alias(ours) for ours, series in decimals.items()),
         "_row",
@@ -76,7 +76,8 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     kept = kept.with_columns(pl.col("count").fill_null(pl.lit(1, kept.schema["count"])))
     replies = numbers(blank(kept["output_tokens"])).alias("reply")
     lost = kept.with_columns(replies).select(pl.col("_aborted") | (pl.col("reply") == 0).fill_null(False)).to_series()
-    silent = blank(kept["output_tokens"]).is_null() & numbers(blank(kept["input_tokens"])).is_not_null() & ~lost
+    prompt = blank(kept["input_tokens"])
+    silent = blank(kept["output_tokens"]).is_null() & (prompt.is_null() | numbers(prompt).is_not_null()) & ~lost
     if (lost | silent).mean() <= _MOST_ABORTED:  # type: ignore[operator]
         lost = lost | silent
     elif lost.all():
@@ -124,6 +125,12 @@ def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
     return found
 
 
+def _separates_thousands(series: pl.Series) -> bool:
+    """Whether points separate thousands, as in 1.024: a count has no decimals."""
+    found = clues(series)
+    return bool(found.comma or (found.unclear and "." in found.unclear and not found.point))
+
+
 def _counts(series: pl.Series) -> bool:
     """Whether a column holds whole numbers, as lengths are."""
     values = numbers(series).drop_nulls()
@@ -134,9 +141,10 @@ def _aborted(frame: pl.DataFrame) -> pl.Series:
     """Rows whose status says that there was no whole reply."""
     lost = pl.Series([False] * frame.height)
     for name in frame.columns:
-        if folded(name.rpartition(".")[2]) in _STATES.split() and not frame[name].dtype.is_nested():
+        plain = folded(name.rpartition(".")[2])
+        plain = "error" if ".error." in f".{name}" else plain
+        if plain in _STATES.split() and not frame[name].dtype.is_nested():
             text = blank(frame[name].cast(pl.String), NO_NUMBER).str.to_lowercase()
-            plain = folded(name.rpartition(".")[2])
             if plain in ("error", "errortype"):
                 lost = lost | (text.is_not_null() & ~text.is_in(["false", "0", "{}", "[]"]))
             else:

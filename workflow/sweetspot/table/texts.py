@@ -39,10 +39,11 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def separated(text: str, exact: bool = False) -> tuple[pl.DataFrame, list[str]]:
+def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl.DataFrame, list[str]]:
     """The table in a text, and notes on lines left out. Raises TextError for a row with too many fields.
 
-    With `exact` also for one with too few. Lines that begin with # are comments, unless one is the header.
+    With `exact` also for one with too few. Lines that begin with # are comments, unless one is the header; without
+    `comments`, only those that have not as many fields as the header.
     """
     notes: list[str] = []
     lines = text.split("\n")
@@ -59,9 +60,10 @@ def separated(text: str, exact: bool = False) -> tuple[pl.DataFrame, list[str]]:
         notes.append(f"lines above the header left out: {len(above)}, first {above[0].strip()[:80]!r}")
     if lines[start].lstrip().startswith("#"):
         lines[start] = lines[start].lstrip("# \t")
-    if comments := [line for line in lines if line.startswith("#")]:
-        notes.append(f"comment lines left out: {len(comments)}, first {comments[0].strip()[:80]!r}")
-        lines = ["\0" if line.startswith("#") else line for line in lines]
+    if found := _comments(lines, None if comments else (separator, lines[start].count(separator))):
+        notes.append(f"comment lines left out: {len(found)}, first {lines[found[0]].strip()[:80]!r}")
+        for index in found:
+            lines[index] = "\0"
     lines[:start] = [""] * start
     if separator == " ":
         lines = [re.sub(r"[ \t]+", "\t", line.strip()) for line in lines]
@@ -114,6 +116,19 @@ def _header(lines: list[str], forced: str | None) -> tuple[int | None, str]:
             if best is None or rank > best[0]:
                 best = rank, index, separator
     return (best[1], best[2]) if best else (None, ",")
+
+
+def _comments(lines: list[str], data: tuple[str, int] | None) -> list[int]:
+    """The indices of lines that begin with # outside of quoted text, except those with this count of separators."""
+    found: list[int] = []
+    if any(line.startswith("#") for line in lines):
+        inside = False
+        for index, line in enumerate(lines):
+            if not inside and line.startswith("#") and not (data and line.count(data[0]) == data[1]):
+                found.append(index)
+            elif line.count('"') % 2:
+                inside = not inside
+    return found
 
 
 def _unique(names: list[str]) -> tuple[list[str], dict[str, str]]:

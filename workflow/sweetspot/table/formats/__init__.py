@@ -17,9 +17,12 @@ from typing import Any
 
 import polars as pl
 
+from sweetspot.errors import SweetspotError
 from sweetspot.table.numbers import blank, numbers, parsed
 from sweetspot.table.schema import Row
-from sweetspot.table.words import NUMBERS, UNITS
+from sweetspot.table.words import NUMBERS, UNITS, Meaning, meanings
+
+_ALIKE = 0.01  # relative difference up to which two columns are one
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,42 @@ class Format:
     keys: Sequence[Sequence[str]]
     columns: Mapping[str, str | Sequence[str]]
     constants: Mapping[str, str]
+    choose: Mapping[str, Sequence[str]]
     sample: Mapping[str, Any]
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a table with these columns is of this format."""
         return any(all(fnmatch.filter(names, key) for key in keys) for keys in self.keys)
 
-    def read(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-        """Our columns and quantities, with what the format does not name left out of them; and their names.
+    def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+        """Our columns and quantities, without those that the format does not name, except ours; and their names.
 
-        Of other columns those stay whose name is not one of ours.
+        `settled` are those that `--map` gave. Raises SweetspotError if columns differ of which only a person can choose.
         """
         found: dict[str, pl.Series] = {}
-        for quantity, told in self.columns.items():
-            sources = [told] if isinstance(told, str) else told
-            if quantity in frame.columns and quantity not in sources:
-                continue  # given by --map
-            for source in sources:
-                series = _column(frame, quantity, source)
+        given = {one.quantity for name in settled for one in meanings(name)}
+        sources = {name: [told] if isinstance(told, str) else told for name, told in self.columns.items()}
+        for quantity in [name for name in self.choose if name not in given]:
+            several = {name: _column(frame, quantity, name) for name in self.choose[quantity]}
+            there = {name: series for name, series in several.items() if series is not None and (series > 0).any()}
+            first, *others = there.values()
+            if any(((other - first).abs() > _ALIKE * first).any() for other in others):
+                ways = [name.replace("]", "").split(" [") for name in there]
+                maps = [f"--map {name}={Meaning(quantity, 0.0, unit).header}" for name, unit in ways]
+                raise SweetspotError(
+                    f"{place} is of {self.name}: {self.says}; {' and '.join(name for name, _ in ways)} differ, and only "
+                    f"you can say which counts: {' or '.join(maps)}"
+                )
+            sources[quantity] = [*there]
+        for quantity, names in sources.items():
+            if quantity in given:
+                continue
+            for name in names:
+                series = _column(frame, quantity, name)
                 if series is not None and series.drop_nulls().len():
                     found[quantity] = series.alias(quantity)
                     break
-        ours = {*Row.to_schema().columns, *NUMBERS}
+        ours = {*Row.to_schema().columns, *NUMBERS, *settled}
         kept = frame.select(name for name in frame.columns if name.startswith("_") or name in ours)
         for name, value in self.constants.items():
             if name not in found and name not in kept.columns:
@@ -73,13 +90,13 @@ def all_formats() -> tuple[Format, ...]:
     for path in files(__name__).iterdir():
         if path.name.endswith(".toml"):
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-            found.append(Format(**{"constants": {}, "sample": {}} | content))
+            found.append(Format(**{"constants": {}, "choose": {}, "sample": {}} | content))
     return tuple(sorted(found, key=lambda form: (-max(map(len, form.keys)), form.name)))
 
 
-def recognised(frame: pl.DataFrame) -> Format | None:
-    """The format of a table; None if it is of none."""
-    return next((form for form in all_formats() if form.fits(frame.columns)), None)
+def recognised(names: Sequence[str]) -> Format | None:
+    """The format of a table with these columns; None if it is of none."""
+    return next((form for form in all_formats() if form.fits(names)), None)
 
 
 def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None:
