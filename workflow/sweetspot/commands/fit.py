@@ -14,7 +14,8 @@ EPILOG = (
     "Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole batch, "
     "whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, "
     "measured or published), valid. Common alternative columns, units and the result formats of common benchmarks are "
-    "recognised and reported (`sweetspot import` shows how). Other columns pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted"
+    "recognised and reported (`sweetspot import` shows how). Other columns pass through. Example: sweetspot fit "
+    "rows.csv --map prompt=input_tokens --set batch=1 --out fitted"
 )
 
 
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     if rows.impossible and not options.trust:
         raise SweetspotError(
             f"{', '.join(map(str, options.tables))}: most rows cannot be true (see the notes); nothing is fitted. Give "
-            "the columns their right meaning and unit with --map, for example --map energy=energy_kwh, or insist with --trust"
+            "the columns their right meaning and unit with --map, as in --map energy=energy_kWh, or insist with --trust"
         )
     models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
     architectures, refused = (

@@ -1,5 +1,5 @@
-"""Show how a table is understood (its format, what each column means, units, doubts) and write it as a table of sweetspot.
-It reads what `fit` reads: tables of any common shape, and the results of common benchmarks.
+"""Show how a table is understood (its format, what each column means, units, doubts) and write it as a table of
+sweetspot. It reads what `fit` reads: tables of any common shape, and the results of common benchmarks.
 """
 
 import argparse

@@ -5,7 +5,7 @@ Every `--map` is tried on the table before it is printed.
 
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy as np
 from sweetspot.errors import SweetspotError
 from sweetspot.table.quantities import Conflict
 from sweetspot.table.readings import DERIVED, OF_BOARD, OF_RUN, Reader, Reading
-from sweetspot.table.schema import Row
+from sweetspot.table.schema import CELL, Row
 from sweetspot.table.words import HINTS, LIMITS, NUMBERS, UNITS, Meaning, folded, lacks_case
 
 _COLUMNS = Row.to_schema().columns
+_TRIED = 32  # readings
+_UNITS = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}  # usual ones
 _PER_REQUEST = {"energy_j": ("energy_per_request_j", "energy_per_output_token_j", "energy_per_total_token_j")}
 _SAID = {
     "energy_j": "the energy of one run of the batch",
@@ -72,15 +74,15 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
     return reading, notes
 
 
-def _cost(reader: Reader, reading: Reading) -> tuple[int, int]:
-    """How many columns a reading leaves out, and whether it takes some as of a run and others as of a batch."""
+def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:
+    """How many columns it leaves out, whether it takes some as of a run and others as of a batch, and how it agrees."""
 
     def of_run(one: Meaning | None) -> bool:
         return bool(one and one.quantity.startswith("run_"))
 
     open_names = [name for name, options in reader.options.items() if len(set(map(of_run, options))) > 1]
     scopes = {of_run(reading.chosen[name]) for name in open_names if name in reading.chosen}
-    return sum(one is None for one in reading.chosen.values()), len(scopes)
+    return sum(one is None for one in reading.chosen.values()), len(scopes), reading.loose
 
 
 def _other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
@@ -90,36 +92,42 @@ def _other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
         for name, options in reader.options.items()
         if name not in _COLUMNS and options[0] and not options[0].unit and name not in reader.settled
     ]
-    good = []
+    good: list[Reading] = []
     for reading in found:
         for name in open_units:
-            if (one := reading.chosen[name]) and NUMBERS.get(one.quantity) in ("energy", "time", "power"):
-                for unit, factor in UNITS[NUMBERS[one.quantity]].items():
-                    other = {**reading.chosen, name: one._replace(factor=factor, unit=unit)}
+            if (one := reading.chosen[name]) and NUMBERS.get(one.quantity) in _UNITS:
+                for unit in _UNITS[NUMBERS[one.quantity]]:
+                    other = {**reading.chosen, name: one._replace(factor=UNITS[NUMBERS[one.quantity]][unit], unit=unit)}
                     again = reader.evaluate(other, reading.decimal, reader.sample)
                     if again and again.holds and not any(again.same(known) for known in good):
                         good.append(again)
     return good
 
 
-def proposals(reader: Reader, reading: Reading) -> list[str]:
-    """`--map` options, each tried on the table, with which it holds: another unit, or another scope of a column."""
-    found = []
-    for name, one in reading.chosen.items():
-        if one is None or one.quantity not in NUMBERS or name not in reader.frame.columns:
-            continue
-        kind = NUMBERS[one.quantity]
-        scopes = [OF_RUN.get(one.quantity), OF_BOARD.get(one.quantity), *_PER_REQUEST.get(one.quantity, ())]
-        others = [Meaning(quantity, one.factor, one.unit) for quantity in scopes if quantity]
-        units = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}.get(kind, ())
-        others += [Meaning(one.quantity, UNITS[kind][unit], unit) for unit in units]
-        for other in others:
-            again = reader.evaluate({**reading.chosen, name: other}, reading.decimal, reader.sample)
+def proposals(reader: Reader, readings: Sequence[Reading]) -> list[str]:
+    """`--map` options with which the table holds, each tried on it: another unit, or another scope of a column."""
+    found: dict[str, float] = {}
+    for reading in readings[:_TRIED]:
+        for change in _changes(reading):
+            again = reader.evaluate({**reading.chosen, **change}, reading.decimal, reader.sample)
             if again and again.holds and not again.missing and _is_as_sure(again, reading):
-                found.append(
-                    f"--map {shlex.quote(f'{name}={other.header}')} ({again.j_per_token:.3g} J per output token)"
-                )
-    return found
+                maps = (f"--map {shlex.quote(f'{name}={other.header}')}" for name, other in change.items())
+                found.setdefault(" ".join(maps), again.j_per_token)
+    return [f"{maps} ({joules:.3g} J per output token)" for maps, joules in found.items()]
+
+
+def _changes(reading: Reading) -> Iterator[dict[str, Meaning]]:
+    lengths = {one.quantity: name for name, one in reading.chosen.items() if one and one.quantity in CELL[1:]}
+    for scope in ("batch", "run") if len(lengths) == 2 else ():
+        yield {name: Meaning(f"{scope}_{length}", 1.0, "") for length, name in lengths.items()}
+    for name, one in reading.chosen.items():
+        kind = NUMBERS.get(one.quantity, "") if one else ""
+        if one and kind in _UNITS:
+            for quantity in (OF_RUN.get(one.quantity), OF_BOARD.get(one.quantity), *_PER_REQUEST.get(one.quantity, ())):
+                if quantity:
+                    yield {name: one._replace(quantity=quantity)}
+            for unit in _UNITS[kind]:
+                yield {name: Meaning(one.quantity, UNITS[kind][unit], unit)}
 
 
 def _is_as_sure(other: Reading, reading: Reading) -> bool:
@@ -130,14 +138,14 @@ def _is_as_sure(other: Reading, reading: Reading) -> bool:
 
 
 def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
-    """The reading by the plain meaning of the headers, if only its size is doubtful. Raises SweetspotError otherwise."""
+    """The reading by the plain meaning of the headers, if only its size is doubtful; otherwise a SweetspotError."""
     reading = min(found, key=lambda one: (_cost(reader, one), len(one.wrong), one.impossible))
     if not reading.wrong:
         return reading
     conflict = min(reading.wrong, key=lambda one: len(_origins(reading, one)))
     names = [name for name, one in reading.chosen.items() if one and one.quantity in _origins(reading, conflict)]
     factor = max(conflict.ratio, 1 / conflict.ratio)
-    advice = proposals(reader, reading)
+    advice = proposals(reader, [reading, *found])
     tail = f"what would agree: {' or '.join(advice)}" if advice else "correct or remove one of these columns"
     raise SweetspotError(
         f"{reader.place}: {', '.join(names)} disagree by a factor of {factor:.3g} ({conflict.relation.text}); {tail}"
@@ -165,7 +173,8 @@ def _question(several: Sequence[Reading], reader: Reader) -> str:
     """Which of several readings is right, for the user to say, with the option for each."""
     if len({one.decimal for one in several}) > 1:
         ways = ", or ".join(f"--decimal {one.decimal} ({one.j_per_token:.3g} J per output token)" for one in several)
-        return f"{reader.clues.unclear} may have a decimal {'point' if '.' in str(reader.clues.unclear) else 'comma'} or separate thousands; say which: {ways}"
+        mark = "point" if "." in str(reader.clues.unclear) else "comma"
+        return f"{reader.clues.unclear} may have a decimal {mark}, or it separates thousands; say which: {ways}"
     differing = [name for name in several[0].chosen if len({one.chosen[name] for one in several}) > 1]
     differing = [name for name in differing if _is_asked(several, name)] or differing
     lines = []

@@ -1,7 +1,7 @@
 """Gives the columns of a table our names and units: the field's formats, common headers, `--map` and `--set`."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,7 +15,7 @@ from sweetspot.table import formats
 from sweetspot.table.choice import choose, hints, proposals, unclear_unit
 from sweetspot.table.files import renamed, shortened
 from sweetspot.table.numbers import parsed
-from sweetspot.table.quantities import RELATIONS, Values, solve
+from sweetspot.table.quantities import RELATIONS, Relation, Values, solve
 from sweetspot.table.readings import Reader, Reading
 from sweetspot.table.schema import CELL, GROUP, Row
 from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings
@@ -34,7 +34,7 @@ _ROW_OFF = 2.0  # factor between two ways to a row's quantity from which the row
 class Named:
     """A frame with our columns, what was understood, and how a table that cannot be true would be plausible.
 
-    Column `_off` of `frame` has reasons to set rows aside.
+    Columns of `frame`: `_off`, reasons to set rows aside; `_gpus`, the number of boards if a column counts them.
     """
 
     frame: pl.DataFrame
@@ -81,7 +81,7 @@ def named(
     known = _apply(result, frame, reader, reading)
     if form and "parallelism" not in result.frame.columns and "gpus" in known:
         result.frame = result.frame.with_columns(parallelism=_label(known, frame.height))
-    if not reading.holds and (advice := proposals(reader, reading)):
+    if not reading.holds and (advice := proposals(reader, [reading])):
         result.advice = f"plausible would be {' or '.join(advice)}"
     return result
 
@@ -106,9 +106,8 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
             result.notes += [f"{name}: {note}" for note in notes]
             given[one.quantity] = reader.column(name, one, reading.decimal, frame).to_numpy() * 1.0
             if one.factor != 1:
-                how = "by its name" if one.unit and folded(name).endswith(folded(one.unit)) else "by its size"
-                how = "by its name" if meanings(name) and one in meanings(name) else how
-                result.notes.append(f"{name} is in {one.unit} {how}: multiplied by {one.factor:g} for {one.quantity}")
+                told = "by its name" if one in meanings(name) else "by its size"
+                result.notes.append(f"{name} is in {one.unit} {told}: multiplied by {one.factor:g} for {one.quantity}")
         elif one.quantity in _COLUMNS:
             texts[one.quantity] = frame[name]
             if one.quantity == "gpu" and frame[name].dtype == pl.String:  # "2 x NVIDIA H100" is codecarbon's way
@@ -135,7 +134,8 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
             values = values.cast(pl.String).fill_null(texts[source].cast(pl.String)).alias(quantity)
         frame = frame.with_columns(values)
         result.notes.append(f"{quantity} is {_product(powers, sources)}")
-    result.frame = frame.with_columns(_off=_rows_off(known, frame.height))
+    gpus = np.broadcast_to(known.get("gpus", np.full(1, np.nan)), frame.height)
+    result.frame = frame.with_columns(_off=_rows_off(known, frame.height), _gpus=pl.Series(gpus).fill_nan(None))
     return known
 
 
@@ -149,11 +149,11 @@ def _label(known: Values, height: int) -> pl.Series:
     return pl.Series([f"tp{tp:.0f}" + (f"-pp{pp:.0f}" if pp > 1 else "") if tp >= 1 else "tp1" for tp, pp in pairs])
 
 
-def _origins(quantity: str, given: Values, how: Mapping[str, object]) -> dict[str, Fraction]:
+def _origins(quantity: str, given: Values, how: Mapping[str, Relation]) -> dict[str, Fraction]:
     """The exponents with which given quantities make up this one."""
     if quantity in given or quantity not in how:
         return {quantity: Fraction(1)}
-    powers: dict[str, int] = how[quantity].powers  # type: ignore[attr-defined]
+    powers = how[quantity].powers
     found: dict[str, Fraction] = {}
     for name, power in powers.items():
         if name != quantity:
@@ -227,9 +227,7 @@ def _refuse(path: Path, frame: pl.DataFrame, reader: Reader, reading: Reading, f
     )
 
 
-def _tried(
-    path: Path, frame: pl.DataFrame, reader: Reader, guesses: Mapping[str, str]
-) -> dict[str, str]:
+def _tried(path: Path, frame: pl.DataFrame, reader: Reader, guesses: Mapping[str, str]) -> dict[str, str]:
     """The guesses, if the table read with all of them holds; what it still lacks does not matter."""
     if not guesses:
         return {}
@@ -263,13 +261,6 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 def _is_setup(name: str) -> bool:
     return folded(name) in _SETUPS or any(one.quantity in _BOARDS for one in meanings(name))
-
-
-def tells_boards(frame: pl.DataFrame) -> bool:
-    """Whether a column other than `parallelism` says on how many GPUs each row ran."""
-    return any(
-        not _is_said(frame, name) and any(one.quantity in _BOARDS for one in meanings(name)) for name in frame.columns
-    )
 
 
 def _is_said(frame: pl.DataFrame, column: str) -> bool:

@@ -25,7 +25,7 @@ _LARGEST = 2**30  # bytes of a file when unpacked
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file's rows, what was left out of them, and whether its numbers are typed, so that a point is a decimal point."""
+    """A file's rows, what was left out, and whether its numbers are typed, so that a point is a decimal point."""
 
     frame: pl.DataFrame
     notes: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ def load(path: Path, exact: bool = False) -> pl.DataFrame:
 def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
     """As `load`, with what was left out. The suffix gives the format; it may be followed by .gz.
 
-    Lines of a text that begin with # are comments; without `comments`, those with as many fields as the header are rows.
+    Lines that begin with # are comments; without `comments`, those with as many fields as the header are rows.
     """
     suffixes = [suffix.casefold() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]

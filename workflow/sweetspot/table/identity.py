@@ -16,10 +16,11 @@ def without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     Raises SweetspotError, naming both, if one measurement has two energies.
     """
     moment = [name for name in _MOMENT if name in frame.columns and not frame[name].dtype.is_nested()]
-    aside = ("_file", "_row", "_off", "valid", "reasons", "valid_as_given")
+    aside = ("_file", "_row", "_off", "_gpus", "valid", "reasons", "valid_as_given")
     place = pl.format("{}, row {}", "_file", "_row")
     whole = [name for name in frame.columns if name not in aside and not frame[name].dtype.is_nested()]
-    seen = pl.col("_file").first().over(whole) != pl.col("_file")
+    seen = frame.select("_file", _seen=pl.col("_file").first().over(whole) != pl.col("_file"))
+    copies = seen.select(pl.col("_seen") & (pl.col("_seen").mean().over("_file") >= _COPY)).to_series()
     if "session" in moment and ("start" in moment or "visit" in moment) and "repetition" in frame.columns:
         marked = frame.filter(
             pl.col("valid") & pl.all_horizontal(pl.col(name).is_not_null() for name in (*moment, "repetition"))
@@ -34,12 +35,9 @@ def without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
                 f"{row['repetition']}) with two energies; remove the wrong one"
             )
         known = pl.all_horizontal(pl.col(name).is_not_null() for name in moment)
-        seen = seen | (known & ~pl.struct(whole).is_first_distinct())
-    frame = frame.with_columns(_seen=seen)
-    share = pl.col("_seen").mean().over("_file") >= _COPY
-    copies = frame.select(pl.col("_seen") & share).to_series()
+        copies = copies | frame.select(known & ~pl.struct(whole).is_first_distinct()).to_series()
     if not copies.any():
-        return frame.drop("_seen"), []
+        return frame, []
     first = frame.filter(copies).row(0, named=True)
     note = f"{copies.sum()} rows are there twice and counted once, first {first['_file']}, row {first['_row']}"
-    return frame.filter(~copies).drop("_seen"), [note]
+    return frame.filter(~copies), [note]

@@ -1,4 +1,4 @@
-"""Numbers as people write them: decimal points or commas, separators of thousands, units in cells, words for nothing."""
+"""Numbers as people write them: decimal points or commas, separators of thousands, units in cells, no value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import polars as pl
 from sweetspot.table.words import UNITS
 
 # Ways of writing that a value is missing, in lower case.
-NOTHING = (
+NOTHING: tuple[str, ...] = (
     "",
     "na",
     "nan",
@@ -78,6 +78,7 @@ class Clues:
     unclear: str | None = None
 
     def __or__(self, other: "Clues") -> "Clues":
+        """Those of two columns."""
         return Clues(self.point or other.point, self.comma or other.comma, self.unclear or other.unclear)
 
 
@@ -108,8 +109,8 @@ def clues(series: pl.Series) -> Clues:
 def parsed(series: pl.Series, kind: str, decimal: str = ".", factor: float = 1.0) -> tuple[pl.Series, list[str]]:
     """The numbers of a text column in our unit, and notes; unchanged if they are plain numbers already.
 
-    `kind` is the dimension of `words.UNITS`, `decimal` the mark that the file uses. A value that is not understood stays
-    as text, so that its row is reported as written.
+    `kind` is the dimension of `words.UNITS`, `decimal` the mark that the file uses. A value that is not understood
+    stays as text, so that its row is reported as written.
     """
     if series.dtype != pl.String:
         if factor == 1 or not series.dtype.is_numeric():

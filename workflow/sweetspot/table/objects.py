@@ -1,4 +1,4 @@
-"""JSON as a table: an array of rows, rows one after another, columns, or one result. Nested names are joined by dots."""
+"""JSON as a table: an array of rows, rows one after another, columns, or one result; nested names have dots."""
 
 import io
 import json

@@ -54,7 +54,7 @@ def size(model: str) -> tuple[float, float]:
     return (min(found) * 1e9, max(found) * 1e9) if found else _SIZES
 
 
-def limits(known: Values, gpu: pl.Series, model: pl.Series, boards_unknown: bool = False) -> Limits:
+def limits(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
     """Bounds for rows with these quantities (batch, input_tokens, output_tokens, gpus) on these boards."""
     names = {"gpu": gpu, "model": model}
     nothing = pl.Series([""] * len(gpu), dtype=pl.String)
@@ -81,8 +81,6 @@ def limits(known: Values, gpu: pl.Series, model: pl.Series, boards_unknown: bool
     most = m * (2 * many + cache) * byte_high + tokens * 2 * many * flop_high
     high_j = _SLOW * most + count * watts * (m * _PASS_S + _RUN_S)
     high_w = np.where(np.isinf(watts) | (high_w == _PLAUSIBLE_POWER_W[1]), high_w, high_w * count)
-    if boards_unknown:
-        high_w = np.full_like(high_w, _PLAUSIBLE_POWER_W[1])
     low_w = np.where(low_w == _PLAUSIBLE_POWER_W[0], low_w, low_w * count)
     return Limits(low_w, high_w, np.fmax(_FAST * least, _SMALLEST_J_PER_TOKEN * tokens), high_j)
 

@@ -7,7 +7,6 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
-from sweetspot.table.columns import tells_boards
 from sweetspot.table.physics import boards, impossible, limits
 from sweetspot.table.quantities import Values
 from sweetspot.table.schema import CELL, GROUP, group_name
@@ -81,13 +80,17 @@ def notes(frame: pl.DataFrame) -> list[str]:
     return []
 
 
+def _boards(frame: pl.DataFrame) -> pl.Series:
+    return frame["_gpus"].fill_null(boards(frame["parallelism"]))
+
+
 def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
     """What a user should check, one sentence each; and whether most valid rows are impossible."""
     found = []
     valid = frame.filter(pl.col("valid"))
     known: Values = {name: valid[name].cast(pl.Float64).to_numpy() for name in (*CELL, "energy_j")}
-    known |= {"duration_s": valid["duration_s"].to_numpy(), "gpus": boards(valid["parallelism"]).to_numpy()}
-    within = limits(known, valid["gpu"], valid["model"], tells_boards(frame))
+    known |= {"duration_s": valid["duration_s"].to_numpy(), "gpus": _boards(valid).to_numpy()}
+    within = limits(known, valid["gpu"], valid["model"])
     with np.errstate(all="ignore"):
         power = known["energy_j"] / known["duration_s"]
         odd = valid.with_columns(_power=power).filter(pl.Series((power < within.low_w) | (power > within.high_w)))
@@ -106,9 +109,9 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
         row = off.row(0, named=True)
         each = row["energy_j"] / (row["batch"] * row["output_tokens"])
         found.append(
-            f"{off.height} rows have an energy that such a model on such a board cannot need, first {row['_file']}, row "
-            f"{row['_row']}: {row['energy_j']:.4g} J is {each:.2g} J per output token; is energy_j in joules (not Wh, kJ "
-            "or mJ), for the whole batch?"
+            f"{off.height} rows have an energy that such a model on such a board cannot need, first {row['_file']}, "
+            f"row {row['_row']}: {row['energy_j']:.4g} J is {each:.2g} J per output token; is energy_j in joules (not "
+            "Wh, kJ or mJ), for the whole batch?"
         )
     apart = valid.group_by(*GROUP, *CELL, maintain_order=True).agg(
         pl.len().alias("_rows"), (pl.col("energy_j").max() / pl.col("energy_j").min()).alias("_ratio")

@@ -59,9 +59,11 @@ def read(
     raws = [(path, file) for path, file in loaded if file.frame.width]
     renamed([(path, file.frame) for path, file in raws], rename or {})  # its columns must be there, in some file
     # Reading files with equal schemas together makes thousands of blocks of a campaign as cheap as one file.
+    seen: set[Path] = set()
     alike: dict[tuple[str, bool], list[tuple[Path, pl.DataFrame]]] = {}
     for path, file in raws:
-        numbered = file.frame.with_columns(_file=pl.lit(str(path)))
+        numbered = file.frame.with_columns(_file=pl.lit(f"{path}{' (again)' * (path in seen)}"))
+        seen.add(path)
         alike.setdefault((str(file.frame.schema), file.typed), []).append((path, numbered))
     frames, problems, advice = [], [], []
     remarks: dict[str, list[str]] = {}
@@ -87,7 +89,7 @@ def read(
     odd, impossible = doubts(frame)
     unsure = [f"{odd[0]} {'; '.join(advice)}", *odd[1:]] if odd and advice else odd
     said += [*copies, *unlike, *setups, *sources, *notes(frame), *unsure]
-    return Table(frame.drop("_file", "_row", "_off", "valid_as_given"), said, unsure, impossible)
+    return Table(frame.drop("_file", "_row", "_off", "_gpus", "valid_as_given"), said, unsure, impossible)
 
 
 def _judged(problems: Sequence[str], rows: int) -> list[str]:

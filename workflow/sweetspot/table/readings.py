@@ -52,6 +52,7 @@ class Reading:
     known: Values = field(default_factory=dict)
     how: Mapping[str, Relation] = field(default_factory=dict)
     wrong: Sequence[Conflict] = ()
+    loose: int = 0  # relations that hold only roughly
     impossible: float = 0.0
 
     @property
@@ -85,15 +86,18 @@ class Reading:
             if here is None or there is None:
                 if name != "duration_s" and (here is not there):
                     return False
-            elif not (name == "duration_s" and name in self.how and name in other.how) and not np.allclose(here, there, rtol=_ALIKE, atol=0, equal_nan=True):
+            elif not (name == "duration_s" and name in self.how and name in other.how) and not np.allclose(
+                here, there, rtol=_ALIKE, atol=0, equal_nan=True
+            ):
                 return False
         return True
 
 
 class Reader:
-    """The possible readings of one file's frame. `settled` headers are meant as they are called."""
+    """The possible readings of one file's frame."""
 
     def __init__(self, place: str, frame: pl.DataFrame, settled: Sequence[str] = (), decimal: str = "") -> None:
+        """`settled` headers are meant as they are called; `decimal` is the mark, if the user gave it."""
         self.place, self.frame, self.settled = place, frame, set(settled)
         keep = _valid(frame)
         sample = frame.filter(keep) if keep is not None and keep.any() else frame
@@ -177,8 +181,8 @@ class Reader:
                 plain = self.frame[name].filter(self.frame[name].str.contains(r"^\s*\d+\s*$").fill_null(False))
                 if plain.len() and "." in unclear:
                     raise SweetspotError(
-                        f"{self.place}: {name} is {unclear} in one row and {plain[0]} in another: if the point separates "
-                        f"thousands, write {unclear.replace('.', '')}; if it is a decimal point, add --decimal ."
+                        f"{self.place}: {name} is {unclear} in one row and {plain[0]} in another: if the point "
+                        f"separates thousands, write {unclear.replace('.', '')}; if it marks decimals, add --decimal ."
                     )
 
     def readings(self) -> Iterator[Reading]:
@@ -203,6 +207,7 @@ class Reader:
         return any(one and one.quantity in _PLAIN for one in self.options[name])
 
     def rivals(self) -> dict[str, list[str]]:
+        """Quantities that several headers may give."""
         by: dict[str, list[str]] = {}
         for name, found in self.options.items():
             for quantity in {one.quantity for one in found if one}:
@@ -234,7 +239,8 @@ class Reader:
             if decimal != self.decimals[0] or len(self.decimals) > 1:
                 broken = [known[name] != np.round(known[name]) for name in COUNTS]
                 share = max(share, float(np.any(broken, axis=0).mean())) if broken else share
-        return Reading(chosen, decimal, given, known, how, wrong, share)
+        loose = len(conflicts(known, _DOUBTFUL)) - len(wrong)
+        return Reading(chosen, decimal, given, known, how, wrong, loose, share)
 
     def limits(self, chosen: Mapping[str, Meaning | None], known: Values, rows: pl.DataFrame) -> physics.Limits:
         """What the boards of these rows can draw and cost."""

@@ -1,6 +1,6 @@
 """Logs of requests: how many there are of each pair of prompt and reply length, and when they arrived.
 
-Any log whose columns `words` knows is read: OpenAI's `usage` objects and those of LiteLLM and vLLM (nested or flat), the
+Any log whose columns `words` knows is read: OpenAI's `usage` objects, those of LiteLLM and vLLM (nested or flat), the
 Azure LLM inference traces (github.com/Azure/AzurePublicDataset: ContextTokens, GeneratedTokens), BurstGPT
 (github.com/HPMLL/BurstGPT: "Request tokens", "Response tokens", 0 for a failure) and Mooncake's traces
 (github.com/kvcache-ai/Mooncake: input_length, output_length, timestamp in milliseconds beside hash_ids).
@@ -52,7 +52,7 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
 
     Column `count`, if present, says how many requests a row stands for; other columns are ignored. `rename` maps
     columns of the file to these names. Aborted requests, which have no reply, are left out and counted. Raises
-    SweetspotError if the file cannot be read, lacks a column, has no requests, or has values that are not whole numbers.
+    SweetspotError if the file cannot be read, lacks a column, has no requests, or has other values than whole numbers.
     """
     loaded = read_file(path, comments=False)
     (frame,) = renamed([(path, loaded.frame)], rename or {})

@@ -25,10 +25,10 @@ def decoded(data: bytes) -> str:
     """The text of a file as editors and spreadsheets write it, with line feeds. Raises ValueError if it is no text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = data.decode("utf-16")
-    elif data[1:200:2].count(0) > len(data[1:200:2]) / 2:
-        text = data.decode("utf-16-le")
-    elif data[0:200:2].count(0) > len(data[0:200:2]) / 2:
-        text = data.decode("utf-16-be")
+    elif (zeros := [data[start:200:2].count(0) / len(data[start:200:2] or b" ") for start in (0, 1)]) and _one_sided(
+        zeros
+    ):
+        text = data.decode("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be")
     elif b"\0" in data:
         raise ValueError("not a text file")
     else:
@@ -37,6 +37,11 @@ def decoded(data: bytes) -> str:
         except UnicodeDecodeError:
             text = data.decode("cp1252", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _one_sided(zeros: list[float]) -> bool:
+    """Whether every other byte is mostly zero, as in UTF-16 without a mark."""
+    return max(zeros) > 0.5 > 10 * min(zeros)
 
 
 def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl.DataFrame, list[str]]:

@@ -35,7 +35,7 @@ UNITS = {
     "efficiency": {"tokens/J": 1.0, "tok/J": 1.0, "tokens/joule": 1.0, "tokens/Wh": 1 / 3600, "tokens/kWh": 1 / 3.6e6},
     "text": {},
 }
-_PER = {"energy_per_request_j": ("request", "req", "prompt", "query", "response")}
+_PER: dict[str, tuple[str, ...]] = {"energy_per_request_j": ("request", "req", "prompt", "query", "response")}
 _PER["energy_per_output_token_j"] = tuple(f"{kind}token" for kind in ("output", "generated", "completion", "decoded"))
 _PER["energy_per_total_token_j"] = ("token", "tok", "totaltoken")
 _AMBIGUOUS = {"token", "tok"}  # only output tokens, or also those of the prompt
@@ -56,7 +56,11 @@ _QUANTITIES = {  # dimension and synonyms, folded and without a unit
         "count",
         f"{_M} nout numoutputtokens numcompletiontokens numgeneratedtokens numgenerationtokens maxnewtokens tauout",
     ),
-    "energy_j": ("energy", "energy totalenergy gpuenergy energyconsumed energyconsumption totalgpuenergy batchenergy"),
+    "energy_j": (
+        "energy",
+        "energy totalenergy gpuenergy energyconsumed energyconsumption totalgpuenergy batchenergy energytotal "
+        "totaljoules joulestotal",
+    ),
     "duration_s": (
         "time",
         "duration latency runtime time elapsed elapsedtime totaltime e2elatency totallatency batchlatency walltime",
@@ -93,7 +97,8 @@ _QUANTITIES = {  # dimension and synonyms, folded and without a unit
     "pipeline_parallel": ("count", "pipelineparallel pp ppsize pipelineparallelsize"),
     "power_w": (
         "power",
-        "power avgpower averagepower meanpower gpupower gpuavgpower avggpupower powerdraw gpupowerdraw avgpowerdraw "
+        "power watts avgwatts meanwatts avgpower averagepower meanpower gpupower gpuavgpower avggpupower powerdraw "
+        "gpupowerdraw avgpowerdraw "
         "totalpower totalgpupower avgtotalpower avgtotalgpupower",
     ),
     "power_per_gpu_w": ("power", "powerpergpu avgpowerpergpu pergpupower meanpowerpergpu powerperdevice"),
@@ -105,8 +110,8 @@ _QUANTITIES = {  # dimension and synonyms, folded and without a unit
     "total_tokens_per_j": ("efficiency", "totaltokensperjoule tokensperjoule tokperjoule tokensperj tokperj"),
     "output_throughput": (
         "rate",
-        "outputthroughput outputtokenthroughput throughput tokenthroughput generationthroughput tokenspersecond tokpers "
-        "toks tokenss tps outputtput outputtps outputtokenspersecond outputtokpers outputtokenspers "
+        "outputthroughput outputtokenthroughput throughput tokenthroughput generationthroughput tokenspersecond "
+        "tokpers toks tokenss tps outputtput outputtps outputtokenspersecond outputtokpers outputtokenspers "
         "outputtokenspersec decodethroughput",
     ),
     "total_throughput": (
@@ -157,7 +162,8 @@ def meanings(header: str) -> tuple[Meaning, ...]:
     """
     if header in _QUANTITIES:
         return (Meaning(header, 1.0, ""),)
-    found = _known().get(folded(header)) or _known().get(folded(header.rpartition(".")[2])) or ()
+    written = (header, header.rpartition(".")[2], header.replace("/", " "))  # "Energy / kJ"
+    found = next((known for each in written if (known := _known().get(folded(each)))), [])
     milli, mega = re.search(r"m(J|W)", header), re.search(r"M(J|W)", header)
     kept = [one for one in found if one.unit not in ("mJ", "MJ", "mW") or (milli if one.unit[0] == "m" else mega)]
     return tuple(dict.fromkeys(kept))

@@ -45,7 +45,7 @@ class Format:
     def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         """Our columns and quantities, without those that the format does not name, except ours; and their names.
 
-        `settled` are those that `--map` gave. Raises SweetspotError if columns differ of which only a person can choose.
+        `settled`: those that `--map` gave. Raises SweetspotError if columns differ of which only a person can choose.
         """
         found: dict[str, pl.Series] = {}
         given = {one.quantity for name in settled for one in meanings(name)}
@@ -58,8 +58,8 @@ class Format:
                 ways = [name.replace("]", "").split(" [") for name in there]
                 maps = [f"--map {name}={Meaning(quantity, 0.0, unit).header}" for name, unit in ways]
                 raise SweetspotError(
-                    f"{place} is of {self.name}: {self.says}; {' and '.join(name for name, _ in ways)} differ, and only "
-                    f"you can say which counts: {' or '.join(maps)}"
+                    f"{place} is of {self.name}: {self.says}; {' and '.join(name for name, _ in ways)} differ, and "
+                    f"only you can say which counts: {' or '.join(maps)}"
                 )
             sources[quantity] = [*there]
         for quantity, names in sources.items():
@@ -113,7 +113,7 @@ def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None
         names = [part.strip() for part in expression.split(" + ")]
     if not names or not all(name in frame.columns for name in names):
         return None
-    if kind == "text" and not factor != 1:
+    if kind == "text":
         return blank(frame[names[0]].cast(pl.String))
     if len(names) == 1:
         return parsed(blank(frame[names[0]]), kind, ".", factor)[0]
