@@ -7,7 +7,7 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
-from sweetspot.table.physics import boards, impossible, limits
+from sweetspot.table.physics import boards, limits
 from sweetspot.table.quantities import Values
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import UNSPECIFIED
@@ -124,5 +124,4 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
             f"{row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
             f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
         )
-    wrong = impossible(known, within)
-    return found, bool(valid.height and np.broadcast_to(wrong, valid.height).mean() >= _MOST)
+    return found, bool(valid.height and within.exceeded(known).mean() >= _MOST)

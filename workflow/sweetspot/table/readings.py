@@ -232,7 +232,7 @@ class Reader:
         wrong = conflicts(known, _WRONG)
         share = 0.0
         if not {"batch", "output_tokens", "input_tokens", "energy_j"} - known.keys():
-            off = physics.impossible(known, self.limits(chosen, known, rows))
+            off = self.limits(chosen, known, rows).exceeded(known)
             with np.errstate(all="ignore"):
                 judged = np.broadcast_to(np.prod([known[name] for name in (*CELL, "energy_j")], axis=0) > 0, off.shape)
             share = float(off[judged].mean()) if judged.any() else 0.0
