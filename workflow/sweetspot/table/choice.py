@@ -215,7 +215,9 @@ def hints(name: str, columns: Sequence[str]) -> list[str]:
     """Columns that may be meant by a missing one, most likely first; limits of the engine are not among them."""
     plain = {folded(column): column for column in columns if folded(column) not in LIMITS}
     known = [plain[alias] for alias in HINTS.get(name, ()) if alias in plain]
-    close = difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7)
+    close = (
+        difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7) if name in CELL else []
+    )  # energies differ in scope
     return known or [plain[other] for other in close]
 
 

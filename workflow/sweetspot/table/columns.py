@@ -120,7 +120,8 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
     known, how = solve(given)
     gone = [name for name, one in reading.chosen.items() if one and one.quantity in _COLUMNS and name != one.quantity]
     gone = [name for name in gone if sources.get(reading.chosen[name].quantity) == name]  # type: ignore[union-attr]
-    frame = frame.drop(gone)
+    others = [name for name, one in reading.chosen.items() if one and name in _COLUMNS and one.quantity != name]
+    frame = frame.drop(*gone, *others)
     for quantity, series in texts.items():
         if quantity in _COLUMNS:
             frame = frame.with_columns(series.alias(quantity))

@@ -6,7 +6,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.table.schema import CELL, GROUP
 
 # With a cell and a repetition, these identify a measured row: no two measurements begin at one moment of one session.
-_MOMENT = ("session", "visit", "start", "started", "start_s", "run_id", "timestamp")
+_MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestamp")
 _COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
 
 
@@ -21,7 +21,7 @@ def without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     whole = [name for name in frame.columns if name not in aside and not frame[name].dtype.is_nested()]
     seen = frame.select("_file", _seen=pl.col("_file").first().over(whole) != pl.col("_file"))
     copies = seen.select(pl.col("_seen") & (pl.col("_seen").mean().over("_file") >= _COPY)).to_series()
-    if "session" in moment and ("start" in moment or "visit" in moment) and "repetition" in frame.columns:
+    if "session" in moment and len(moment) > 1 and "repetition" in frame.columns:
         marked = frame.filter(
             pl.col("valid") & pl.all_horizontal(pl.col(name).is_not_null() for name in (*moment, "repetition"))
         )

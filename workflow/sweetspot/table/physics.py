@@ -17,13 +17,13 @@ from sweetspot.vocabulary import ONE_GPU
 
 # Mean power over a run, as a share of the board's limit: it idles at a tenth with a model loaded.
 _OF_TDP = (0.09, 1.25)
-# Of an unknown board: lowest and highest power, alone and with others; joules per byte read and per FLOP, and watts.
+# Of unknown boards: lowest and highest power; joules per byte and per FLOP, at least and at most, and watts.
 _ANY_POWER_W = (5.0, 3000.0)
 _LEAST, _MOST = (1e-10, 0.4e-12), (4e-10, 3e-12, 1300.0)
-# From four bits per weight, few of the experts, several tokens a pass and low power, to ten times a pass of 16 bits plus
-# 80 ms of an engine that launches every kernel from Python, plus a second for the run.
-_FAST, _SLOW, _PASS_S, _RUN_S = 0.01, 10.0, 0.08, 1.0
+# From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an engine that launches every kernel from Python, plus a second for the run.
+_FAST, _SLOW, _PASS_S, _RUN_S = 0.04, 10.0, 0.08, 1.0
 _SIZES = (0.3e9, 700e9)  # parameters of a model whose name does not say
+_DENSE, _SPARSE = 90.0, 25.0  # a model above so many billions may be a mixture that activates this part of itself
 _CACHE_BYTES = 0.5e6  # per token, of a model of 7 billion parameters without grouped heads
 _SMALLEST_J_PER_TOKEN = 2e-4  # a model of 1 billion parameters needs ten times as much to prefill a token on an H100
 
@@ -55,7 +55,9 @@ def size(model: str) -> tuple[float, float]:
     found = [float(count) * float(each) for count, each in re.findall(r"\b(\d+)x(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) for number in re.findall(r"(?:\b|[ax])(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) / 1e3 for number in re.findall(r"\b(\d+(?:\.\d+)?)m\b", text)]
-    return (min(found) * 1e9, max(found) * 1e9) if found else _SIZES
+    if not found:
+        return _SIZES
+    return min(found) * 1e9 / (_SPARSE if min(found) > _DENSE else 1.0), max(found) * 1e9
 
 
 @cache
@@ -80,15 +82,16 @@ def limits(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
     each_low, each_high, all_low, all_high, byte_low, flop_low, byte, flop, watts, few, many = of_kinds[kind].T
     count = np.nan_to_num(known.get("gpus", np.ones(1)), nan=1.0)
     batch, n, m = (known.get(name, np.full(1, np.nan)) for name in ("batch", "input_tokens", "output_tokens"))
-    tokens, cached = batch * (n + m), batch * (n + m / 2) * _CACHE_BYTES
-    least = 2 * few * (m * byte_low + tokens * flop_low)
-    most = m * (2 * many + cached) * byte + 2 * many * tokens * flop
-    return Limits(
-        count * each_low + all_low,
-        count * each_high + all_high,
-        np.fmax(_FAST * least, _SMALLEST_J_PER_TOKEN * tokens),
-        _SLOW * most + count * watts * (m * _PASS_S + _RUN_S),
-    )
+    with np.errstate(all="ignore"):
+        tokens, cached = batch * (n + m), batch * (n + m / 2) * _CACHE_BYTES
+        least = 2 * few * (m * byte_low + tokens * flop_low)
+        most = m * (2 * many + cached) * byte + 2 * many * tokens * flop
+        return Limits(
+            count * each_low + all_low,
+            count * each_high + all_high,
+            np.fmax(_FAST * least, _SMALLEST_J_PER_TOKEN * tokens),
+            _SLOW * most + count * watts * (m * _PASS_S + _RUN_S),
+        )
 
 
 def _text(series: pl.Series) -> pl.Series:

@@ -35,6 +35,7 @@ run_output_tokens = run_duration_s * output_throughput
 batch = duration_s * request_throughput
 batch_output_tokens = duration_s * output_throughput
 batch * tokens = duration_s * total_throughput
+output_tokens = duration_s * user_throughput
 energy_j = power_w * duration_s
 run_energy_j = power_w * run_duration_s
 power_w = output_throughput * energy_per_output_token_j

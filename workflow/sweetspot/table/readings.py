@@ -111,8 +111,8 @@ class Reader:
     def _meant(self, name: str) -> list[Meaning | None]:
         found = list(meanings(name))
         own = {one.quantity for one in found}
-        if not found or name not in self.sample.columns:
-            return []
+        if not found or (own == {"duration_s"} and name != "duration_s" and "duration_s" in self.frame.columns):
+            return []  # a moment, or another time
         if own & NUMBERS.keys() and self.sample.height:
             # Text under a header such as "time" or "requests" is another thing.
             decimal = "," if clues(self.sample[name]).comma else "."

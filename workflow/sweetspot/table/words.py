@@ -120,6 +120,10 @@ _QUANTITIES = {  # dimension and synonyms, folded and without a unit
         "totaltokenspersecond totaltokpers totaltokenspers totaltokenspersec",
     ),
     "request_throughput": ("rate", "requestthroughput requestspersecond reqpers rps qps throughput"),
+    "user_throughput": (
+        "rate",
+        "userthroughput outputthroughputperuser tokenspersecondperuser tokenspersecond tokpers toks tokenss tps",
+    ),
     "output_throughput_per_gpu": ("rate", "outputtputpergpu outputthroughputpergpu"),
     "total_throughput_per_gpu": ("rate", "tputpergpu totalthroughputpergpu throughputpergpu"),
     "count": ("count", "count"),
@@ -131,7 +135,7 @@ LIMITS = ("maxbatchsize", "maxnumseqs", "maxbatch", "maxnumbatchedtokens", "maxs
 HINTS = {
     "batch": LIMITS,
     "input_tokens": ("n", "in", "input", "prompt", "prompts"),
-    "output_tokens": ("m", "out", "output", "completion", "response", "maxtokens"),
+    "output_tokens": ("m", "out", "output", "completion", "response"),
     "energy_j": ("j", "e"),
     "model": ("name",),
 }
