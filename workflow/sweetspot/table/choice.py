@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.quantities import Conflict
+from sweetspot.table.quantities import origins
 from sweetspot.table.readings import DERIVED, OF_BOARD, OF_RUN, Reader, Reading
 from sweetspot.table.schema import CELL, Row
 from sweetspot.table.words import HINTS, LIMITS, NUMBERS, UNITS, Meaning, folded, lacks_case
@@ -142,31 +142,19 @@ def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
     reading = min(found, key=lambda one: (_cost(reader, one), len(one.wrong), one.impossible))
     if not reading.wrong:
         return reading
-    conflict = min(reading.wrong, key=lambda one: len(_origins(reading, one)))
-    names = [name for name, one in reading.chosen.items() if one and one.quantity in _origins(reading, conflict)]
+    causes = [
+        {origin for name in one.relation.powers for origin in origins(name, reading.given, reading.how)}
+        for one in reading.wrong
+    ]
+    causes = [each | {*CELL[1:]} if "tokens" in each else each for each in causes]
+    conflict, cause = min(zip(reading.wrong, causes, strict=True), key=lambda pair: len(pair[1]))
+    names = [name for name, one in reading.chosen.items() if one and one.quantity in cause]
     factor = max(conflict.ratio, 1 / conflict.ratio)
     advice = proposals(reader, [reading, *found])
     tail = f"what would agree: {' or '.join(advice)}" if advice else "correct or remove one of these columns"
     raise SweetspotError(
         f"{reader.place}: {', '.join(names)} disagree by a factor of {factor:.3g} ({conflict.relation.text}); {tail}"
     )
-
-
-def _origins(reading: Reading, conflict: Conflict) -> set[str]:
-    """The given quantities from which the two sides of a conflict follow."""
-    found, open_names, seen = set(), list(conflict.relation.powers), set()
-    while open_names:
-        name = open_names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in reading.given:
-            found.add(name)
-        elif name == "tokens":
-            open_names += ["input_tokens", "output_tokens"]
-        elif name in reading.how:
-            open_names += [other for other in reading.how[name].powers if other != name]
-    return found
 
 
 def _question(several: Sequence[Reading], reader: Reader) -> str:

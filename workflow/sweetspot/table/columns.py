@@ -15,7 +15,7 @@ from sweetspot.table import formats
 from sweetspot.table.choice import choose, hints, proposals, unclear_unit
 from sweetspot.table.files import renamed, shortened
 from sweetspot.table.numbers import parsed
-from sweetspot.table.quantities import RELATIONS, Relation, Values, solve
+from sweetspot.table.quantities import Values, origins, ratios, solve
 from sweetspot.table.readings import Reader, Reading
 from sweetspot.table.schema import CELL, GROUP, Row
 from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings
@@ -128,7 +128,7 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
     for quantity in ("batch", "input_tokens", "output_tokens", "energy_j", "duration_s"):
         if quantity in given or quantity not in known:
             continue
-        powers = _origins(quantity, given, how)
+        powers = origins(quantity, given, how)
         values = pl.Series(quantity, np.broadcast_to(known[quantity], frame.height)).fill_nan(None)
         source = next((name for name in powers if NUMBERS.get(name) in ("energy", "power", "efficiency")), None)
         if values.null_count() and source:  # a value that is not a number stays, so that its row is reported as written
@@ -150,19 +150,6 @@ def _label(known: Values, height: int) -> pl.Series:
     return pl.Series([f"tp{tp:.0f}" + (f"-pp{pp:.0f}" if pp > 1 else "") if tp >= 1 else "tp1" for tp, pp in pairs])
 
 
-def _origins(quantity: str, given: Values, how: Mapping[str, Relation]) -> dict[str, Fraction]:
-    """The exponents with which given quantities make up this one."""
-    if quantity in given or quantity not in how:
-        return {quantity: Fraction(1)}
-    powers = how[quantity].powers
-    found: dict[str, Fraction] = {}
-    for name, power in powers.items():
-        if name != quantity:
-            for origin, exponent in _origins(name, given, how).items():
-                found[origin] = found.get(origin, Fraction(0)) - exponent * Fraction(power, powers[quantity])
-    return {name: exponent for name, exponent in found.items() if exponent}
-
-
 def _product(powers: Mapping[str, Fraction], sources: Mapping[str, str]) -> str:
     first = sorted(powers, key=lambda name: NUMBERS.get(name) not in ("energy", "power"))
     first = [name for name in first if name in sources or name == "tokens"]  # without stages of pipelines that are one
@@ -174,12 +161,10 @@ def _product(powers: Mapping[str, Fraction], sources: Mapping[str, str]) -> str:
 def _rows_off(known: Values, height: int) -> pl.Series:
     """Why single rows contradict themselves, where the table as a whole does not; null for the others."""
     said = pl.Series("_off", [None] * height, dtype=pl.String)
-    for relation in RELATIONS[1:]:
-        if height and all(name in known for name in relation.powers):
-            with np.errstate(all="ignore"):
-                ratio = np.prod([known[name] ** power for name, power in relation.powers.items()], axis=0)
-                off = np.abs(np.log(np.broadcast_to(ratio, height))) > np.log(_ROW_OFF)
-            said = said.set(pl.Series(off), f"disagrees with itself more than twofold: {relation.text}")
+    for relation, ratio in ratios(known):
+        with np.errstate(all="ignore"):
+            off = pl.Series(np.abs(np.log(np.broadcast_to(ratio, height))) > np.log(_ROW_OFF), dtype=pl.Boolean)
+        said = said.set(off, f"disagrees with itself more than twofold: {relation.text}") if off.any() else said
     return said
 
 

@@ -20,7 +20,8 @@ _OF_TDP = (0.09, 1.25)
 # Of unknown boards: lowest and highest power; joules per byte and per FLOP, at least and at most, and watts.
 _ANY_POWER_W = (5.0, 3000.0)
 _LEAST, _MOST = (1e-10, 0.4e-12), (4e-10, 3e-12, 1300.0)
-# From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an engine that launches every kernel from Python, plus a second for the run.
+# From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an
+# engine that launches every kernel from Python, plus a second for the run.
 _FAST, _SLOW, _PASS_S, _RUN_S = 0.04, 10.0, 0.08, 1.0
 _SIZES = (0.3e9, 700e9)  # parameters of a model whose name does not say
 _DENSE, _SPARSE = 90.0, 25.0  # a model above so many billions may be a mixture that activates this part of itself

@@ -1,7 +1,8 @@
 """How the quantities of a table determine each other: what is missing is derived, what is there twice must agree."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,6 @@ class Conflict(NamedTuple):
 
     relation: Relation
     ratio: float
-    rows: NDArray[np.float64]  # the factor of each row
 
 
 def solve(given: Values) -> tuple[Values, dict[str, Relation]]:
@@ -89,15 +89,31 @@ def solve(given: Values) -> tuple[Values, dict[str, Relation]]:
     return known, how
 
 
+def origins(name: str, given: Values, how: Mapping[str, Relation]) -> dict[str, Fraction]:
+    """The exponents with which given quantities make up this one."""
+    if name in given or name not in how:
+        return {name: Fraction(1)}
+    found: dict[str, Fraction] = {}
+    for other, power in how[name].powers.items():
+        for origin, exponent in origins(other, given, how).items() if other != name else ():
+            found[origin] = found.get(origin, Fraction(0)) - exponent * Fraction(power, how[name].powers[name])
+    return {origin: exponent for origin, exponent in found.items() if exponent}
+
+
+def ratios(known: Values) -> Iterator[tuple[Relation, NDArray[np.float64]]]:
+    """Each relation all of whose quantities are known, and its product in each row: 1 where it holds."""
+    for relation in RELATIONS[1:]:
+        if all(name in known for name in relation.powers):
+            yield relation, _product(relation, known)
+
+
 def conflicts(known: Values, tolerance: float) -> list[Conflict]:
     """The relations that do not hold within a factor, in most rows that have all their quantities."""
     found = []
-    for relation in RELATIONS[1:]:
-        if all(name in known for name in relation.powers):
-            ratio = _product(relation, known)
-            sure = ratio[np.isfinite(ratio) & (ratio > 0)]
-            if len(sure) and abs(np.log(typical := float(np.median(sure)))) > np.log(tolerance):
-                found.append(Conflict(relation, typical, ratio))
+    for relation, ratio in ratios(known):
+        sure = ratio[np.isfinite(ratio) & (ratio > 0)]
+        if len(sure) and abs(np.log(typical := float(np.median(sure)))) > np.log(tolerance):
+            found.append(Conflict(relation, typical))
     return found
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from sweetspot.errors import SweetspotError
 from sweetspot.table import physics
 from sweetspot.table.numbers import Clues, clues, numbers, parsed
-from sweetspot.table.quantities import RELATIONS, Conflict, Relation, Values, conflicts, solve
+from sweetspot.table.quantities import Conflict, Relation, Values, conflicts, ratios, solve
 from sweetspot.table.schema import CELL, Row
 from sweetspot.table.words import (
     COUNTS,
@@ -63,7 +63,7 @@ class Reading:
     @property
     def checks(self) -> int:
         """How many relations hold that were not needed to derive something."""
-        return sum(all(name in self.known for name in one.powers) for one in RELATIONS) - len(self.how)
+        return sum(1 for _ in ratios(self.known)) - len(self.how)
 
     @property
     def missing(self) -> list[str]:
