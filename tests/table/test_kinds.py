@@ -523,3 +523,14 @@ def test_malformed_tables_are_read_rightly_or_refused(tmp_path: Path, first: int
         ]
         assert len(wrong) <= 3, (seed, wrong[:4])  # a row whose own value was changed
     assert read, "not all of them are refused"
+
+
+def test_a_second_name_is_never_taken_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    header = "model_name,model_id,batch,input_tokens,output_tokens,energy_j,device,gpu_name"
+    path.write_text(text(header, lambda c: [M, f"id-{M}", B, c.n, c.m, c.e, "cuda:0", G]))
+    with pytest.raises(SweetspotError, match="model_name and model_id could all be model"):
+        table.read([path])
+    rows = table.read([path], {"model_name": "model"})
+    assert rows.frame["gpu"].unique().to_list() == ["cuda:0"]
+    assert "gpu_name is not used, as device is read as gpu" in rows.notes

@@ -98,8 +98,11 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
     read, given = [], Values()
     sources: dict[str, str] = {}
     texts: dict[str, pl.Series] = {}
-    for name, one in reading.chosen.items():
+    exact_first = sorted(reading.chosen.items(), key=lambda item: not item[1] or item[0] != item[1].quantity)
+    for name, one in exact_first:
         if one is None or one.quantity in texts:
+            if one and one.quantity not in NUMBERS:
+                result.notes += _second(reader.place, frame, sources[one.quantity], name, one.quantity)
             continue
         if one.quantity in NUMBERS:
             texts[one.quantity], notes = parsed(frame[name], NUMBERS[one.quantity], reading.decimal, one.factor)
@@ -138,6 +141,17 @@ def _apply(result: Named, frame: pl.DataFrame, reader: Reader, reading: Reading)
     gpus = np.broadcast_to(known.get("gpus", np.full(1, np.nan)), frame.height)
     result.frame = frame.with_columns(_off=_rows_off(known, frame.height), _gpus=pl.Series(gpus).fill_nan(None))
     return known
+
+
+def _second(place: str, frame: pl.DataFrame, first: str, name: str, quantity: str) -> list[str]:
+    """A note on a second column for a name, if it differs; of the model, only the user can choose."""
+    if frame[name].equals(frame[first].alias(name)):
+        return []
+    if quantity == "model" != first:
+        raise SweetspotError(
+            f"{place}: {first} and {name} could all be model; choose one with --map {shlex.quote(f'{first}=model')}"
+        )
+    return [f"{name} is not used, as {first} is read as {quantity}"]
 
 
 def _label(known: Values, height: int) -> pl.Series:

@@ -27,6 +27,7 @@ _COLUMNS = Row.to_schema().columns
 _REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
 DERIVED = (*CELL, "energy_j", "duration_s")
 _WRONG, _DOUBTFUL = 1.5, 1.1  # factors by which two ways to one quantity may differ: another scope, another moment
+_TWICE = 0.02  # relative difference of two columns that are one quantity, rounded
 _ALIKE = 1e-3  # relative difference of results up to which two readings are one
 _SAMPLE = 2000  # rows on which readings are compared
 _MOST_READINGS = 512
@@ -224,7 +225,7 @@ class Reader:
             if one.quantity in given:
                 with np.errstate(all="ignore"):
                     ratio = np.nanmedian(values / given[one.quantity]) if len(values) else 1.0
-                if not abs(ratio - 1) < _DOUBTFUL - 1:
+                if not abs(ratio - 1) < _TWICE:
                     return None
                 continue
             given[one.quantity] = values
