@@ -217,6 +217,8 @@ def _refuse(path: Path, frame: pl.DataFrame, reader: Reader, reading: Reading, f
     told = f"{', '.join(limits)} is a limit of the engine, not the batch that ran; " if limits else ""
     if "batch" in missing and "requests" in known:
         told += "the number of requests of a run is not how many ran together; "
+    if {"input_tokens", "output_tokens"} <= known.keys() and {"batch", "energy_j"} <= {*missing}:
+        told += "a log of requests is for `sweetspot advise --requests`; "
     plural = "s" * (len(missing) > 1)
     what = f"column{plural} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}"
     if form:

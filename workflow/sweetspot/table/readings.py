@@ -237,11 +237,16 @@ class Reader:
             with np.errstate(all="ignore"):
                 judged = np.broadcast_to(np.prod([known[name] for name in (*CELL, "energy_j")], axis=0) > 0, off.shape)
             share = float(off[judged].mean()) if judged.any() else 0.0
-            if decimal != self.decimals[0] or len(self.decimals) > 1:
-                broken = [known[name] != np.round(known[name]) for name in COUNTS]
-                share = max(share, float(np.any(broken, axis=0).mean())) if broken else share
+        if len(self.decimals) > 1 and self._breaks_counts(chosen, decimal, rows):
+            share = 1.0
         loose = len(conflicts(known, _DOUBTFUL)) - len(wrong)
         return Reading(chosen, decimal, given, known, how, wrong, loose, share)
+
+    def _breaks_counts(self, chosen: Mapping[str, Meaning | None], decimal: str, rows: pl.DataFrame) -> bool:
+        """Whether a batch or a length would have decimals."""
+        counts = [name for name, one in chosen.items() if one and one.quantity in COUNTS]
+        values = [numbers(parsed(rows[name], "count", decimal)[0]).drop_nulls() for name in counts]
+        return any((each != each.round()).any() for each in values)
 
     def limits(self, chosen: Mapping[str, Meaning | None], known: Values, rows: pl.DataFrame) -> physics.Limits:
         """What the boards of these rows can draw and cost."""
