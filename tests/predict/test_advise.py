@@ -153,7 +153,7 @@ def test_a_mix_is_the_mean_of_its_requests(fitted: dict[str, Any]) -> None:
 def test_a_large_log_is_answered_from_buckets(fitted: dict[str, Any], tmp_path: Path) -> None:
     pairs = [(64 + i * 37 % 1900, 64 + i * 101 % 1800) for i in range(6000)]
     (tmp_path / "log.csv").write_text("input_tokens,output_tokens\n" + "".join(f"{n},{m}\n" for n, m in pairs))
-    log = workload.of_counts(requests.read(tmp_path / "log.csv"))
+    log = workload.of_counts(requests.read(tmp_path / "log.csv").counts)
     assert log.requests == 6000
     assert len(log.lengths) <= 2000
     answer = advise(fitted, "big", log, Wishes(batch=8, what_ifs={"truncate": [300]}))

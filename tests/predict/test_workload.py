@@ -11,7 +11,7 @@ from sweetspot.table import requests
 
 
 def read(path: Path, rename: dict[str, str] | None = None) -> Workload:
-    return of_counts(requests.read(path, rename))
+    return of_counts(requests.read(path, rename).counts)
 
 
 def test_csv_and_json_lines_are_counted_alike(tmp_path: Path) -> None:
@@ -35,7 +35,11 @@ def test_csv_and_json_lines_are_counted_alike(tmp_path: Path) -> None:
         ("a.csv", "", ["no requests"]),
         ("a.csv", "input_tokens,output_tokens\n", ["no requests"]),
         ("a.csv", "input_tokens,output_tokens,count\n5,5,0\n", ["no requests"]),
-        ("a.csv", "isl,output_tokens\n5,5\n", ["input_tokens missing", "there are isl", "--map THEIRS=input_tokens"]),
+        (
+            "a.csv",
+            "words,output_tokens\n5,5\n",
+            ["input_tokens missing", "there are words", "--map THEIRS=input_tokens"],
+        ),
         (
             "a.csv",
             "input_tokens,output_tokens\n5,5\n5,-3\nx,\n",
@@ -54,7 +58,7 @@ def test_csv_and_json_lines_are_counted_alike(tmp_path: Path) -> None:
             '{"input_tokens": true, "output_tokens": null}',
             ["input_tokens is True", "output_tokens is missing"],
         ),
-        ("a.xlsx", "", [".csv, .tsv, .parquet, .json or .jsonl"]),
+        ("a.png", "", [".csv, .tsv, .parquet, .json or .jsonl"]),
     ],
 )
 def test_bad_files_of_requests(tmp_path: Path, name: str, content: str | bytes, parts: list[str]) -> None:

@@ -5,6 +5,7 @@ sweet spot, and every measured batch.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from sweetspot.commands.arguments import add_answer, add_map, renames
@@ -29,7 +30,8 @@ def add(command: argparse.ArgumentParser) -> None:
         "--requests",
         type=Path,
         metavar="FILE",
-        help="instead of lengths: table (CSV, JSON Lines, Parquet) with input_tokens, output_tokens, optionally count",
+        help="instead of lengths: a log of requests (CSV, JSON, Parquet, Excel) with input_tokens, output_tokens, "
+        "optionally count; names of common logs are known",
     )
     add_map(load, "requests")
     running = load.add_mutually_exclusive_group(required=True)
@@ -80,7 +82,10 @@ def run(options: argparse.Namespace) -> None:
     else:
         from sweetspot.table import requests  # needs polars, which takes long to import
 
-        load = workload.of_counts(requests.read(options.requests, renames(options.map)))
+        log = requests.read(options.requests, renames(options.map))
+        for note in log.notes:
+            print(f"note: {note}", file=sys.stderr)
+        load = workload.of_counts(log.counts)
     wishes = advise.Wishes(
         batch=options.batch,
         rate_per_s=options.request_rate,

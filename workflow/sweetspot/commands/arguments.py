@@ -34,6 +34,38 @@ def add_map(command: argparse._ActionsContainer, what: str) -> None:
     )
 
 
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """The tables to read, and how."""
+    command.add_argument(
+        "tables",
+        nargs="+",
+        type=Path,
+        metavar="TABLE",
+        help="CSV and the like, JSON, JSON Lines, Parquet or Excel, optionally .gz, or a result of a known benchmark "
+        "(docs/how-to.md lists them); several tables are joined",
+    )
+    add_map(command, "table")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="one value for all rows of a column that the table lacks, for example batch=1, input_tokens=300 or "
+        "power_w=350; may be repeated",
+    )
+    command.add_argument(
+        "--decimal", choices=(".", ","), default="", help="decimal mark, where the numbers do not show it"
+    )
+
+
+def read_tables(options: argparse.Namespace) -> Any:
+    """The `Table` that the arguments of `add_reading` name. Raises SweetspotError as `table.read` does."""
+    from sweetspot.table import read as table  # needs polars, which takes long to import
+
+    values = pairs(options.set, "--set", "COLUMN=VALUE, for example --set batch=1")
+    return table.read(options.tables, renames(options.map), values, options.decimal)
+
+
 def renames(items: Iterable[str]) -> dict[str, str]:
     """The pairs of `--map`, theirs to ours. Raises SweetspotError if one is not THEIRS=OURS."""
     return pairs(items, "--map", "THEIRS=OURS, for example --map nin=input_tokens")

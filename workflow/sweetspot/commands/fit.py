@@ -6,39 +6,29 @@ import argparse
 import sys
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_map, pairs, renames
+from sweetspot.commands.arguments import add_reading, read_tables
 from sweetspot.errors import SweetspotError
 
 HELP = "fit energy laws to a table of measurements and validate them"
 EPILOG = (
     "Required columns: model, batch, input_tokens, output_tokens, energy_j (joules of one run of the whole batch, "
     "whole board, idle included). Optional: gpu, engine, precision, duration_s, repetition, source (simulated, "
-    "measured or published), valid. Common alternative column names are recognised and reported. Other columns "
-    "pass through. Example: sweetspot fit rows.csv --map prompt=input_tokens --set batch=1 --out fitted"
+    "measured or published), valid. Common alternative columns, units and the result formats of common benchmarks are "
+    "recognised and reported (`sweetspot import` shows how). Other columns pass through. Example: sweetspot fit "
+    "rows.csv --map prompt=input_tokens --set batch=1 --out fitted"
 )
 
 
 def add(command: argparse.ArgumentParser) -> None:
     """Add its arguments."""
-    command.add_argument(
-        "tables",
-        nargs="+",
-        type=Path,
-        metavar="TABLE",
-        help="CSV (separated by commas, tabs, semicolons or bars), JSON, JSON Lines or Parquet, optionally .gz; "
-        "several tables are joined",
-    )
+    add_reading(command)
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory for the results; created if missing"
     )
-    add_map(command, "table")
     command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="one value for all rows of a missing column: model, batch, gpu, engine, precision, parallelism or source; "
-        "may be repeated",
+        "--trust",
+        action="store_true",
+        help="fit a table although its energies look impossible for its boards and models",
     )
     command.add_argument(
         "--architectures",
@@ -53,16 +43,19 @@ def run(options: argparse.Namespace) -> None:
     from sweetspot.fit import across_models, validation
     from sweetspot.fit.fit import fit_table
     from sweetspot.predict import predictor
-    from sweetspot.table import read as table
 
-    rename, values = renames(options.map), pairs(options.set, "--set", "COLUMN=VALUE, for example --set batch=1")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SweetspotError(f"cannot make {options.out}: {error.strerror}; choose another --out") from None
-    rows = table.read(options.tables, rename, values)
+    rows = read_tables(options)
     for note in rows.notes:
         print(f"note: {note}", file=sys.stderr)
+    if rows.impossible and not options.trust:
+        raise SweetspotError(
+            f"{', '.join(map(str, options.tables))}: most rows cannot be true (see the notes); nothing is fitted. Give "
+            "the columns their right meaning and unit with --map, as in --map energy=energy_kWh, or insist with --trust"
+        )
     models = rows.frame["model"].drop_nulls().unique(maintain_order=True)
     architectures, refused = (
         across_models.read_architectures(options.architectures, models) if options.architectures else ({}, [])

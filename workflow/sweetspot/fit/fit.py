@@ -53,6 +53,7 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
         "groups": groups,
         "not_fitted": not_fitted(table.frame),
         "across_models": across,
+        "table_warnings": table.doubts,
     }
 
 

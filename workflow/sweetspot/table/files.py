@@ -1,11 +1,11 @@
-"""Table files: CSV and its variants, JSON and Parquet are loaded as plain frames, without interpreting values."""
+"""Table files: text, JSON, spreadsheets and Parquet are loaded as plain frames, without interpreting values."""
 
-import csv
-import gzip
 import io
 import json
-import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,138 +13,129 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
+from sweetspot.table import objects, texts
+from sweetspot.table.numbers import numbers
 
-_TEXT, _LINES, _PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".parquet", ".pq")
+_TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".tab", ".dat", ".log", ".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
+_SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
-_SEPARATORS = ",;\t|"
 _SHOWN = 5  # problems listed before the rest are counted
+_LARGEST = 2**30  # bytes of a file when unpacked
 
 
-def load(path: Path, exact: bool = False, comments: bool = True) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Loaded:
+    """A file's rows, what was left out, and whether its numbers are typed, so that a point is a decimal point."""
+
+    frame: pl.DataFrame
+    notes: list[str] = field(default_factory=list)
+    typed: bool = True
+
+
+def load(path: Path, exact: bool = False) -> pl.DataFrame:
     """Every row of a file that is not empty; column _row is its number (the first data row is 1).
 
-    The suffix gives the format; it may be followed by .gz. Values of text files stay text. Lines of a CSV file that
-    begin with # are comments; without `comments` they are rows. Raises SweetspotError for a file that is not a complete
-    table, for a row with more fields than the header and, if `exact`, with fewer.
+    Values of text files stay text. Raises SweetspotError for a file that is not a whole table, for a row with more
+    fields than the header and, if `exact`, with fewer.
     """
-    if not path.is_file():
-        raise SweetspotError(f"{path}: no such file")
+    return read_file(path, exact).frame
+
+
+def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
+    """As `load`, with what was left out. The suffix gives the format; it may be followed by .gz.
+
+    Lines that begin with # are comments; without `comments`, those with as many fields as the header are rows.
+    """
     suffixes = [suffix.casefold() for suffix in path.suffixes]
-    suffix = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    if suffix not in (*_TEXT, *_LINES, *_PARQUET, ".json"):
-        raise SweetspotError(f"{path}: a table ends in .csv, .tsv, .parquet, .json or .jsonl, optionally with .gz")
+    packed = suffixes[-1:] == [".gz"]
+    suffix = "".join(suffixes[:-1][-1:] if packed else suffixes[-1:])
     try:
+        if not path.is_file():
+            raise SweetspotError(f"{path}: no such file")
+        if suffix not in (*_TEXT, *_SHEETS, *_PARQUET):
+            raise SweetspotError(
+                f"{path}: a table ends in .csv, .tsv, .parquet, .json or .jsonl, optionally with .gz, or .xlsx"
+            )
         data = path.read_bytes()
-        data = gzip.decompress(data) if suffixes[-1] == ".gz" else data
-    except (OSError, EOFError) as error:
-        raise SweetspotError(f"{path}: cannot be read ({error}); is it cut short?") from None
+    except OSError as error:
+        raise SweetspotError(f"{shortened([str(path)[:200]])}: cannot be read: {error.strerror}") from None
     try:
-        frame = _plain(_parsed(data, suffix, exact, "#" if comments else None))
-    except _RaggedError as error:
+        found = _parsed(_unpacked(data) if packed else data, suffix, exact, comments)
+    except texts.TextError as error:
         raise SweetspotError(f"{path}, {error}") from None
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        detail = (str(error).splitlines() or ["?"])[0]
-        raise SweetspotError(
-            f"{path}: cannot be read as a table ({detail}); is it cut short? Write it again; {OF_WORKFLOW}"
-        ) from None
+    except (pl.exceptions.PolarsError, OSError, ValueError, zipfile.BadZipFile, MemoryError) as error:
+        detail = (str(error).splitlines() or ["?"])[0][:300]
+        raise SweetspotError(f"{path}: cannot be read: {detail}; {OF_WORKFLOW}") from None
+    frame = _plain(found.frame)
     if not frame.width:
-        return frame
+        return Loaded(frame, found.notes, found.typed)
     numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
-    return numbered.filter(~pl.all_horizontal(pl.col(name).is_null() for name in frame.columns))
+    kept = numbered.filter(~pl.all_horizontal(pl.col(name).is_null() for name in frame.columns))
+    return Loaded(kept, found.notes, found.typed)
 
 
-def _parsed(data: bytes, suffix: str, exact: bool, comment: str | None) -> pl.DataFrame:
+def _unpacked(data: bytes) -> bytes:
+    """The content of .gz, whole and of bounded size."""
+    parts, size = [], 0
+    while data:
+        packer = zlib.decompressobj(wbits=31)
+        try:
+            part = packer.decompress(data, _LARGEST + 1 - size)
+        except zlib.error as error:
+            raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
+        size += len(part)
+        if size > _LARGEST:
+            raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
+        if not packer.eof:
+            raise ValueError("the compressed data end early: it is cut short; copy the file again")
+        parts.append(part)
+        data = packer.unused_data
+    return b"".join(parts)
+
+
+def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
     if suffix in _PARQUET:
-        return pl.read_parquet(io.BytesIO(data))
-    if suffix == ".json":
-        rows = json.loads(data)
-        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-            raise ValueError("not an array of objects, one per row")
-        return _lines("\n".join(map(json.dumps, rows)).encode())
-    return _lines(data) if suffix in _LINES else _separated(data, exact, comment)
+        return Loaded(pl.read_parquet(io.BytesIO(data)))
+    if suffix in _SHEETS:
+        text, notes = _sheet(data)
+        frame, more = texts.separated(text, exact)
+        return Loaded(frame, notes + more)
+    text = texts.decoded(data)
+    if suffix in (".json", ".jsonl", ".ndjson") or text.lstrip()[:2] in ('{"', "[{", "{\n", "[\n"):
+        return Loaded(objects.rows(text))
+    frame, notes = texts.separated(text, exact, comments)
+    return Loaded(frame, notes, typed=False)
 
 
-def _lines(data: bytes) -> pl.DataFrame:
-    lines = [line for line in data.splitlines() if line.strip()]
-    if not lines:
-        return pl.DataFrame()
+def _sheet(data: bytes) -> tuple[str, list[str]]:
+    """The one sheet of a workbook that holds a table, as CSV."""
+    if data[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(part.file_size for part in archive.infolist()) > _LARGEST:
+                raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
     try:
-        frame = pl.read_ndjson(io.BytesIO(b"\n".join(lines)), infer_schema_length=None)  # its columns' order varies
-    except pl.exceptions.PolarsError:
-        flat = b"\n".join(_flat(number, line) for number, line in enumerate(lines, 1))
-        frame = pl.read_ndjson(io.BytesIO(flat), infer_schema_length=None)
-    first = list(json.loads(lines[0]))
-    return frame.select(*first, *sorted(set(frame.columns) - set(first)))
-
-
-def _flat(number: int, line: bytes) -> bytes:
-    """A row of JSON Lines with its nested values as text: rows may nest differently, for example in chat messages."""
-    try:
-        row = json.loads(line, parse_constant=int)  # NaN and Infinity are not JSON: int("NaN") is a ValueError
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise ValueError(f"row {number} is not a JSON object")
-    nested = {name: json.dumps(value) for name, value in row.items() if isinstance(value, dict | list)}
-    return json.dumps(row | nested).encode()
-
-
-def _separated(data: bytes, exact: bool, comment: str | None) -> pl.DataFrame:
-    text = _decoded(data).replace("\r\n", "\n").replace("\r", "\n")
-    lines = re.sub(rf"^{comment}.*$", "", text, flags=re.MULTILINE) if comment else text
-    header = next(filter(str.strip, lines.splitlines()), "")
-    if not header:
-        return pl.DataFrame()
-    separator = max(_SEPARATORS, key=header.count)
-    if exact:
-        _check_fields(lines, separator, exact)
-    try:
-        frame = pl.read_csv(
-            io.BytesIO(text.encode()),
-            separator=separator,
-            infer_schema=False,  # a word among numbers is then reported with its row
-            comment_prefix=comment,
+        sheets = pl.read_excel(
+            io.BytesIO(data), sheet_id=0, has_header=False, raise_if_empty=False, infer_schema_length=None
         )
-    except pl.exceptions.ComputeError:
-        _check_fields(lines, separator, exact)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; save it as CSV, or: pip install fastexcel") from None
+    except (pl.exceptions.PolarsError, OSError, ValueError):
         raise
-    stripped = frame.with_columns(pl.col(pl.String).str.strip_chars())
-    return stripped.with_columns(pl.col(pl.String).replace("", None))
-
-
-class _RaggedError(ValueError):
-    """A row has another number of fields than the header, or a quotation mark that is not closed."""
-
-
-def _check_fields(text: str, separator: str, exact: bool) -> None:
-    """Raise _RaggedError, naming the line, for a row with more fields than the header or, if `exact`, with fewer.
-
-    Also for a quotation mark that is never closed, which would join rows.
-    """
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.count('"') % 2:
-            raise _RaggedError(f"line {number}: a quotation mark is not closed; remove it")
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
-    header = 0
-    for fields in filter(None, reader):
-        header = header or len(fields)
-        if len(fields) > header or (exact and len(fields) < header):
-            raise _RaggedError(f"line {reader.line_num}: {len(fields)} fields, but the header has {header}")
-
-
-def _decoded(data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets write "Unicode text" so
-        return data.decode("utf-16")
-    if b"\0" in data:
-        raise ValueError("not a text file")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    except Exception as error:  # fastexcel's own errors have no common base with others
+        raise ValueError(f"not a workbook ({error})") from None
+    full = {name: frame for name, frame in sheets.items() if frame.height > 1 and frame.width > 1}
+    if len(full) > 1:
+        raise ValueError(f"several sheets hold tables: {', '.join(full)}; save the one to read as CSV")
+    name, frame = next(iter((full or sheets).items()))
+    others = [other for other in sheets if other != name and sheets[other].height]
+    return frame.write_csv(include_header=False), [f"sheets left out: {', '.join(others)}"] if others else []
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with categories as text, decimals as floats, and headers without surrounding spaces."""
+    names = [name.strip() for name in frame.columns]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"several columns are called {', '.join(sorted(twice))}; rename them")
     frame = frame.rename({name: name.strip() for name in frame.columns if name != name.strip()})
     named = [name for name, kind in frame.schema.items() if kind.base_type() in (pl.Categorical, pl.Enum)]
     exact = [name for name, kind in frame.schema.items() if kind.base_type() == pl.Decimal]
@@ -156,10 +147,12 @@ def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]
 
     Raises SweetspotError for a column that no file has, and if two columns would have one name.
     """
-    there = sorted({column for _, raw in raws for column in raw.columns if column != "_row"})
+    there = sorted({column for _, raw in raws for column in raw.columns if not column.startswith("_")})
     for theirs, ours in rename.items():
         if theirs not in there:
-            raise SweetspotError(f"--map {theirs}={ours}: there is no column {theirs!r}; there are {', '.join(there)}")
+            raise SweetspotError(
+                f"--map {theirs}={ours}: there is no column {theirs!r}; there are {shortened(there, ', ', 30)}"
+            )
         if list(rename.values()).count(ours) > 1:
             raise SweetspotError(f"--map {theirs}={ours}, but another column is mapped to {ours!r}; map one")
     frames = []
@@ -172,14 +165,6 @@ def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]
                 )
         frames.append(raw.rename(present))
     return frames
-
-
-def numbers(series: pl.Series) -> pl.Series:
-    """The series as floats; null for anything that is not a finite number. Booleans, dates and lists are not."""
-    if series.dtype != pl.String and not series.dtype.is_numeric():
-        return pl.Series(series.name, [None] * len(series), dtype=pl.Float64)
-    converted = series.cast(pl.Float64, strict=False)
-    return converted.set(~converted.is_finite(), None)
 
 
 def whole_numbers(path: Path, frame: pl.DataFrame, least: Mapping[str, int]) -> pl.DataFrame:
@@ -202,9 +187,9 @@ def whole_numbers(path: Path, frame: pl.DataFrame, least: Mapping[str, int]) -> 
 
 
 def shortened(items: Sequence[str], separator: str = "\n", most: int = _SHOWN) -> str:
-    """The first few items, and how many more there are."""
+    """The first few items, each of bounded length, and how many more there are."""
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
-    return separator.join([*items[:most], *rest])
+    return separator.join([*(item if len(item) < 1000 else f"{item[:1000]}…" for item in items[:most]), *rest])
 
 
 def read_result(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from sweetspot.table.files import numbers
+from sweetspot.table.numbers import numbers
 from sweetspot.vocabulary import LATENCIES
 
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little

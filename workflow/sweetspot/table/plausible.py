@@ -1,23 +1,20 @@
 """Plausibility checks of a table: mixed units, mixed sources, powers that no GPU draws."""
 
-from functools import cache
 from math import log
 
+import numpy as np
 import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
-from sweetspot.table.columns import boards, tells_boards
+from sweetspot.table.physics import boards, limits
+from sweetspot.table.quantities import Values
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import UNSPECIFIED
 
-# Power of any GPU, or of several; anything outside is a wrong unit.
-_PLAUSIBLE_POWER_W = (5.0, 3000.0)
-# Used without durations. A 1B model on an H100 needs about 2 mJ to prefill a token, and more to decode one.
-_SMALLEST_J_PER_TOKEN = 2e-4
-_OF_TDP = (0.05, 1.25)  # range of a working board's mean power over a run, as a share of its TDP
 _FEW = 0.5  # share of a group's rows without a source up to which they are set aside
 _REPEATS = 1.5  # repetitions of a cell that differ by more than this factor are not the same measurement
+_MOST = 0.5  # share of impossible rows from which a table is
 _MANY = 0.1  # share of cells with mixed units above which a table is refused
 _TWO_UNITS = 50.0  # repetitions of a cell never differ by this factor; kilojoules and watt-hours do
 
@@ -76,42 +73,45 @@ def of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return marked.with_columns(valid=pl.col("valid") & ~aside).drop("_mixed"), [note]
 
 
-@cache
-def _limits(gpu: str, boards: int, unknown: bool) -> tuple[float, float]:
-    """Plausible power in W of so many GPUs of this name, or of an unknown number: lowest and highest."""
-    board, (low, high) = find(gpu), _PLAUSIBLE_POWER_W
-    if board is None:
-        return low, high
-    return _OF_TDP[0] * boards * board.tdp_w, high if unknown else _OF_TDP[1] * boards * board.tdp_w
-
-
 def notes(frame: pl.DataFrame) -> list[str]:
-    """What a user should check, one sentence each."""
-    found = []
+    """What was left out, one sentence each."""
     if invalid := frame.height - int(frame["valid_as_given"].sum()):
-        found.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
+        return [f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted"]
+    return []
+
+
+def _boards(frame: pl.DataFrame) -> pl.Series:
+    return frame["_gpus"].fill_null(boards(frame["parallelism"]))
+
+
+def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
+    """What a user should check, one sentence each; and whether most valid rows are impossible."""
+    found = []
     valid = frame.filter(pl.col("valid"))
-    power = pl.col("energy_j") / pl.col("duration_s")
-    unknown = tells_boards(frame)
-    limits = [_limits(gpu, count, unknown) for gpu, count in zip(valid["gpu"], boards(valid), strict=True)]
-    odd = valid.with_columns(
-        power.alias("_power"), _low=pl.Series([low for low, _ in limits]), _high=pl.Series([high for _, high in limits])
-    ).filter((pl.col("_power") < pl.col("_low")) | (pl.col("_power") > pl.col("_high")))
+    known: Values = {name: valid[name].cast(pl.Float64).to_numpy() for name in (*CELL, "energy_j")}
+    known |= {"duration_s": valid["duration_s"].to_numpy(), "gpus": _boards(valid).to_numpy()}
+    within = limits(known, valid["gpu"], valid["model"])
+    with np.errstate(all="ignore"):
+        power = known["energy_j"] / known["duration_s"]
+        odd = valid.with_columns(_power=power).filter(pl.Series((power < within.low_w) | (power > within.high_w)))
     if odd.height:
         row = odd.row(0, named=True)
         board = find(row["gpu"])
-        known = f"{board.name} ({board.tdp_w:g} W) does not draw" if board else "no GPU draws"
+        named = f"{board.name} ({board.tdp_w:g} W) does not draw" if board else "no GPU draws"
         found.append(
-            f"{odd.height} rows imply a power that {known}, first {row['_file']}, row {row['_row']}: "
+            f"{odd.height} rows imply a power that {named}, first {row['_file']}, row {row['_row']}: "
             f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
             "(not Wh, kJ or mJ), for the whole batch (not one request) on one board, and duration_s in seconds?"
         )
-    tokens = pl.col("batch") * (pl.col("input_tokens") + pl.col("output_tokens"))
-    usual = valid.filter(pl.col("duration_s").is_null()).select((pl.col("energy_j") / tokens).median()).item()
-    if usual is not None and usual < _SMALLEST_J_PER_TOKEN:
+    low, high = (np.broadcast_to(bound, valid.height) for bound in (within.low_j, within.high_j))
+    off = valid.filter(pl.Series((known["energy_j"] < low) | (known["energy_j"] > high), dtype=pl.Boolean))
+    if off.height:
+        row = off.row(0, named=True)
+        each = row["energy_j"] / (row["batch"] * row["output_tokens"])
         found.append(
-            f"the median of rows without duration_s is {usual:.2g} J per token (prompt and reply), less than a GPU "
-            "needs for a small model; is energy_j in joules (not Wh or kJ), for the whole batch?"
+            f"{off.height} rows have an energy that such a model on such a board cannot need, first {row['_file']}, "
+            f"row {row['_row']}: {row['energy_j']:.4g} J is {each:.2g} J per output token; is energy_j in joules (not "
+            "Wh, kJ or mJ), for the whole batch?"
         )
     apart = valid.group_by(*GROUP, *CELL, maintain_order=True).agg(
         pl.len().alias("_rows"), (pl.col("energy_j").max() / pl.col("energy_j").min()).alias("_ratio")
@@ -124,4 +124,4 @@ def notes(frame: pl.DataFrame) -> list[str]:
             f"{row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
             f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
         )
-    return found
+    return found, bool(valid.height and within.exceeded(known).mean() >= _MOST)

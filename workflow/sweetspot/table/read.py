@@ -1,7 +1,7 @@
 """Reads and checks tables of measured energies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -11,15 +11,15 @@ from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
 from sweetspot.table import latencies
 from sweetspot.table.columns import apart, named
-from sweetspot.table.files import load, numbers, shortened
-from sweetspot.table.plausible import check_units, notes, of_one_source
+from sweetspot.table.files import read_file, renamed, shortened
+from sweetspot.table.identity import without_copies
+from sweetspot.table.numbers import NO_NUMBER, NOTHING, blank, numbers
+from sweetspot.table.plausible import check_units, doubts, notes, of_one_source
+from sweetspot.table.readings import ROUNDED
 from sweetspot.table.schema import CELL, SOURCES, Row
 from sweetspot.vocabulary import UNSPECIFIED
 
 _COLUMNS = Row.to_schema().columns
-_ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
-_NOTHING = ("", "na", "nan", "n/a", "-", "--", "null")  # ways of writing that a value is missing
-_NO_NUMBER = (*_NOTHING, "none")
 # Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
 _MOST = 0.5  # share of unusable rows above which the whole table is refused
@@ -30,46 +30,66 @@ class Table:
     """Checked rows, and notes for the user about them.
 
     `frame` has every column of `Row` (missing ones filled with their defaults) and all other columns of the files.
+    `doubts` are those notes that question the numbers; `impossible` is whether most rows cannot be true.
     """
 
     frame: pl.DataFrame
     notes: list[str]
+    doubts: list[str] = field(default_factory=list)
+    impossible: bool = False
 
 
 def read(
-    paths: Sequence[Path], rename: Mapping[str, str] | None = None, constants: Mapping[str, str] | None = None
+    paths: Sequence[Path],
+    rename: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
+    decimal: str = "",
 ) -> Table:
-    """Read CSV, Parquet, JSON or JSON Lines files as one table.
+    """Read text, JSON, Excel or Parquet files as one table: our columns, common others, or a format of the field.
 
     `rename` maps columns of the files to ours ({"nin": "input_tokens"}); `constants` gives missing columns one value
-    ({"batch": "1"}). Raises SweetspotError for a file that cannot be read, a missing column, or if most rows have
-    missing or impossible values, naming file, row (the first data row is 1), column and value. A minority of such rows
-    is set aside: `valid` becomes false, `reasons` says why, a note counts them. Notes also list every value that was
-    changed on reading.
+    ({"batch": "1"}); `decimal` is the decimal mark if the numbers do not show it. Raises SweetspotError for a file that
+    cannot be read, a missing column, columns that contradict each other or can be read in several ways, rows that
+    contradict a copy of themselves, or if most rows have missing or impossible values, naming file, row (the first data
+    row is 1), column and value. A minority of such rows is set aside: `valid` becomes false, `reasons` says why, a note
+    counts them. Notes also list every value that was changed on reading, and every line left out.
     """
-    raws = [(path, raw) for path in paths if (raw := load(path)).width]
-    frames, said = named(raws, rename or {}, constants or {})
-    # Checking files with equal schemas together makes thousands of blocks of a campaign as cheap as one file.
-    alike: dict[str, list[pl.DataFrame]] = {}
-    for (path, _), raw in zip(raws, frames, strict=True):
-        alike.setdefault(str(raw.schema), []).append(raw.with_columns(_file=pl.lit(str(path))))
-    frames, problems = [], []
+    loaded = [(path, read_file(path)) for path in paths]
+    said = [f"{path}: {note}" for path, file in loaded for note in file.notes]
+    raws = [(path, file) for path, file in loaded if file.frame.width]
+    renamed([(path, file.frame) for path, file in raws], rename or {})  # its columns must be there, in some file
+    # Reading files with equal schemas together makes thousands of blocks of a campaign as cheap as one file.
+    seen: set[Path] = set()
+    alike: dict[tuple[str, bool], list[tuple[Path, pl.DataFrame]]] = {}
+    for path, file in raws:
+        numbered = file.frame.with_columns(_file=pl.lit(f"{path}{' (again)' * (path in seen)}"))
+        seen.add(path)
+        alike.setdefault((str(file.frame.schema), file.typed), []).append((path, numbered))
+    frames, problems, advice = [], [], []
     remarks: dict[str, list[str]] = {}
-    for same in alike.values():
-        frame, found = _checked(pl.concat(same), remarks)
+    for (_, typed), same in alike.items():
+        together = pl.concat([frame for _, frame in same])
+        if not together.height:
+            continue
+        one = named(same[0][0], together, rename or {}, constants or {}, decimal or ("." if typed else ""))
+        frame, found = _checked(one.frame, remarks)
         frames.append(frame)
         problems += found
+        said += [note for note in one.notes if note not in said]
+        advice += [one.advice] * bool(one.advice)
     said += _judged(problems, sum(frame.height for frame in frames))
-    if not sum(frame.height for frame in frames):
+    if not frames:
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
-    frame = pl.concat(_in_one_type(frames), how="diagonal_relaxed")
+    frame, copies = without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
     said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
     frame, unlike = latencies.clean(frame)
     frame, setups = apart(frame)
     check_units(frame)
     frame, sources = of_one_source(frame)
-    said += unlike + setups + sources + notes(frame)
-    return Table(frame.drop("_file", "_row", "valid_as_given"), said)
+    odd, impossible = doubts(frame)
+    unsure = [f"{odd[0]} {'; '.join(advice)}", *odd[1:]] if odd and advice else odd
+    said += [*copies, *unlike, *setups, *sources, *notes(frame), *unsure]
+    return Table(frame.drop("_file", "_row", "_off", "_gpus", "valid_as_given"), said, unsure, impossible)
 
 
 def _judged(problems: Sequence[str], rows: int) -> list[str]:
@@ -110,7 +130,9 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     places where it was made.
     """
     place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
-    problems: dict[tuple[int, str], str] = {}
+    problems: dict[tuple[int, str], str] = {
+        (int(row), "it"): str(raw["_off"][int(row)]) for row in raw["_off"].is_not_null().arg_true()
+    }
     changed: list[tuple[str, list[int]]] = []
     frame = raw
     for name, column in _COLUMNS.items():
@@ -162,12 +184,7 @@ _Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
 
 def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
     """The series as `kind` (null if impossible); what is wrong, by index; the indices of each kind of change."""
-    words = _NOTHING if kind == pl.String else _NO_NUMBER
-    if series.dtype == pl.String:
-        stripped = series.str.strip_chars()
-        series = stripped.set(stripped.str.to_lowercase().is_in(words), None)
-    elif series.dtype.is_float():
-        series = series.fill_nan(None)
+    series = blank(series, NOTHING if kind == pl.String else NO_NUMBER)
     if series.name == "source":
         return _source(series)
     if kind == pl.String:
@@ -189,7 +206,7 @@ def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
     if kind == pl.Int64:
         rule = "must be a whole number"
         whole = converted.round()
-        most = _ROUNDED * converted.abs() if series.name in CELL else 0
+        most = ROUNDED * converted.abs() if series.name in CELL else 0
         off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
         if (rounded := (~off & (whole != converted)).fill_null(False)).any():
             read["is not a whole number: rounded"] = rounded.arg_true().to_list()

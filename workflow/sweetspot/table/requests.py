@@ -1,38 +1,176 @@
-"""Logs of requests: the number of requests for each pair of prompt and reply length."""
+"""Logs of requests: how many there are of each pair of prompt and reply length, and when they arrived.
 
+Any log whose columns `words` knows is read: OpenAI's `usage` objects, those of LiteLLM and vLLM (nested or flat), the
+Azure LLM inference traces (github.com/Azure/AzurePublicDataset: ContextTokens, GeneratedTokens), BurstGPT
+(github.com/HPMLL/BurstGPT: "Request tokens", "Response tokens", 0 for a failure) and Mooncake's traces
+(github.com/kvcache-ai/Mooncake: input_length, output_length, timestamp in milliseconds beside hash_ids).
+"""
+
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.files import load, renamed, whole_numbers
+from sweetspot.table.choice import hints
+from sweetspot.table.files import read_file, renamed, shortened, whole_numbers
+from sweetspot.table.numbers import NO_NUMBER, blank, clues, numbers, parsed
+from sweetspot.table.words import folded, meanings
 
 _LENGTHS = ("input_tokens", "output_tokens")
+_TIMES = "timestamp time created createdat starttime requeststart arrivaltime arrivaltimestamp arrivedat arrival "
+_TIMES += "requesttime datetime date ts startts receivedat requestedat loggedat"
+_STATES = "status state finishreason finishreasons error errortype statuscode httpstatus outcome success"
+_FAILED = r"abort|cancel|fail|error|timeout|timed out|disconnect|reject|^false$|^[45]\d\d$|incomplete"
+_MOST_ABORTED = 0.5
+# Numbers of this size are seconds, milliseconds, microseconds or nanoseconds since 1970, or seconds from a start.
+_SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (0.0, 1.0))
+_WRITTEN = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%d/%b/%Y:%H:%M:%S",
+    "%m/%d/%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M:%S",
+)
 
 
-def read(path: Path, rename: Mapping[str, str] | None = None) -> dict[tuple[int, int], int]:
-    """Number of requests by (input tokens, output tokens), from a table with one request per row.
+@dataclass(frozen=True)
+class Log:
+    """`counts`: number of requests by (input tokens, output tokens). `times_s`: of each request, in s after the first,
+    in the file's order; None if the log has no times. `notes`: what was left out or assumed.
+    """
+
+    counts: dict[tuple[int, int], int]
+    times_s: pl.Series | None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
+    """The requests of a table with one request per row.
 
     Column `count`, if present, says how many requests a row stands for; other columns are ignored. `rename` maps
-    columns of the file to these names. Raises SweetspotError if the file cannot be read, lacks a column, has no
-    requests, or has values that are not whole numbers.
+    columns of the file to these names. Aborted requests, which have no reply, are left out and counted. Raises
+    SweetspotError if the file cannot be read, lacks a column, has no requests, or has other values than whole numbers.
     """
-    (frame,) = renamed([(path, load(path, comments=False))], rename or {})
+    loaded = read_file(path, comments=False)
+    (frame,) = renamed([(path, loaded.frame)], rename or {})
+    notes = list(loaded.notes)
     if not frame.height:
         raise SweetspotError(f"{path}: no requests; give rows with {' and '.join(_LENGTHS)}")
-    if missing := [name for name in _LENGTHS if name not in frame.columns]:
-        remedy = " ".join(f"--map THEIRS={name}" for name in missing)
-        raise SweetspotError(
-            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
-            f"{', '.join(name for name in frame.columns if name != '_row')}; if the file has other names for them, add "
-            f"{remedy}"
+    columns = _columns(path, frame)
+    theirs = [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]
+    if theirs:
+        notes.append(f"read {', '.join(theirs)}")
+    decimals = {ours: frame[column] for ours, column in columns.items()}
+    comma = not loaded.typed and any(map(_separates_thousands, decimals.values()))
+    kept = frame.select(
+        *(parsed(series, "count", "," if comma else ".")[0].alias(ours) for ours, series in decimals.items()),
+        "_row",
+        _aborted=_aborted(frame),
+        _time=_times(frame, notes),
+    )
+    if "count" not in kept.columns:
+        kept = kept.with_columns(count=pl.lit(1))
+    kept = kept.with_columns(pl.col("count").fill_null(pl.lit(1, kept.schema["count"])))
+    replies = numbers(blank(kept["output_tokens"])).alias("reply")
+    lost = kept.with_columns(replies).select(pl.col("_aborted") | (pl.col("reply") == 0).fill_null(False)).to_series()
+    prompt = blank(kept["input_tokens"])
+    silent = blank(kept["output_tokens"]).is_null() & (prompt.is_null() | numbers(prompt).is_not_null()) & ~lost
+    if (lost | silent).mean() <= _MOST_ABORTED:  # type: ignore[operator]
+        lost = lost | silent
+    elif lost.all():
+        raise SweetspotError(f"{path}: no requests; all {kept.height} were aborted or have a reply of 0 tokens")
+    kept = whole_numbers(path, kept.filter(~lost), {"input_tokens": 1, "output_tokens": 1, "count": 0})
+    if lost.any():
+        where = frame.filter(lost)["_row"][0]
+        notes.append(
+            f"{lost.sum()} of {frame.height} requests were aborted or have no reply (first in row {where}): left out"
         )
-    if "count" not in frame.columns:
-        frame = frame.with_columns(count=pl.lit(1))
-    frame = frame.with_columns(pl.col("count").fill_null(pl.lit(1, frame.schema["count"])))
-    frame = whole_numbers(path, frame, {"input_tokens": 1, "output_tokens": 1, "count": 0})
-    counted = frame.group_by(_LENGTHS).agg(pl.col("count").sum()).filter(pl.col("count") > 0)
+    counted = kept.group_by(_LENGTHS).agg(pl.col("count").sum()).filter(pl.col("count") > 0)
     if not counted.height:
         raise SweetspotError(f"{path}: no requests; every count is 0")
-    return {(n, m): count for n, m, count in counted.iter_rows()}
+    times = None if kept["_time"].null_count() else kept["_time"] - kept["_time"].min()
+    return Log({(n, m): count for n, m, count in counted.iter_rows()}, times, tuple(notes))
+
+
+def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
+    """The columns of lengths and counts, ours to theirs."""
+    found: dict[str, str] = {}
+    for ours in (*_LENGTHS, "count"):
+        if ours in frame.columns:
+            found[ours] = ours
+            continue
+        names = [name for name in frame.columns if any(one.quantity == ours for one in meanings(name))]
+        full = [name for name in names if frame[name].null_count() < frame.height] or names
+        first = full[0] if full else ""
+        if differing := [name for name in full[1:] if not frame[name].equals(frame[first].alias(name))]:
+            raise SweetspotError(
+                f"{path}: {first} and {differing[0]} could both be {ours}, and differ; choose one with --map "
+                + shlex.quote(f"{first}={ours}")
+            )
+        if first:
+            found[ours] = first
+    if missing := [name for name in _LENGTHS if name not in found]:
+        there = [name for name in frame.columns if not name.startswith("_")]
+        spare = [name for name in there if name not in found.values()]
+        likely = {name: [each for each in hints(name, spare) if _counts(frame[each])] for name in missing}
+        maps = [f"{next(iter(likely[name]), 'THEIRS')}={name}" for name in missing]
+        remedy = " ".join(f"--map {shlex.quote(each)}" for each in maps)
+        raise SweetspotError(
+            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
+            f"{shortened(there, ', ', 30)}; if the file has other names for them, add {remedy}"
+        )
+    return found
+
+
+def _separates_thousands(series: pl.Series) -> bool:
+    """Whether points separate thousands, as in 1.024: a count has no decimals."""
+    found = clues(series)
+    return bool(found.comma or (found.unclear and "." in found.unclear and not found.point))
+
+
+def _counts(series: pl.Series) -> bool:
+    """Whether a column holds whole numbers, as lengths are."""
+    values = numbers(series).drop_nulls()
+    return bool(len(values) and (values == values.floor()).all() and (values > 0).any())
+
+
+def _aborted(frame: pl.DataFrame) -> pl.Series:
+    """Rows whose status says that there was no whole reply."""
+    lost = pl.Series([False] * frame.height)
+    for name in frame.columns:
+        plain = folded(name.rpartition(".")[2])
+        plain = "error" if ".error." in f".{name}" else plain
+        if plain in _STATES.split() and not frame[name].dtype.is_nested():
+            text = blank(frame[name].cast(pl.String), NO_NUMBER).str.to_lowercase()
+            if plain in ("error", "errortype"):
+                lost = lost | (text.is_not_null() & ~text.is_in(["false", "0", "{}", "[]"]))
+            else:
+                lost = lost | text.str.contains(_FAILED).fill_null(False)
+    return lost
+
+
+def _times(frame: pl.DataFrame, notes: list[str]) -> pl.Series:
+    """When each request arrived, in s; null throughout if no column says, or one that is not understood."""
+    nothing = pl.Series("_time", [None] * frame.height, dtype=pl.Float64)
+    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _TIMES.split()):
+        series = frame[name]
+        if series.dtype.is_temporal() and series.dtype != pl.Duration:
+            return series.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) * 1e-6
+        values = numbers(series)
+        if not values.null_count():
+            size = float(values.abs().max() or 0.0)  # type: ignore[arg-type]
+            relative_ms = "hash_ids" in frame.columns
+            return values * (1e-3 if relative_ms else next(factor for least, factor in _SINCE_1970 if size >= least))
+        if series.dtype == pl.String:
+            plain = series.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True)
+            for form in _WRITTEN:
+                read = plain.str.to_datetime(form, strict=False, time_unit="ns")
+                if not read.null_count():
+                    zone = series.str.extract(r"([+-]\d\d:?\d\d)$")
+                    hours = zone.str.slice(0, 3).cast(pl.Float64).fill_null(0.0)
+                    return read.dt.timestamp("ns").cast(pl.Float64) * 1e-9 - hours * 3600.0
+        notes.append(f"times in column {name} are not understood, for example {series.drop_nulls().head(1).to_list()}")
+    return nothing

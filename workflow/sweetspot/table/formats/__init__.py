@@ -1,0 +1,125 @@
+"""The result formats of the field, one TOML file each: keys that recognise it, its columns, a sample, and right values.
+
+A column is a name in the file (nested names joined by dots, `*` for any part), with a unit in brackets if the name
+states none: `"energy_consumed [kWh]"`. A list names alternatives, of which the first that is there counts; `+` adds;
+`sum(…)` adds all columns that `*` fits, `first(…)` takes the first.
+"""
+
+import fnmatch
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sweetspot.errors import SweetspotError
+from sweetspot.table.numbers import blank, numbers, parsed
+from sweetspot.table.schema import Row
+from sweetspot.table.words import NUMBERS, UNITS, Meaning, meanings
+
+_ALIKE = 0.01  # relative difference up to which two columns are one
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format as its file describes it. `keys`: sets of names, of which one must be there whole."""
+
+    name: str
+    source: str
+    says: str
+    keys: Sequence[Sequence[str]]
+    columns: Mapping[str, str | Sequence[str]]
+    constants: Mapping[str, str]
+    choose: Mapping[str, Sequence[str]]
+    sample: Mapping[str, Any]
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether a table with these columns is of this format."""
+        return any(all(fnmatch.filter(names, key) for key in keys) for keys in self.keys)
+
+    def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+        """Our columns and quantities, without those that the format does not name, except ours; and their names.
+
+        `settled`: those that `--map` gave. Raises SweetspotError if columns differ of which only a person can choose.
+        """
+        found: dict[str, pl.Series] = {}
+        given = {one.quantity for name in settled for one in meanings(name)}
+        sources = {name: [told] if isinstance(told, str) else told for name, told in self.columns.items()}
+        for quantity in [name for name in self.choose if name not in given]:
+            several = {name: _column(frame, quantity, name) for name in self.choose[quantity]}
+            there = {name: series for name, series in several.items() if series is not None and (series > 0).any()}
+            first, *others = there.values()
+            if any(((other - first).abs() > _ALIKE * first).any() for other in others):
+                ways = [name.replace("]", "").split(" [") for name in there]
+                maps = [f"--map {name}={Meaning(quantity, 0.0, unit).header}" for name, unit in ways]
+                raise SweetspotError(
+                    f"{place} is of {self.name}: {self.says}; {' and '.join(name for name, _ in ways)} differ, and "
+                    f"only you can say which counts: {' or '.join(maps)}"
+                )
+            sources[quantity] = [*there]
+        for quantity, names in sources.items():
+            if quantity in given:
+                continue
+            for name in names:
+                series = _column(frame, quantity, name)
+                if series is not None and series.drop_nulls().len():
+                    found[quantity] = series.alias(quantity)
+                    break
+        ours = {*Row.to_schema().columns, *NUMBERS, *settled}
+        kept = frame.select(name for name in frame.columns if name.startswith("_") or name in ours)
+        for name, value in self.constants.items():
+            if name not in found and name not in kept.columns:
+                found[name] = pl.Series(name, [value] * frame.height, dtype=pl.String)
+        kept = kept.drop(name for name in found if name in kept.columns)
+        return kept.with_columns(found.values()), [*found]
+
+    def told(self, path: Path) -> list[str]:
+        """Two lines: what was recognised, and how it is read."""
+        return [f"{path} is of {self.name}", self.says]
+
+
+@cache
+def all_formats() -> tuple[Format, ...]:
+    """Every format, the most particular first."""
+    found = []
+    for path in files(__name__).iterdir():
+        if path.name.endswith(".toml"):
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            found.append(Format(**{"constants": {}, "choose": {}, "sample": {}} | content))
+    return tuple(sorted(found, key=lambda form: (-max(map(len, form.keys)), form.name)))
+
+
+def recognised(names: Sequence[str]) -> Format | None:
+    """The format of a table with these columns; None if it is of none."""
+    return next((form for form in all_formats() if form.fits(names)), None)
+
+
+def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None:
+    expression, unit = re.fullmatch(r"(.*?)(?: \[([^]]+)\])?", source).groups()  # type: ignore[union-attr]
+    kind = NUMBERS.get(quantity, "text")
+    factor = UNITS[kind][unit] if unit else 1.0
+    many = re.fullmatch(r"(sum|first|count)\((.*)\)", expression)
+    if many:
+        names = fnmatch.filter(frame.columns, many[2])
+        if many[1] == "count":
+            return pl.Series(quantity, [len(names)] * frame.height, dtype=pl.Float64) if names else None
+        names = names if many[1] == "sum" else names[:1]
+    else:
+        names = [part.strip() for part in expression.split(" + ")]
+    if not names or not all(name in frame.columns for name in names):
+        return None
+    if kind == "text":
+        return blank(frame[names[0]].cast(pl.String))
+    if len(names) == 1:
+        return parsed(blank(frame[names[0]]), kind, ".", factor)[0]
+    values = [numbers(parsed(blank(frame[name]), kind)[0]) for name in names]
+    return (
+        pl.DataFrame([value.alias(str(i)) for i, value in enumerate(values)])
+        .select(pl.sum_horizontal(pl.all(), ignore_nulls=False) * factor)
+        .to_series()
+    )
