@@ -146,8 +146,8 @@ def test_files_and_summary(as_table: Any, tmp_path: Path) -> None:
     predictor.write(fitted, tmp_path / "predictor.json")
     text = summary(fitted, errors)
     assert text.startswith("SIMULATED (kernel times measured by NVIDIA, power modelled)")
-    assert fitted["groups"][1]["law"] == "paper-6"
-    assert f"{error(errors.filter(pl.col('model') == 'm'), 'paper-6', '5-fold')['mape_percent']:.2f} %" in text
+    assert fitted["groups"][1]["law"] == "steps-5"
+    assert f"{error(errors.filter(pl.col('model') == 'm'), 'chosen', '5-fold')['mape_percent']:.2f} %" in text
     assert "small (SIMULATED): no law can be fitted" in text
     spot = next(spot for spot in fitted["groups"][1]["sweet_spots"] if spot["status"] == "interior")
     flat = f"a plateau from {spot['plateau_low']:,.0f} to {spot['plateau_high']:,.0f}"

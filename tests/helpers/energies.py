@@ -27,7 +27,7 @@ TRUTH = {
 
 
 def measured(
-    law: str = "paper-6",
+    law: str = "steps-5",
     inputs: Iterable[int] = GRID,
     outputs: Iterable[int] = GRID,
     batches: Iterable[int] = (8,),

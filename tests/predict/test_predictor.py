@@ -22,7 +22,7 @@ from sweetspot.table.read import read
 from sweetspot.vocabulary import SIMULATED
 
 GRID = (64, 256, 1024, 4096)
-SIX = {"t0": 1.5, "t1": 4e-6, "t2": 1e-4, "t3": 0.02, "t4": 3e-5, "t5": 20.0}
+SIX = TRUTH["steps-5"]
 EIGHT = TRUTH["steps-8"]
 
 
@@ -76,12 +76,12 @@ def refused(fitted: dict[str, Any], n: int = 500, m: int = 700, **choice: Any) -
 
 
 def test_the_energies_are_the_formula_by_hand(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,)))
+    fitted = make(rows("steps-5", SIX, (8,)))
     (group,) = fitted["groups"]
-    assert group["law"] == "paper-6"
-    t = {name: term["value"] for name, term in group["laws"]["paper-6"][0]["terms"].items()}
+    assert group["law"] == "steps-5"
+    t = {name: term["value"] for name, term in group["laws"]["steps-5"][0]["terms"].items()}
     n, m = 500, 700
-    token = t["t0"] + t["t1"] * n**2 / m + t["t2"] * n + t["t3"] * n / m + t["t4"] * m + t["t5"] / m
+    token = ((m - 1) * (t["t0"] + t["t2"] * (n + m / 2)) + t["t1"] * n**2 + t["t3"] * n + t["t5"]) / m
     answer = ask(fitted, n, m)
     assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-12)
     assert answer.energy_per_request_j == pytest.approx(token * m, rel=1e-12)
@@ -104,7 +104,7 @@ def test_a_law_for_every_batch_by_hand(make: Any) -> None:
 
 
 def test_the_interval_by_hand(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,), noise=0.03))
+    fitted = make(rows("steps-5", SIX, (8,), noise=0.03))
     fit = fitted["groups"][0]["laws"][fitted["groups"][0]["law"]][0]
     answer = ask(fitted)
     x = np.array([term.value(500, 700, 8) for term in LAWS[answer.law].terms])
@@ -123,9 +123,9 @@ def test_the_interval_holds_a_new_measurement_19_times_in_20(make: Any) -> None:
     inside, asked = 0, 0
     random = np.random.default_rng(7)
     for seed in range(40):
-        fitted = make(rows("paper-6", SIX, (8,), noise=0.03, seed=seed))
+        fitted = make(rows("steps-5", SIX, (8,), noise=0.03, seed=seed))
         for n, m in ((64, 64), (500, 700), (4096, 100), (100, 4000), (4096, 4096)):
-            truth = per_token(LAWS["paper-6"], SIX, n, m, 8) * math.exp(random.normal(0, 0.03))
+            truth = per_token(LAWS["steps-5"], SIX, n, m, 8) * math.exp(random.normal(0, 0.03))
             answer = ask(fitted, n, m)
             inside += answer.energy_per_output_token_low_j <= truth <= answer.energy_per_output_token_high_j
             asked += 1
@@ -154,7 +154,7 @@ def test_a_single_length_tells_of_another_only_what_gpus_make_likely(make: Any) 
 
 
 def test_the_gain_of_the_sensors_is_in_the_interval(make: Any) -> None:
-    frame = rows("paper-6", SIX, (8,))
+    frame = rows("steps-5", SIX, (8,))
     without, with_gain = ask(make(frame)), ask(make(frame.with_columns(uncertainty_gain=0.05)))
     assert "sensor_gain" not in without.interval_parts
     half = with_gain.energy_per_request_high_j / with_gain.energy_per_request_j - 1
@@ -240,13 +240,13 @@ def test_what_lies_outside_is_said(make: Any, n: int, m: int, batch: int, reason
 
 def test_total_length_has_its_own_range(make: Any) -> None:
     cells = [(n, m) for n, m in itertools.product((64, 256, 1024, 2048, 4096), repeat=2) if n + m <= 4200]
-    fitted = make(rows("paper-6", SIX, (8,), cells=cells))
+    fitted = make(rows("steps-5", SIX, (8,), cells=cells))
     assert ask(fitted, 4096, 4096).extrapolates == ["total_tokens 8192 is above the measured 128-4160"]
 
 
 def test_a_corner_that_no_cell_reaches_is_an_extrapolation(make: Any) -> None:
     lengths = (64, 128, 256, 512, 1024, 2048)
-    fitted = make(rows("paper-6", SIX, (8,), cells=[(64, m) for m in lengths] + [(n, 64) for n in lengths[1:]]))
+    fitted = make(rows("steps-5", SIX, (8,), cells=[(64, m) for m in lengths] + [(n, 64) for n in lengths[1:]]))
     assert ask(fitted, 64, 2048).extrapolates == ask(fitted, 100, 128).extrapolates == []
     (reason,) = ask(fitted, 512, 512).extrapolates
     assert reason == "no cell combines such lengths and batch: the nearest is a factor of 8 away"
@@ -255,7 +255,7 @@ def test_a_corner_that_no_cell_reaches_is_an_extrapolation(make: Any) -> None:
 
 def test_lengths_measured_only_together_leave_others_less_certain(make: Any) -> None:
     fitted = make(
-        rows("paper-6", SIX, (8,), cells=[(length, length) for length in (64, 128, 256, 512, 1024, 2048, 4096)])
+        rows("steps-5", SIX, (8,), cells=[(length, length) for length in (64, 128, 256, 512, 1024, 2048, 4096)])
     )
     same, other = ask(fitted, 1000, 1000), ask(fitted, 4000, 100)
     assert same.warnings == []
@@ -270,20 +270,20 @@ def test_without_a_batch_the_smallest_is_taken_and_said(make: Any) -> None:
 
 def irregular() -> list[pl.DataFrame]:
     """Batches that follow no law of the batch, so that each keeps its own coefficients."""
-    return [rows("paper-6", SIX | {"t0": t0}, (batch,)) for batch, t0 in ((1, 1.0), (8, 3.0), (32, 0.5))]
+    return [rows("steps-5", SIX | {"t0": t0}, (batch,)) for batch, t0 in ((1, 1.0), (8, 3.0), (32, 0.5))]
 
 
 def test_an_unmeasured_batch_falls_back_on_the_law_for_every_batch(make: Any) -> None:
     fitted = make(*irregular())
-    assert fitted["groups"][0]["law"] == "paper-6"
-    assert ask(fitted, batch=8).law == "paper-6"
+    assert fitted["groups"][0]["law"] == "steps-5"
+    assert ask(fitted, batch=8).law == "steps-5"
     answer = ask(fitted, batch=16)
     assert answer.law == fitted["groups"][0]["law_any_batch"]
     assert any("batch 16 was not measured" in warning and answer.law in warning for warning in answer.warnings)
 
 
 def test_one_batch_tells_of_another_only_what_gpus_make_likely(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,)))
+    fitted = make(rows("steps-5", SIX, (8,)))
     answer = ask(fitted, batch=16)
     assert answer.extrapolates == ["batch 16 is above the measured 8"]
     assert answer.interval_parts["distance"] > 0.03
@@ -293,12 +293,12 @@ def test_one_batch_tells_of_another_only_what_gpus_make_likely(make: Any) -> Non
 def test_each_batch_has_its_own_coefficients(make: Any) -> None:
     fitted = make(*irregular())
     for batch, t0 in ((1, 1.0), (8, 3.0), (32, 0.5)):
-        truth = per_token(LAWS["paper-6"], SIX | {"t0": t0}, 500, 700, batch)
+        truth = per_token(LAWS["steps-5"], SIX | {"t0": t0}, 500, 700, batch)
         assert ask(fitted, batch=batch).energy_per_output_token_j == pytest.approx(truth, rel=0.03)
 
 
 def test_an_unknown_model_lists_close_ones(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,)), rows("paper-6", SIX, (8,), model="opt-1.3b"))
+    fitted = make(rows("steps-5", SIX, (8,)), rows("steps-5", SIX, (8,), model="opt-1.3b"))
     assert "did you mean llama-3.1-8b?" in refused(fitted, model="llama3.1-8b")
     assert "did you mean opt-1.3b?" in refused(fitted, model="OPT")
     assert "llama-3.1-8b, opt-1.3b" in refused(fitted, model="zzz")
@@ -308,9 +308,9 @@ def test_an_unknown_model_lists_close_ones(make: Any) -> None:
 def test_a_choice_left_open_lists_the_choices(make: Any) -> None:
     h100 = "NVIDIA H100 80GB HBM3"
     fitted = make(
-        rows("paper-6", SIX, (8,), gpu=h100, engine="a", precision="fp8"),
-        rows("paper-6", SIX | {"t0": 3.0}, (8,), gpu="NVIDIA A100", engine="a", precision="fp8"),
-        rows("paper-6", SIX | {"t0": 6.0}, (8,), gpu="NVIDIA A100", engine="b", precision="fp8"),
+        rows("steps-5", SIX, (8,), gpu=h100, engine="a", precision="fp8"),
+        rows("steps-5", SIX | {"t0": 3.0}, (8,), gpu="NVIDIA A100", engine="a", precision="fp8"),
+        rows("steps-5", SIX | {"t0": 6.0}, (8,), gpu="NVIDIA A100", engine="b", precision="fp8"),
     )
     message = refused(fitted)
     for choice in (f"--gpu '{h100}' --engine 'a'", "--gpu 'NVIDIA A100' --engine 'b'"):
@@ -323,7 +323,7 @@ def test_a_choice_left_open_lists_the_choices(make: Any) -> None:
 
 
 def test_a_whole_name_goes_before_a_part_of_another(make: Any) -> None:
-    fitted = make(rows("paper-6", SIX, (8,), gpu="NVIDIA H100 NVL"), rows("paper-6", SIX, (8,), gpu="NVIDIA H100"))
+    fitted = make(rows("steps-5", SIX, (8,), gpu="NVIDIA H100 NVL"), rows("steps-5", SIX, (8,), gpu="NVIDIA H100"))
     assert ask(fitted, gpu="nvidia h100").gpu == "NVIDIA H100"
 
 
@@ -331,26 +331,27 @@ def test_a_whole_name_goes_before_a_part_of_another(make: Any) -> None:
     ("n", "m", "batch", "name"), [(0, 64, 8, "input_tokens"), (64, -1, 8, "output_tokens"), (64, 64, 0, "batch")]
 )
 def test_impossible_requests(make: Any, n: int, m: int, batch: int, name: str) -> None:
-    assert name in refused(make(rows("paper-6", SIX, (8,))), n, m, batch=batch)
+    assert name in refused(make(rows("steps-5", SIX, (8,))), n, m, batch=batch)
 
 
-def test_a_law_that_turns_negative_predicts_nothing(make: Any) -> None:
-    cells = list(itertools.product((2048, 3000, 4096), (64, 128, 512)))
-    fitted = make(rows("linear", {"c0": -20.0, "c1": 0.02, "c2": 0.05}, (8,), cells=cells))
+def test_a_law_whose_prices_are_all_zero_predicts_nothing(make: Any) -> None:
+    fitted = make(rows("steps-5", SIX, (8,)))
+    for term in fitted["groups"][0]["laws"]["steps-5"][0]["terms"].values():
+        term["value"] = 0.0
     message = refused(fitted, 1, 1)
     assert "no positive energy" in message
     assert "input_tokens 1 is below" in message
 
 
 def test_a_group_without_a_law_says_why(make: Any) -> None:
-    one = rows("paper-6", SIX, (8,), cells=[(64, 64)], model="small")
-    message = refused(make(rows("paper-6", SIX, (8,)), one), model="small")
+    one = rows("steps-5", SIX, (8,), cells=[(64, 64)], model="small")
+    message = refused(make(rows("steps-5", SIX, (8,)), one), model="small")
     assert "no law can be fitted" in message
 
 
 @pytest.mark.parametrize("source", SIMULATED)
 def test_simulated_is_said(make: Any, source: str) -> None:
-    answer = ask(make(rows("paper-6", SIX, (8,), source=source)))
+    answer = ask(make(rows("steps-5", SIX, (8,), source=source)))
     assert answer.source == source
     assert f"{SIMULATED[source]}: fitted to a simulated GPU" in answer.as_text()
 
@@ -367,8 +368,8 @@ def test_text_and_json_say_the_same(make: Any) -> None:
 
 
 def test_a_predictor_holds_no_nan(make: Any, tmp_path: Path) -> None:
-    fitted = make(rows("paper-6", SIX, (8,)))
-    fitted["groups"][0]["laws"]["paper-6"][0]["relative_residual_sd"] = math.nan
+    fitted = make(rows("steps-5", SIX, (8,)))
+    fitted["groups"][0]["laws"]["steps-5"][0]["relative_residual_sd"] = math.nan
     before = (tmp_path / "predictor.json").read_text()
     with pytest.raises(ValueError, match="not JSON compliant"):
         predictor.write(fitted, tmp_path / "predictor.json")
@@ -376,7 +377,7 @@ def test_a_predictor_holds_no_nan(make: Any, tmp_path: Path) -> None:
 
 
 def test_predicting_starts_without_the_analysis_packages(make: Any, tmp_path: Path) -> None:
-    make(rows("paper-6", SIX, (8,)))
+    make(rows("steps-5", SIX, (8,)))
     code = (
         "import sys; from pathlib import Path; from sweetspot.predict import predictor\n"
         f"fitted = predictor.load(Path({str(tmp_path / 'predictor.json')!r}))\n"

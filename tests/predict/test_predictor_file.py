@@ -127,7 +127,7 @@ def test_a_changed_file_is_refused_or_said_with_every_prediction(simulated: Made
         except SweetspotError:
             refused += 1
     assert refused > 50
-    assert answered > 50
+    assert answered > 20
 
 
 def test_what_fit_wrote_says_nothing_of_changes(simulated: Made, tmp_path: Path) -> None:

@@ -36,13 +36,13 @@ def choose(
 ) -> tuple[str | None, str]:
     """Name of the law to predict with, and one sentence why; None if no law could be fitted.
 
-    Candidates are the laws with priors, which keep their predictions physical (a baseline never predicts). They cover
+    Candidates are the laws that may predict (see `Law`); of few cells, only those without negative prices. They cover
     the most cells and predict the most cells under 5-fold. One scheme after another then drops those
     that are worse than the best (by paired errors over the cells that both predict, beyond the noise of their
     difference). A scheme that cannot judge a law neither drops it nor lets it displace one it can judge. Of those left,
     one set of coefficients for every batch is preferred to a set per batch, then the fewest coefficients.
     """
-    covered = {name: _covered(fits, points) for name, fits in laws.items() if LAWS[name].predicts}
+    covered = {name: _covered(fits, points) for name, fits in laws.items() if _competes(LAWS[name], points)}
     most = max(covered.values(), default=0)
     if not most:
         asked = [laws[name] for name in covered if not LAWS[name].needs_experts]
@@ -73,6 +73,10 @@ def choose(
     )
     rivals = "laws for every batch" if several and LAWS[name].has_batch_terms else "laws"
     return name, f"held-out MAPE {shown}; {size[name]} coefficients, the fewest of the equally good {rivals}"
+
+
+def _competes(law: Law, points: Points) -> bool:
+    return law.predicts and (law.bounded or len(points) >= FEWEST_FOR_FOLDS)
 
 
 def _errors(names: Sequence[str], held_out: Mapping[str, Schemes], scheme: str, points: Points) -> dict[str, Array]:

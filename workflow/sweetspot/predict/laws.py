@@ -152,7 +152,8 @@ class Term:
 class Law:
     """A law: its formula for people and its terms for the fit.
 
-    A baseline without terms is validated alongside the laws but never used to predict; `no_terms` says why.
+    Only a law that `predicts` may be chosen: its prices keep predictions physical. The others are validated beside it;
+    `no_terms` says why one has no coefficients.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Law:
     source: str
     terms: tuple[Term, ...]
     no_terms: str = ""
+    predicts: bool = False
 
     def prompt(self, n: Number, batch: Number) -> Number:
         """The prompt length that the terms see, at n input tokens and this batch."""
@@ -171,9 +173,9 @@ class Law:
         return any(term.batch_power for term in self.terms)
 
     @property
-    def predicts(self) -> bool:
-        """Whether the law may be chosen to predict: it has terms, and priors that keep them physical."""
-        return bool(self.terms) and all(term.prior for term in self.terms)
+    def bounded(self) -> bool:
+        """Whether no price can be negative, so that energies are positive and never fall as a request grows."""
+        return all(term.lower == 0 for term in self.terms)
 
     @property
     def needs_experts(self) -> bool:
@@ -310,6 +312,7 @@ _LAWS = (
         "E_tok = t0 + t1 n^2/m + t2 n + t3 n/m + t4 m + t5/m",
         "SweetSpot, arXiv 2602.05695 (final form)",
         (_T0, _T1, _T2, _T3, _T4, _T5),
+        predicts=True,
     ),
     Law(
         "steps-5",
@@ -322,24 +325,28 @@ _LAWS = (
             _T3,
             Term("t5", "1/m", 0.0, "prefill: all that does not depend on its length", prior="request and batch"),
         ),
+        predicts=True,
     ),
     Law(
         "steps-8",
         f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + t2 (n + m/2)) + {_BY_STEP}",
         "this project: prefill and decode steps at every batch",
         (*_OF_STEP, _CACHE, *_OF_PREFILL),
+        predicts=True,
     ),
     Law(
         "experts-10",
         f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + y A/B + z A^2/B + t2 (n + m/2)) + {_BY_STEP}",
         "this project: steps-8 plus the experts' weights; a step reads the share A = 1 - (1 - k/E)^B of them",
         (*_OF_STEP, _EVEN, _CROWDED, _CACHE, *_OF_PREFILL),
+        predicts=True,
     ),
     Law(
         "skewed-9",
         f"E_tok = ((m - 1) (u + v/B + c/B^(3/4) + y A/B + t2 (n + m/2)) + {_BY_STEP}",
         "this project: as experts-10, with some experts more popular than others: A = B k/(E + (B - 1) k)",
         (*_OF_STEP, _SKEWED, _CACHE, *_OF_PREFILL),
+        predicts=True,
     ),
 )
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
