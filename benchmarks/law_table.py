@@ -136,10 +136,10 @@ def llm_inference_bench(path: Path) -> pl.DataFrame:
     )
 
 
-def ml_energy(path: Path) -> pl.DataFrame:
-    """Curves of energy against running batch on H100s, with constant lengths in place of each curve's mix."""
+def ml_energy(path: Path, gpu: str = "H100") -> pl.DataFrame:
+    """Curves of energy against running batch on one kind of GPU, with constant lengths in place of each curve's mix."""
     curve = ["model", "task", "precision", "n_gpu", "tp", "ep", "dp"]
-    rows = pl.read_csv(path).filter(pl.col("gpu") == "H100").filter(pl.len().over(curve) >= FEWEST)
+    rows = pl.read_csv(path).filter(pl.col("gpu") == gpu).filter(pl.len().over(curve) >= FEWEST)
     output = pl.col("avg_out").mean().over(curve).round()
     batch = pl.col("avg_batch").round().cast(pl.Int64)
     mixture = {
@@ -153,7 +153,7 @@ def ml_energy(path: Path) -> pl.DataFrame:
     experts, per_token = ({model: value and value[i] for model, value in mixture.items()} for i in range(2))
     return rows.select(
         model=pl.format("{} {}", "model", "task"),
-        gpu=pl.format("{} x H100", "n_gpu"),
+        gpu=pl.format("{} x " + gpu, "n_gpu"),
         engine=pl.format("vLLM tp{} ep{} dp{}", "tp", "ep", "dp"),
         precision="precision",
         batch=batch,
