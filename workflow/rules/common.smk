@@ -11,7 +11,7 @@ from snakemake.utils import update_config
 from sweetspot.campaign import slurm, survey
 from sweetspot.campaign.campaign import Campaign
 from sweetspot.campaign.configfile import read_configuration
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import SweetspotError, reported
 from sweetspot.files import key
 from sweetspot.campaign.digest import source_hash
 
@@ -28,8 +28,8 @@ try:
         update_config(config, workflow.config_settings.config)
     CAMPAIGN = Campaign(config, CONFIG_FILE)
     CAMPAIGN.check_writable()
-except SweetspotError as error:
-    sys.exit(f"error: {error}")
+except Exception as error:
+    sys.exit(reported(error)[0])
 
 # Snakemake asks for --cores, which does not cover GPUs; the profiles do. Options such as --dry-run need no profile.
 if (

@@ -7,10 +7,31 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sweetspot.errors import SweetspotError, first_line
+
+_MOST_BYTES = 64 << 20
+
 
 def key(inputs: Mapping[str, Any]) -> str:
     """Digest of everything a measurement depends on; equal inputs in any order give the same 16 hex digits."""
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class NotJson(SweetspotError, ValueError):
+    """A file is not the JSON object that it should be."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises NotJson if there is none in its first 64 MB, OSError if it cannot be read."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    try:
+        found = json.loads(data[:_MOST_BYTES].decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise NotJson(f"{path}: not valid JSON ({first_line(error)[:200]}); truncated? Copy the file again") from None
+    if not isinstance(found, dict):
+        raise NotJson(f"{path}: holds a {type(found).__name__}, not a JSON object; copy the file again")
+    return found
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

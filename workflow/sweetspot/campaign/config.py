@@ -3,6 +3,7 @@
 The checks, the JSON schemas in workflow/schemas and docs/configuration.md all come from the classes in this module.
 """
 
+import csv
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -265,7 +266,7 @@ def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
         raise SweetspotError(f"{path}: no such table of models; set `models` in the configuration")
     try:
         frame = load(path, exact=True)
-    except SweetspotError as error:
+    except (SweetspotError, csv.Error) as error:
         raise SweetspotError(f"{error}; separate the columns of a table of models by single tabs") from None
     if not frame.height:
         raise SweetspotError(

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = options.job
     try:
         where = Place(options.directory, job["model"], job["batch"], getattr(options, "block", ""))
-        resolved = json.loads(where.architecture.read_text())
+        resolved = files.read_object(where.architecture)
         (build if options.command == "build" else measure)(job, resolved, where)
     except SweetspotError as error:
         print(f"error: {error}", file=sys.stderr)
