@@ -12,7 +12,18 @@ from typing import Any, Protocol, TypeVar
 
 from sweetspot.errors import SweetspotError
 from sweetspot.sensors.clock import Clock
-from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Window, flags_of, judge, mean_of_known, union
+from sweetspot.sensors.window import (
+    Edges,
+    Limits,
+    Readings,
+    Sample,
+    Window,
+    counter_error,
+    flags_of,
+    judge,
+    mean_of_known,
+    union,
+)
 
 T = TypeVar("T")
 
@@ -203,7 +214,7 @@ class Meter:
             **vars(judge(readings, self._limits)),
             start_s=start_s,
             duration_s=end_s - start_s,
-            edge_error=self._step_s / (end_s - start_s),
+            edge_error=max(counter_error(one.edges, one.samples, self._step_s) for one in readings),
             temperature_c=mean_of_known(s.temperature_c for s in samples),
             sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
             event_reasons=union(s.event_reasons or 0 for s in samples),
@@ -212,6 +223,10 @@ class Meter:
         )
 
     def _samples(self) -> list[Sample]:
+        for known, limit_w in zip(
+            self._power_limits_w, self._of_each(lambda s: _if_known(s.power_limit_w)), strict=True
+        ):
+            known.update(() if limit_w is None else (limit_w,))  # it may be changed for less than `_CHECK_S`
         return self._of_each(
             lambda sensor: Sample(
                 self.clock.now(),
