@@ -1,5 +1,8 @@
 """Atomic file writes, and digests of the inputs that results depend on. Standard library only."""
 
+import contextlib
+import csv
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -35,7 +38,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: a reader never sees half of it."""
+    """Write a file atomically: a reader never sees half of it. The text of a CSV file runs in no spreadsheet."""
+    if path.suffix == ".csv" and isinstance(content, str):
+        content = _inert(content)
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -47,6 +52,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _inert(table: str) -> str:
+    """A CSV text in which what a spreadsheet takes for a formula has an apostrophe before it; numbers stay numbers."""
+    rows = list(csv.reader(io.StringIO(table, newline="")))
+    if not any(_runs(cell) for row in rows for cell in row):
+        return table
+    text = io.StringIO()
+    csv.writer(text).writerows([f"'{cell}" if _runs(cell) else cell for cell in row] for row in rows)
+    return text.getvalue().replace("\r\n", "\n")
+
+
+def _runs(cell: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(cell)
+        return False
+    return cell[:1] in tuple("=+@\t\r") or (cell[:1] == "-" and len(cell) > 1)
 
 
 def write_with_digest(path: Path, content: str) -> None:
