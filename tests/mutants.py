@@ -25,7 +25,7 @@ LIBRARY = "workflow/sweetspot"
 TARGETS = {
     "sensors/meter.py": ["sensors/test_meter.py", "sensors/test_nvml.py", "sensors/test_nvml_several.py"],
     "sensors/window.py": ["sensors/test_meter.py", "sensors/test_nvml.py", "sensors/test_nvml_several.py"],
-    "measure/journal.py": ["measure/test_journal.py", "measure/test_session.py"],
+    "measure/journal.py": ["measure/test_journal.py", "measure/test_resume.py", "measure/test_session.py"],
     "campaign/digest.py": ["campaign/test_digest.py"],
     "campaign/configfile.py": ["campaign/test_configfile.py"],
     "campaign/collect.py": ["campaign/test_collect.py"],

@@ -1,7 +1,12 @@
 """Journals: nothing measured is lost, counted twice or changed unseen, whatever happened to the files."""
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ CELLS = [(64, 64), (64, 128)]
 
 
 @pytest.fixture
-def measured(tmp_path: Path) -> tuple[Path, list[dict[str, Any]], Path]:
+def made(tmp_path: Path) -> tuple[Path, list[dict[str, Any]], Path]:
     """A campaign's directory, its rows, and its journal."""
     rows = measure(prepare(tmp_path), job(CELLS))
     (path,) = tmp_path.glob("journal/*/*/*.jsonl")
@@ -23,39 +28,39 @@ def measured(tmp_path: Path) -> tuple[Path, list[dict[str, Any]], Path]:
 
 @pytest.mark.parametrize("name", ["grid.backup.jsonl", "a copy.jsonl", "zzz.jsonl"])
 @pytest.mark.parametrize("part", [1.0, 0.5, 0.97])
-def test_a_copy_of_a_journal_beside_it_adds_no_rows(measured: Any, name: str, part: float) -> None:
-    place, rows, path = measured
+def test_a_copy_of_a_journal_beside_it_adds_no_rows(made: Any, name: str, part: float) -> None:
+    place, rows, path = made
     data = path.read_bytes()
     path.with_name(name).write_bytes(data[: int(part * len(data))])
-    made = visits(place)
+    before = visits(place)
     assert measure(place, job(CELLS)) == rows
-    assert visits(place) == made, "and nothing is measured again"
+    assert visits(place) == before, "and nothing is measured again"
 
 
-def test_a_journal_that_came_by_way_of_windows_is_the_same(measured: Any) -> None:
-    place, rows, path = measured
+def test_a_journal_that_came_by_way_of_windows_is_the_same(made: Any) -> None:
+    place, rows, path = made
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert measure(place, job(CELLS)) == rows
 
 
 @pytest.mark.parametrize("name", ["flags", "energy_j", "visit", "repetition", "uncertainty_tail", "session", "key"])
 def test_a_damaged_line_is_not_used_but_measured_again(
-    measured: Any, name: str, capsys: pytest.CaptureFixture[str]
+    made: Any, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place, _, path = measured
-    made = sorted(visits(place))
+    place, _, path = made
+    before = sorted(visits(place))
     lines = path.read_bytes().splitlines()
     number = next(number for number, line in enumerate(lines) if b'"rows"' in line)
     lines[number] = lines[number].replace(f'"{name}"'.encode(), b'"nothing"')
     path.write_bytes(b"\n".join(lines))
     again = measure(place, job(CELLS))
     assert f"warning: {path}, line {number + 1}: damaged, not used" in capsys.readouterr().err
-    assert sorted(visits(place)) == made
-    assert {(row["output_tokens"], row["visit"]) for row in again} == {(m, visit) for _, m, visit in made}
+    assert sorted(visits(place)) == before
+    assert {(row["output_tokens"], row["visit"]) for row in again} == {(m, visit) for _, m, visit in before}
 
 
-def test_journals_that_disagree_on_a_row_are_refused(measured: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    place, _, path = measured
+def test_journals_that_disagree_on_a_row_are_refused(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    place, _, path = made
     for record in records(place):
         for row in record.get("rows", ()):
             row["energy_j"] *= 2
@@ -69,8 +74,8 @@ def test_journals_that_disagree_on_a_row_are_refused(measured: Any, capsys: pyte
 @pytest.mark.parametrize(
     "line", [b"[" * 100_000, b"null", b"[]", b'"text"', b"{}", b'{"key": 1}', b"\xff\xfe", b'{"rows": 1}']
 )
-def test_lines_that_are_no_records_are_passed_over(measured: Any, line: bytes) -> None:
-    place, rows, path = measured
+def test_lines_that_are_no_records_are_passed_over(made: Any, line: bytes) -> None:
+    place, rows, path = made
     path.write_bytes(line + b"\n" + path.read_bytes() + line)
     assert measure(place, job(CELLS)) == rows
 
@@ -89,3 +94,52 @@ def test_a_line_is_on_the_disk_before_the_next_cell_begins(tmp_path: Path, monke
         journal.append(path, {"key": "k", "session": str(number)})
         assert synced[-1] == path.read_bytes(), "all of it, and before append returns"
     assert len(synced) == 3
+    (tmp_path / "below").mkdir()
+    for path in (tmp_path / "new/and/newer.jsonl", tmp_path / "below/journal.jsonl"):
+        journal.append(path, {"key": "k", "session": "s"})
+        assert len(journal.records([path])) == 1
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from sweetspot.measure import journal
+with journal.claimed(journal.Place(Path(sys.argv[1]), "opt", 4), [(64, 128), (300, 1)]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_claimed_cells_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place, cells = journal.Place(tmp_path, "opt", 4), [(64, 128), (300, 1)]
+    assert not journal.is_claimed(place, cells), "nothing is there yet"
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == "held\n"
+        for cell in cells:
+            assert journal.is_claimed(place, [cell])
+        others = [(64, 127), (64, 129), (63, 128), (128, 64), (1, 300), (299, 1)]
+        assert not journal.is_claimed(place, others)
+        with journal.claimed(place, others):
+            assert "waiting" not in capsys.readouterr().err
+        released = threading.Timer(0.3, holder.stdin.close)
+        released.start()
+        with journal.claimed(place, [(1, 1), (64, 128)]):
+            assert holder.wait() == 0, "it had ended before"
+            assert "waiting for another job that is measuring 64 -> 128 tokens" in capsys.readouterr().err
+    assert not journal.is_claimed(place, cells)
+
+
+def test_without_locks_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    place = journal.Place(tmp_path, "opt", 4)
+    with journal.claimed(place, [(64, 64), (64, 128)]):
+        assert capsys.readouterr().err.count("(No locks available): run one workflow at a time") == 1
+        assert not journal.is_claimed(place, [(64, 64)])

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -64,14 +63,12 @@ def once(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     identity = ["model", "batch", "session", *journal.IDENTITY]
     if not set(identity) <= set(frame.columns):
         return frame, 0
-    numbered = frame.with_row_index("_number")
     measured = pl.all_horizontal(pl.col("session", "time_s", "energy_j").is_not_null())
-    first: dict[tuple[Any, ...], list[Any]] = {}
-    copies = []
-    for row in numbered.filter(measured & pl.struct(identity).is_duplicated()).iter_rows(named=True):
-        place, values = tuple(row[name] for name in identity), [row.get(name) for name in _MEASURED]
-        if first.setdefault(place, [row["_number"], values])[1] != values:
-            known = ", ".join(f"{name} {row[name]}" for name in identity)
-            raise SweetspotError(f"two rows disagree on one measurement ({known}); remove the one that was changed")
-        copies += [row["_number"]] if first[place][0] != row["_number"] else []
-    return numbered.filter(~pl.col("_number").is_in(copies)).drop("_number"), len(copies)
+    first = pl.struct(*identity, measured.alias("_measured")).is_first_distinct()
+    values = [name for name in _MEASURED if name in frame.columns]
+    odd = frame.filter(measured & ~first & pl.struct(*identity, *values).is_first_distinct())
+    if odd.height:
+        known = ", ".join(f"{name} {odd[0, name]}" for name in identity)
+        raise SweetspotError(f"two rows disagree on one measurement ({known}); remove the one that was changed")
+    kept = frame.filter(~measured | first)
+    return kept, frame.height - kept.height

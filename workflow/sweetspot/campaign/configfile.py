@@ -69,29 +69,31 @@ def read_configuration(path: Path) -> dict[str, Any]:
 def _parsed(data: bytes) -> dict[str, Any]:
     if len(data) > _MOST_BYTES:
         raise ValueError(f"more than {_MOST_BYTES} bytes, too many for a configuration")
-    depth = 0
-    for event in yaml.parse(data, _Loader):  # composing recurses, in C without a bound
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise ValueError(f"nested deeper than {_DEEPEST} levels")
-    loader = _Loader(data)
-    try:
-        node = loader.get_single_node()
-        if node is None or _values(node, {}) > _MOST_VALUES:
-            raise ValueError(f"more than {_MOST_VALUES} values, with aliases written out" if node else "an empty file")
-        found = loader.construct_document(node)
-    finally:
-        loader.dispose()
+    _check_size(data)
+    found = yaml.load(data, _Loader)
     if not isinstance(found, dict):
-        raise ValueError("not a configuration, which is lines of `key: value`")
+        raise ValueError("not a configuration, which is lines of `key: value`" if found else "an empty file")
     return found
 
 
-def _values(node: Any, known: dict[int, float]) -> float:
-    """How many values a node holds, with aliases written out: infinitely many if it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = inf
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_values(part, known) for part in flat)
-    return known[id(node)]
+def _check_size(data: bytes) -> None:
+    """Raise ValueError for what is nested deeply, or holds many values once its aliases are written out."""
+    sizes, parts = dict[str | None, float](), [1.0]  # by anchor; of the collections that are open
+    anchors: list[str | None] = [None]  # of these
+    for event in yaml.parse(data, _Loader):  # flat, while loading recurses, in C without a bound
+        if isinstance(event, yaml.CollectionStartEvent):
+            parts.append(1.0)
+            anchors.append(event.anchor)
+            continue
+        size = 0.0
+        if isinstance(event, yaml.AliasEvent):
+            size = inf if event.anchor in anchors else sizes.get(event.anchor, 0.0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = sizes[anchors.pop()] = parts.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            size = sizes[event.anchor] = 1.0
+        parts[-1] += size
+        if parts[-1] > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values, with aliases written out")
+        if len(parts) > _DEEPEST:
+            raise ValueError(f"nested deeper than {_DEEPEST} levels")

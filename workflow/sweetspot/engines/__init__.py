@@ -137,9 +137,6 @@ class Engine:
         """Run the whole batch; every request has exactly these lengths. Raises OutOfMemory or SweetspotError."""
         raise NotImplementedError
 
-    def begin(self, visit: str) -> None:
-        """A visit to a cell begins, of this name in its campaign; only a simulation has to know."""
-
     def reasons(self) -> tuple[str, ...]:
         """Why the runs since the last call must not be trusted, as reasons of a row; empty if they can be."""
         return ()

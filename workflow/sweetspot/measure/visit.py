@@ -41,7 +41,7 @@ def visit_cell(
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
     tries = sum(row["visit"] == visit for row in earlier)
-    engine.begin(f"{n}/{m}/{visit}/{tries}")
+    getattr(engine, "begin", str)(f"{n}/{m}/{visit}/{tries}")  # a simulation has to know
     steady, ran = _warm_up(engine, meter, n, m, protocol)
     flags = [*_flags(spec, cell), *ran.flags]
     flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags) + ["not_steady"] * (not steady)

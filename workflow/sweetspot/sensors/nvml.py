@@ -331,20 +331,15 @@ def _visible_boards(nvml: _Nvml) -> tuple[dict[str, str], dict[str, str], str]:
         except SensorError as error:
             unread[len(names)] = str(error)
     also, value = "".join(f"; {reason}" for reason in unread.values()), os.environ.get("CUDA_VISIBLE_DEVICES")
-    refused = f"the driver denies this process access to {denied} GPU{'s' * (denied > 1)} of this machine" * bool(
-        denied
-    )
+    why = f"; the driver denies this process access to {denied} GPU{'s' * (denied > 1)} of this machine" * bool(denied)
     if denied and not names and not unread:
-        raise UnfitMachine(
-            f"{refused}: ask the scheduler for one (Slurm: --gpus=1), or the administrator for access to /dev/nvidia*"
-        )
+        remedy = "ask the scheduler for one (Slurm: --gpus=1), or the administrator for access to /dev/nvidia*"
+        raise UnfitMachine(f"{why[2:]}: {remedy}")
     visible: dict[str, str] = {} if value is not None else {uuid: uuid for uuid in names}
     for item in (part.strip() for part in (value or "").split(",")):
         if item in ("", "-1", "NoDevFiles"):  # CUDA stops at these; Slurm writes the last for no GPU
             break
-        visible.setdefault(
-            _named(item, names, unread, f"CUDA_VISIBLE_DEVICES={value}", also + f"; {refused}" * bool(denied)), item
-        )
+        visible.setdefault(_named(item, names, unread, f"CUDA_VISIBLE_DEVICES={value}", also + why), item)
     return visible, names, also
 
 

@@ -126,7 +126,7 @@ class Window(Verdict):
     """One window of work: its verdict and the readings behind it.
 
     `tail_j`, already subtracted from `energy_j`, is the energy between the work and the counter's steps around it.
-    `edge_error` is the possible error of the counter, as `counter_error` saw it. `flags` are what its row must say
+    `edge_error` is the possible error of the counter, as `_counter_error` saw it. `flags` are what its row must say
     without being invalid.
     """
 
@@ -169,6 +169,22 @@ def judge(readings: Sequence[Readings], limits: Limits) -> Verdict:
     return Verdict(**totals, reasons=reasons, shares_j=tuple(parts["energy_j"]))
 
 
+def window_of(readings: Sequence[Readings], limits: Limits, step_s: float, unlisted: Collection[str]) -> Window:
+    """The window that boards showed; `step_s`: a counter's usual step, `unlisted`: boards that list no processes."""
+    samples, edges = [sample for one in readings for sample in one.samples], readings[0].edges
+    return Window(
+        **vars(judge(readings, limits)),
+        start_s=edges.start_s,
+        duration_s=edges.end_s - edges.start_s,
+        edge_error=max(_counter_error(one.edges, one.samples, step_s) for one in readings),
+        temperature_c=mean_of_known(s.temperature_c for s in samples),
+        sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
+        event_reasons=union(s.event_reasons or 0 for s in samples),
+        flags=_flags_of(readings, unlisted),
+        readings=tuple(readings),
+    )
+
+
 def _judge_one(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
     duration_s = edges.end_s - edges.start_s
     too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
@@ -204,7 +220,7 @@ def _of_boards(codes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[str, ...]:
+def _flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[str, ...]:
     """Flags for what limited the clocks of the boards, and for those that list no processes, named in `unlisted`."""
     codes = {}
     for one in readings:
@@ -227,7 +243,7 @@ def uncertainty(window: Window, gain: float) -> dict[str, float]:
     return {**parts, "total": hypot(*parts.values())}
 
 
-def counter_error(edges: Edges, samples: Sequence[Sample], step_s: float) -> float:
+def _counter_error(edges: Edges, samples: Sequence[Sample], step_s: float) -> float:
     """The possible error of a counter in a window, relative to its energy: what one of its steps may hide.
 
     That is the longest step seen, relative to the window, if it clearly exceeds `step_s`, the usual one; and a step's
