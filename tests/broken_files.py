@@ -37,7 +37,10 @@ BASE = {
     "engine": {"name": "simulated"},
     "protocol": {"repetitions": 5, "window_s": 10.0},
 }
-TABLE = "model\tarchitecture\tprecision\nopt\topt.json\tfloat16\nllama\tllama.json\tbfloat16\n"
+TABLE = (
+    "model\tarchitecture\tprecision\ttensor_parallel\tpipeline_parallel\texpert_parallel\tweights\n"
+    "opt\topt.json\tfloat16\t1\t2\tfalse\tdummy\nllama\tllama.json\tbfloat16\t1\t2\tfalse\tdummy\n"
+)
 HUGE, DEEP, LONG = "9" * 400, "[" * 3000 + "]" * 3000, "n" * 5000
 TEXTS = (
     *("-1", "0", "1.5", "1e400", ".inf", ".nan", "true", "yes", "null", "''", "[]", "{}", "[[1]]", "0100", "1:30"),
@@ -174,7 +177,18 @@ def _tables() -> Iterator[Case]:
     for change, make in BYTES.items():
         yield Case(f"table of models: {change}", partial(_planned, config=config, table=make(TABLE.encode())))
     for text in ("", *TEXTS, "../" * 2000, "/dev/null", "/", ".", "a/b", "a\tb", '"', "#", "=1+1", LONG, "\x1b[31m"):
-        for old in ("opt\t", "opt.json", "float16", "architecture", "precision", "model\t"):
+        for old in (
+            "opt\t",
+            "opt.json",
+            "float16",
+            "architecture",
+            "precision",
+            "model\t",
+            "1\t",
+            "2\t",
+            "false",
+            "dummy",
+        ):
             new = text + "\t" * old.endswith("\t")
             table = TABLE.replace(old, new, 1).encode(errors="replace")
             yield Case(f"table of models: {text[:20]} for {old.strip()}", partial(_planned, config=config, table=table))
@@ -266,7 +280,9 @@ def _rows(data: bytes) -> list[dict[str, Any]]:
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("input_tokens", "output_tokens", "visit", "repetition", "session", "time_s"))
+    return tuple(
+        row.get(name) for name in ("input_tokens", "output_tokens", "visit", "repetition", "session", "time_s")
+    )
 
 
 def report() -> int:

@@ -72,7 +72,12 @@ def test_journals_that_disagree_on_a_row_are_refused(made: Any, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "line", [b"[" * 100_000, b"null", b"[]", b'"text"', b"{}", b'{"key": 1}', b"\xff\xfe", b'{"rows": 1}']
+    "line",
+    [
+        *(b"[" * 100_000, b"null", b"[]", b'"text"', b"{}", b'{"key": 1}', b"\xff\xfe"),
+        *(b'{"key": "k", "session": "s", "rows": %b}' % rows for rows in (b"[1]", b"1", b"[{}]", b"null")),
+        b'{"key": "k", "session": "s", "failed": "x"}',
+    ],
 )
 def test_lines_that_are_no_records_are_passed_over(made: Any, line: bytes) -> None:
     place, rows, path = made

@@ -20,7 +20,7 @@ from sweetspot.measure.protocol import Protocol, contradictions
 from sweetspot.models import find
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import ACTIVATIONS, NAMES, Precision
-from sweetspot.table.files import load, whole_numbers
+from sweetspot.table.files import load, shortened, whole_numbers
 
 _NAME, _PLACE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", r"^[^{}\x00-\x1f]+$"
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -212,11 +212,12 @@ class ModelRow(_Strict):
     )
 
     tensor_parallel: int = Field(
-        1, gt=0, description="GPUs of one node that share each layer. It divides the model's attention heads."
+        1, gt=0, lt=2**31, description="GPUs of one node that share each layer. It divides the model's attention heads."
     )
     pipeline_parallel: int = Field(
         1,
         gt=0,
+        lt=2**31,
         description="Groups of layers, each on `tensor_parallel` GPUs of its own; a job takes the product of both.",
     )
     expert_parallel: bool = Field(
@@ -354,7 +355,7 @@ def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> st
             kind = re.sub("_(type|parsing|from_float|attributes_type)$", "", item["type"])
             must = _MUST_BE.get(context.get("pattern", kind), item["msg"]).format(**context)
             said.setdefault(f"{place} is {_short(repr(item['input']))}: must be ", []).append(must)
-    return "\n".join(f"{source}: {what}{' or '.join(musts)}" for what, musts in said.items())
+    return shortened([f"{source}: {what}{' or '.join(musts)}" for what, musts in said.items()])
 
 
 def _short(text: str) -> str:

@@ -22,7 +22,7 @@ IDENTITY = ("input_tokens", "output_tokens", "visit", "repetition", "time_s")
 """What tells measured rows of one session and one (model, batch) apart."""
 
 _CELL = frozenset({"input_tokens", "output_tokens"})
-_OF_A_VISIT = _CELL | {"visit", "took_s"}
+_OF_A_VISIT = _CELL | {"visit"}
 _OF_A_ROW = _CELL | {"repetition", "session", "valid", "reasons", "flags", "energy_j", "duration_s"}
 _OF_A_ROW |= {"uncertainty_gain", "uncertainty_counter_step", "uncertainty_tail"}
 
@@ -161,5 +161,6 @@ def _is_whole(record: Any) -> bool:
         return False
     if "rows" in record:
         rows = record["rows"]
-        return record.keys() >= _OF_A_VISIT and isinstance(rows, list) and all(map(_OF_A_ROW.issubset, rows))
+        known = isinstance(rows, list) and all(isinstance(row, dict) and row.keys() >= _OF_A_ROW for row in rows)
+        return known and record.keys() >= _OF_A_VISIT
     return "failed" not in record or _CELL.issubset(record)
