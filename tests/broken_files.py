@@ -167,6 +167,13 @@ def _configurations() -> Iterator[Case]:
         for key in ("input_tokens", "batches", "select"):
             said = _yaml(BASE | {key: []}).replace("[]", f"[{text}]")
             yield Case(f"configuration: {key} has {text[:20]}", partial(_planned, config=said.encode(errors="replace")))
+    many = _yaml(BASE | {"campaign": [1] * 9_999}).replace("campaign: ", "campaign: &a ")
+    yield Case("configuration: long aliases", partial(_planned, config=f"{many}batches: [{'*a, ' * 9_999}]".encode()))
+    usual = {name: value for name, value in BASE.items() if name != "batches"}
+    aliases = _yaml({"x": [1] * 30_000} | usual).replace("x: ", "x: &a ") + f"batches: [{'*a, ' * 9_999}]"
+    yield Case("configuration: a list of long aliases", partial(_planned, config=aliases.encode()))
+    lengths = _yaml(BASE | {"input_tokens": [1, *range(1, 20_000)]})
+    yield Case("configuration: a length twice among many", partial(_planned, config=lengths.encode()))
     for length in (1, 64, 100, 1047):
         said = _yaml(BASE | {"input_tokens": [length]}).replace(f"[{length}]", f"[00{length}]")
         yield Case(f"configuration: 00{length} tokens", partial(_planned, config=said.encode(), cells=2))

@@ -6,6 +6,7 @@ import broken_files
 import pytest
 
 from sweetspot.commands.main import main
+from sweetspot.errors import logged
 
 CASES = list(broken_files.cases())
 
@@ -32,8 +33,8 @@ def test_a_defect_is_a_line_that_names_the_saved_traceback(
     said = capsys.readouterr().err
     (saved,) = tmp_path.iterdir()
     assert said == (
-        "sweetspot: error: unexpected ZeroDivisionError: a defect. This is a defect of sweetspot; report it with the "
-        f"traceback in {saved}\n"
+        "sweetspot: error: unexpected ZeroDivisionError: a defect. This is a defect of sweetspot; report it with its "
+        f"traceback: {saved}\n"
     )
     assert saved.read_text().startswith("Traceback (most recent call last):")
     assert saved.read_text().endswith("ZeroDivisionError: a defect\nof two lines\n")
@@ -45,7 +46,21 @@ def test_a_defect_is_reported_even_if_nothing_can_be_written(
     monkeypatch.setattr("sweetspot.campaign.configfile.read_configuration", lambda path: 1 / 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert main(["plan"]) == 70
-    assert "its traceback cannot be saved (No such file or directory)" in capsys.readouterr().err
+    assert "its traceback: none, as it cannot be saved (No such file or directory)" in capsys.readouterr().err
+
+
+def test_a_defect_in_a_step_of_the_workflow_is_a_line_and_its_traceback_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "step.log"
+    with pytest.raises(SystemExit) as ended, logged(str(log)):
+        raise ZeroDivisionError("a defect")
+    assert ended.value.code == 70
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith(f"report it with its traceback: {log}\n")
+    assert "Traceback (most recent call last):" in log.read_text()
+    assert log.read_text().endswith(said)
 
 
 @pytest.mark.parametrize("name", ["n" * 5000, "d/" * 3000, "a directory", "file/below"])

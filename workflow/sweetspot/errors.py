@@ -24,23 +24,28 @@ class OutOfMemory(SweetspotError):
     """The GPU ran out of memory. Only the cell in which it happened is affected."""
 
 
-def reported(error: Exception) -> tuple[str, int]:
+def reported(error: Exception, log: str = "") -> tuple[str, int]:
     """The line that tells the user of an exception, and the exit status: 1 if the user can solve it, 70 for a defect.
 
-    The traceback of a defect is saved in a file of its own, which the line names.
+    The traceback of a defect is printed to standard error if that goes to a file, `log`; otherwise it is saved in a
+    file of its own. The line names the file.
     """
     if isinstance(error, SweetspotError):
         return "error: " + _ENDLESS.sub(lambda word: f"{word[0][:100]}...", str(error)), 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {str(error.filename)[:200]}: {error.strerror}", 1
+    text, place = "".join(traceback.format_exception(error)).encode(errors="replace").decode(), log
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="sweetspot-", suffix=".txt", delete=False) as file:
-            file.write("".join(traceback.format_exception(error)).encode(errors="replace").decode())
-        place = f"report it with the traceback in {file.name}"
+        if log:
+            print(text, file=sys.stderr)
+        else:
+            with tempfile.NamedTemporaryFile("w", prefix="sweetspot-", suffix=".txt", delete=False) as file:
+                place = file.name
+                file.write(text)
     except OSError as problem:
-        place = f"its traceback cannot be saved ({problem.strerror})"
+        place = f"none, as it cannot be saved ({problem.strerror})"
     said = f"{type(error).__name__}: {first_line(error)[:200]}" if str(error) else type(error).__name__
-    return f"error: unexpected {said}. This is a defect of sweetspot; {place}", 70
+    return f"error: unexpected {said}. This is a defect of sweetspot; report it with its traceback: {place}", 70
 
 
 @contextlib.contextmanager
@@ -54,7 +59,7 @@ def logged(log: str) -> Iterator[None]:
             yield
             return
         except Exception as error:
-            message, status = reported(error)
+            message, status = reported(error, log)
             print(message, file=file)
     print(message, file=sys.stderr)
     sys.exit(status)

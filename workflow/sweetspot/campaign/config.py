@@ -6,6 +6,7 @@ The checks, the JSON schemas in workflow/schemas and docs/configuration.md all c
 import csv
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -179,10 +180,10 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _no_repeats(self) -> "Config":
         for name in ("input_tokens", "output_tokens", "batches", "select"):
-            values = getattr(self, name) or []
-            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            counted = Counter(getattr(self, name) or [])
+            repeated = sorted(str(value) for value, count in counted.items() if count > 1)
             if repeated:
-                raise ValueError(f"{name}: {', '.join(repeated)} listed more than once; remove the duplicates")
+                raise ValueError(f"{name}: {shortened(repeated, ', ')} listed more than once; remove the duplicates")
         return self
 
 
@@ -336,9 +337,12 @@ _MUST_BE = {
 }
 
 
+_MOST_ERRORS = 100  # that are put into words
+
+
 def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> str:
     said: dict[str, list[str]] = {}  # by what is wrong: what it must be; a union has several answers
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:_MOST_ERRORS]:
         extra = item["type"] in ("extra_forbidden", "unexpected_keyword_argument")
         # A union adds a tag such as `constrained-int`, which is not a key of the user's.
         parts = [part for part in item["loc"] if extra or isinstance(part, int) or part.isidentifier()]

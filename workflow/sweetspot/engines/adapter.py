@@ -34,12 +34,8 @@ _KNOWN = 0.9  # share of requests whose times must be known; fewer may not be ty
 _OWN_IDS = 4  # 2^60 beginnings of a prompt, or more
 # How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) report a shortage of memory.
 _SHORTAGES = (
-    "out of memory",
-    "outofmemory",
-    "cudaerrormemoryallocation",
-    "no available memory for the cache blocks",
-    "larger than the available kv cache memory",
-    "free memory on device",
+    *("out of memory", "outofmemory", "cudaerrormemoryallocation", "no available memory for the cache blocks"),
+    *("larger than the available kv cache memory", "free memory on device"),
 )
 
 
