@@ -137,6 +137,7 @@ def test_a_power_limit_changed_for_a_moment_is_found(
 WHIMS = {  # of counters whose energy may be right, each with the relative error that the window must state
     "ticks once a second": (["step 1.0"], 1 / 12),
     "ticks four times a second": (["step 0.25"], 0.25 / 12),
+    "ticks seven times a second": (["step 0.15"], 0.15 / 12),
     "stands and catches up": ([f"@{MID}-{MID + 1.5} stuck {MID}"], 1.4 / 12),
     "stands for a moment and catches up": ([f"@{MID}-{MID + 0.5} stuck {MID}"], 0.4 / 12),
     "stands as the window closes": ([f"@{START_S + 11}-{START_S + 12.5} stuck {START_S + 11}"], 1.4 / 12),
