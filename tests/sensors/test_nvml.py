@@ -106,6 +106,7 @@ FAULTS = {
     "GPU needs a reset": ([f"@{MID} fail:nvmlDeviceGetFieldValues 16"], "gpu_lost"),
     "a reading fails": ([f"@{MID} fail:83 999"], "sensor_failed"),
     "power fails": ([f"@{MID} fail:186 999"], "sensor_failed"),
+    "power fails for a while": ([f"@{MID}-{MID + 1} fail:186 999"], "sensor_failed"),
     "another process comes and goes": ([f"@{MID}-{MID + 1.5} process {os.getppid()}"], "other_process"),
     "power limit changed": ([f"@{MID} limit_mw 500000"], "power_limit_changed"),
 }
