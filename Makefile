@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-engine rehearse walk lint format lock clean
+.PHONY: help demo test test-quick test-engine mutants broken rehearse walk lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -42,6 +42,12 @@ test: $(DEV)  ## run the tests
 
 test-quick: $(DEV)  ## run the tests that need neither Snakemake nor Slurm nor a browser
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PARALLEL) -m "not slow"
+
+mutants: $(DEV)  ## change the code in 400 ways and list what no test notices (an hour or more)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/mutants.py
+
+broken: $(DEV)  ## hand 1800 broken files to the commands and list what is neither refused nor read rightly
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=workflow python tests/broken_files.py
 
 walk:  ## run every command of README and the how-to that needs no GPU, in a fresh copy
 	$(PYTHON) tests/walk_docs.py

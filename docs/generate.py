@@ -41,7 +41,8 @@ def _configuration() -> str:
         "# Configuration",
         NOTE,
         "A campaign is one YAML file (`config/config.yaml`, or another with `--configfile`) and one table of models. "
-        "An unknown key is refused with the nearest known one.",
+        "An unknown key is refused with the nearest known one. The file is read as YAML 1.2: `0100` is a hundred, "
+        "`yes` and `1:30` are text, and no key may be set twice. Settings that exclude each other are refused.",
         "## The campaign",
         _table(Config),
         "## `board`",

@@ -62,16 +62,16 @@ def test_a_description_changes_no_job_of_a_real_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gpu", "board", "said"),
     [
-        (NAME, {"memory_gb": -1}, "config: board.memory_gb is -1: input should be greater than 0"),
+        (NAME, {"memory_gb": -1}, "config: board.memory_gb is -1: must be greater than 0"),
         (
             NAME,
             {"bandwidth_gb_per_s": None},
-            "board.bandwidth_gb_per_s is None: input should be a valid number",
+            "board.bandwidth_gb_per_s is None: must be a number",
         ),
         (NAME, {"memory": 80}, "config: board.memory is not a setting; did you mean 'memory_gb'?"),
-        (NAME, {"tflops": {}}, "config: board.tflops is {}: dictionary should have at least 1 item"),
-        (NAME, {"tflops": {"bfloat16": 0}}, "config: board.tflops.bfloat16 is 0: input should be greater than 0"),
-        (NAME, {"tflops": {"fp7": 1}}, "config: board.tflops.fp7 is 'fp7': input should be 'float32', 'bfloat16'"),
+        (NAME, {"tflops": {}}, "config: board.tflops is {}: must be at least 1 value"),
+        (NAME, {"tflops": {"bfloat16": 0}}, "config: board.tflops.bfloat16 is 0: must be greater than 0"),
+        (NAME, {"tflops": {"fp7": 1}}, "config: board.tflops.fp7 is 'fp7': must be 'float32', 'bfloat16'"),
         ("NVIDIA H200", {}, "config: gpu 'NVIDIA H200' has a data sheet here; leave board out"),
     ],
 )

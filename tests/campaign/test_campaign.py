@@ -167,6 +167,17 @@ MISTAKES = [
     (SERVER | {"command": "vllm --port {port}", "pid": 1}, "whose process is known"),
     (SERVER | {"url": "http://localhost:8000", "cuda_graphs": False}, "set it where you start the server"),
     *(
+        (SERVER | {"command": f"vllm serve x --port {{port}}{more}"}, f"engine.command: {said} means something to a")
+        for more, said in ((" && ls", "&&"), ("|tee log", "|"), (" > log", ">"), (" 2>&1", ">&"), ("; ls", ";"))
+    ),
+    (SERVER | {"command": "CUDA_VISIBLE_DEVICES=1 vllm --port {port}"}, "write `env NAME=value program`"),
+    (SERVER | {"command": "vllm serve $HOME/x --port {port}"}, "$HOME/x means something"),
+    (SERVER | {"command": "~/bin/vllm serve x --port {port}"}, "~/bin/vllm means something"),
+    (
+        SERVER | {"command": "vllm serve x --port 8001", "url": "http://localhost:8000"},
+        "has the server listen at port 8001, engine.url says 8000",
+    ),
+    *(
         (SERVER | {"url": url}, f"engine.url is {url!r}: give the server's address")
         for url in ("localhost:8000", "http://localhost:abc", "http://localhost:99999", "http://[::1", "http://a b:1")
     ),
@@ -180,6 +191,20 @@ def test_mistakes_in_the_settings_of_a_server(settings: dict[str, Any], said: st
     with pytest.raises(SweetspotError) as error:
         campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine=settings)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "url"),
+    [
+        ("env A=1 vllm serve x --port {port}", None),
+        ("sh -c 'A=1 exec vllm serve x --port {port} > log 2>&1'", None),
+        ("""vllm serve x --port {port} --speculative-config '{"a": "b|c;d"}'""", None),
+        ("vllm serve x --port=8000", "http://localhost:8000"),
+        ("serve-on-its-usual-port", "http://localhost:8000"),
+    ],
+)
+def test_commands_that_need_no_shell(command: str, url: str | None, tmp_path: Path) -> None:
+    assert campaign(tmp_path, ["llama-3.2-1b bfloat16"], engine=SERVER | {"command": command, "url": url}).jobs
 
 
 @pytest.mark.parametrize(

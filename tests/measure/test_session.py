@@ -13,6 +13,7 @@ from sweetspot import engines, files, models
 from sweetspot.engines import simulated
 from sweetspot.engines.simulated import SimulatedEngine
 from sweetspot.errors import OutOfMemory
+from sweetspot.measure import journal
 from sweetspot.measure.journal import Place
 from sweetspot.measure.protocol import Protocol
 from sweetspot.table import read as table
@@ -54,6 +55,32 @@ def test_a_change_in_what_a_cell_depends_on_measures_it_again(place: Path, chang
     measure(place, job([(64, 64)]))
     measure(place, job([(64, 64)], **change))
     assert visits(place) == [(64, 64, 0), (64, 64, 1)] * 2
+
+
+def test_raw_files_of_killed_runs_are_removed_and_no_others(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = Place(place, "opt", 4, "grid").raw
+    cells = [(64, 64), (64, 128), (128, 64)]
+
+    def killed(path: Path, record: dict[str, Any]) -> None:
+        if "rows" in record and len(visits(place)) == 3:  # after its raw samples were written
+            (where / ".i64-o64-20260101T000000000-abcd-000.jsonl.gz.123").write_text("half")
+            raise KeyboardInterrupt
+        append(path, record)
+
+    append = journal.append
+    monkeypatch.setattr(journal, "append", killed)
+    with pytest.raises(AssertionError):
+        measure(place, job(cells))
+    monkeypatch.setattr(journal, "append", append)
+    others = [where / name for name in ("i64-o64-20250101T000000000-dead-000.jsonl.gz", "i512-o64-x.jsonl.gz", "notes")]
+    for path in others:
+        path.write_text("of somebody else")
+    assert len(list(where.iterdir())) == 3 + 1 + 1 + len(others)
+    rows = measure(place, job(cells))
+    assert {path.name for path in where.iterdir()} == {
+        *(Path(str(row["raw"])).name for row in rows),
+        *(path.name for path in others),
+    }
 
 
 def test_a_partial_line_is_skipped_and_spoils_no_other(place: Path) -> None:

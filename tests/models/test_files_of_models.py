@@ -90,11 +90,11 @@ def test_missing_file_says_what_to_give(tmp_path: Path, path: str) -> None:
 def test_broken_json_says_so(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.json"
     file.write_bytes(content)
-    with pytest.raises(SweetspotError, match=r"broken\.json: not valid JSON .*truncated\? Copy the config\.json again"):
+    with pytest.raises(SweetspotError, match=r"broken\.json: not valid JSON .*truncated\? Copy the file again"):
         load(file)
 
 
 @pytest.mark.parametrize("content", [[GQA], 3, "text", None])
 def test_json_that_is_not_an_object_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(SweetspotError, match="is not a JSON object"):
+    with pytest.raises(SweetspotError, match="not a JSON object"):
         load(write(tmp_path / "list.json", content))

@@ -106,6 +106,7 @@ FAULTS = {
     "GPU needs a reset": ([f"@{MID} fail:nvmlDeviceGetFieldValues 16"], "gpu_lost"),
     "a reading fails": ([f"@{MID} fail:83 999"], "sensor_failed"),
     "power fails": ([f"@{MID} fail:186 999"], "sensor_failed"),
+    "power fails for a while": ([f"@{MID}-{MID + 1} fail:186 999"], "sensor_failed"),
     "another process comes and goes": ([f"@{MID}-{MID + 1.5} process {os.getppid()}"], "other_process"),
     "power limit changed": ([f"@{MID} limit_mw 500000"], "power_limit_changed"),
 }
@@ -123,6 +124,39 @@ def test_a_fault_has_its_reason(stub: Stub, inside: Callable[..., Any], fault: s
         assert uncertainty(window, 0.05) == {}
     else:
         assert window.energy_j > 1000
+
+
+@pytest.mark.parametrize("at_s", [START_S + 2, MID + 0.5, START_S + 11.7])
+@pytest.mark.parametrize("lasting_s", [0.6, 0.2])
+def test_a_power_limit_changed_for_a_moment_is_found(
+    stub: Stub, inside: Callable[..., Any], at_s: float, lasting_s: float
+) -> None:
+    stub.set(f"@{at_s}-{at_s + lasting_s} limit_mw 500000", trace=CONSTANT)
+    assert inside(nvml_inside.measure, 12.0, Protocol()).reasons == ("power_limit_changed",)
+
+
+WHIMS = {  # of counters whose energy may be right, each with the relative error that the window must state
+    "ticks once a second": (["step 1.0"], 1 / 12),
+    "ticks four times a second": (["step 0.25"], 0.25 / 12),
+    "ticks seven times a second": (["step 0.15"], 0.15 / 12),
+    "stands and catches up": ([f"@{MID}-{MID + 1.5} stuck {MID}"], 1.4 / 12),
+    "stands for a moment and catches up": ([f"@{MID}-{MID + 0.5} stuck {MID}"], 0.4 / 12),
+    "stands as the window closes": ([f"@{START_S + 11}-{START_S + 12.5} stuck {START_S + 11}"], 1.4 / 12),
+    "jumps by 4 %": ([f"@{MID} reset -0.48"], 0.04),
+    "jumps by 2 %": ([f"@{MID} reset -0.24"], 0.02),
+    "jumps by 4 % as the window closes": ([f"@{START_S + 12.05} reset -0.48"], 0.04),
+}
+
+
+@pytest.mark.parametrize("whim", WHIMS)
+def test_the_error_is_that_of_the_counter_as_it_stepped(stub: Stub, inside: Callable[..., Any], whim: str) -> None:
+    lines, least = WHIMS[whim]
+    stub.set(*lines, trace=CONSTANT)
+    window = inside(nvml_inside.measure, 12.0, Protocol())
+    assert window.reasons == ()
+    budget = uncertainty(window, 0.0)
+    assert 0.99 * least <= budget["counter_step"] < 2 * least + 0.1 / 12
+    assert abs(window.energy_j / 4800 - 1) < budget["total"]
 
 
 READINGS = ("83", "185", "186", "nvmlDeviceGetFieldValues", "nvmlDeviceGetTemperature", "nvmlDeviceGetClockInfo")

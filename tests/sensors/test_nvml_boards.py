@@ -85,6 +85,22 @@ def test_a_board_that_the_scheduler_fenced_off_does_not_count(
     assert inside(nvml_inside.identify, visible, None) == SECOND
 
 
+@pytest.mark.parametrize("visible", ["0", None, UUID])
+def test_access_that_is_denied_is_not_a_missing_gpu(
+    stub: Stub, inside: Callable[..., Any], visible: str | None
+) -> None:
+    stub.set("denied 0")
+    with pytest.raises(SweetspotError, match="denies this process access to 1 GPU of this machine: ask") as e:
+        inside(nvml_inside.identify, visible, None)
+    assert "no GPU is visible" not in str(e.value)
+
+
+def test_a_named_board_that_is_denied_says_so(stub: Stub, inside: Callable[..., Any]) -> None:
+    stub.set("denied 1", boards=(H100, OTHER))
+    with pytest.raises(SweetspotError, match=r"does not match exactly one GPU .*; the driver denies .* to 1 GPU"):
+        inside(nvml_inside.identify, SECOND, None)
+
+
 @pytest.mark.parametrize("code", [15, 16, 999], ids=["lost", "needs a reset", "unknown"])
 @pytest.mark.parametrize(("bad", "visible"), [(0, SECOND), (0, "GPU-2"), (0, None), (1, UUID), (1, "0"), (1, None)])
 def test_a_neighbour_that_cannot_be_read_does_not_count(

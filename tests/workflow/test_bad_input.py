@@ -1,21 +1,22 @@
 """Each mistake gives one clear message, no traceback, and a non-zero exit."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from checkouts import ROOT, Checkout
+from checkouts import CONFIG, ROOT, Checkout, copy_repository
 from sweetspot.campaign.campaign import Campaign
 from sweetspot.errors import SweetspotError
 
 MISTAKES = {
     "misspelt model": ({"select": ["opt-1.3"]}, ["'opt-1.3'", "config/models.tsv", "did you mean 'opt-1.3b'"]),
     "length of zero": ({"input_tokens": [64, 0]}, ["input_tokens[1]", "0", "greater than 0"]),
-    "half a token": ({"output_tokens": [4096.5]}, ["output_tokens[0]", "4096.5", "integer"]),
-    "a length as text": ({"output_tokens": ["64"]}, ["output_tokens[0]", "'64'", "integer"]),
+    "half a token": ({"output_tokens": [4096.5]}, ["output_tokens[0]", "4096.5", "whole number"]),
+    "a length as text": ({"output_tokens": ["64"]}, ["output_tokens[0]", "'64'", "whole number"]),
     "no lengths": ({"input_tokens": []}, ["input_tokens", "at least 1"]),
     "a length twice": ({"input_tokens": [64, 64]}, ["input_tokens", "64", "more than once"]),
     "misspelt key": ({"batchs": [1]}, ["batchs", "did you mean 'batches'"]),
@@ -30,6 +31,20 @@ MISTAKES = {
     "unknown gpu": ({"gpu": "NVIDIA H1000"}, ["NVIDIA H1000", "H100"]),
     "no table of models": ({"models": "nowhere.tsv"}, ["nowhere.tsv", "models"]),
     "no cells per job": ({"cells_per_job": 0}, ["cells_per_job"]),
+    "results that Snakemake takes for a wildcard": ({"results": "{x}"}, ["results", "'{x}'", "without braces"]),
+    "a table of models that Snakemake takes for a wildcard": ({"models": "a{b}.tsv"}, ["models", "without braces"]),
+    "polls further apart than they may be": (
+        {"protocol": {"poll_s": 100}},
+        ["config/config.yaml: protocol: poll_gap_s is 0.5, but must be at least twice poll_s (100); raise poll_gap_s"],
+    ),
+    "fewer repetitions than the fewest": (
+        {"protocol": {"repetitions": 2}},
+        ["repetitions is 2, but must be at least min_repetitions (3)"],
+    ),
+    "an endless window": ({"protocol": {"window_s": float("inf")}}, ["protocol.window_s is inf", "finite"]),
+    "a number of 400 digits": ({"input_tokens": [10**400]}, ["401 characters", "less than 2147483648"]),
+    "a name of 4000 letters": ({"campaign": "x" * 4000}, ["campaign", "4002 characters", "no more than 100"]),
+    "yes as a number": ({"protocol": {"window_s": True}}, ["protocol.window_s is True: must be a number"]),
     "results in a file": ({"results": "workflow/Snakefile"}, ["Snakefile", "results"]),
 }
 
@@ -54,6 +69,8 @@ def refused(checkout: Checkout, *parts: str) -> None:
         Campaign(config, "config/config.yaml").check_writable()
     for part in parts:
         assert part in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("mistake", ["misspelt model", "misspelt key", "results in a file"])
@@ -68,6 +85,22 @@ def test_a_mistake_is_one_clear_message_on_the_screen(checkout: Checkout, mistak
     assert "error: " in output
     for part in parts:
         assert part in output, output
+
+
+def test_snakemake_reads_a_configuration_as_people_mean_it(tmp_path: Path) -> None:
+    checkout = Checkout(copy_repository(tmp_path / "sweetspot"))
+    config = checkout.path / "config/config.yaml"
+    usual = yaml.safe_dump({**CONFIG, "select": ["opt-1.3b"], "batches": [1]})
+    config.write_text(usual.replace("- 512", "- 0100"))
+    checkout.run("results/tiny/plan.csv", "--config", "seed=7")
+    assert "opt-1.3b,1,100,128,run" in (checkout.out / "plan.csv").read_text(), "not octal"
+    assert json.loads((checkout.out / "campaign.json").read_text())["config"]["seed"] == 7
+    config.write_text(usual + "batches: [8]\n")
+    for arguments in ([], ["--configfile", "config/config.yaml"]):
+        done = checkout.snakemake("--dry-run", *arguments)
+        assert done.returncode != 0
+        assert re.search(r"error: \S*config.yaml, line \d+: 'batches' is set twice; remove one", done.stderr)
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

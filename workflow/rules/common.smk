@@ -7,21 +7,29 @@ from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 from sweetspot.campaign import slurm, survey
 from sweetspot.campaign.campaign import Campaign
-from sweetspot.errors import SweetspotError
+from sweetspot.campaign.configfile import read_configuration
+from sweetspot.errors import SweetspotError, reported
 from sweetspot.files import key
 from sweetspot.campaign.digest import source_hash
 
-CONFIG_FILE = (
-    ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
-)
+CONFIG_FILES = workflow.overwrite_configfiles or ["config/config.yaml"]
+CONFIG_FILE = ", ".join(map(str, CONFIG_FILES))
 
 try:
+    # Snakemake reads YAML 1.1, in which 0100 is 64 and the last of two equal keys wins, so it does not decide. A
+    # workflow that uses this one as a module brings its settings along.
+    if not workflow.modifier.skip_configfile:
+        config.clear()
+        for file in CONFIG_FILES:
+            update_config(config, read_configuration(Path(file)))
+        update_config(config, workflow.config_settings.config)
     CAMPAIGN = Campaign(config, CONFIG_FILE)
     CAMPAIGN.check_writable()
-except SweetspotError as error:
-    sys.exit(f"error: {error}")
+except Exception as error:
+    sys.exit(reported(error)[0])
 
 # Snakemake asks for --cores, which does not cover GPUs; the profiles do. Options such as --dry-run need no profile.
 if (

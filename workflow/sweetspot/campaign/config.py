@@ -3,25 +3,32 @@
 The checks, the JSON schemas in workflow/schemas and docs/configuration.md all come from the classes in this module.
 """
 
+import csv
 import difflib
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sweetspot import engines, gpus
 from sweetspot.engines import server
 from sweetspot.errors import SweetspotError
-from sweetspot.measure.protocol import Protocol
+from sweetspot.measure.protocol import Protocol, contradictions
 from sweetspot.models import find
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import ACTIVATIONS, NAMES, Precision
-from sweetspot.table.files import load, whole_numbers
+from sweetspot.table.files import load, shortened, whole_numbers
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Length = Annotated[int, Field(gt=0, strict=True)]
+_NAME, _PLACE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", r"^[^{}\x00-\x1f]+$"
+Name = Annotated[str, Field(pattern=_NAME)]
+Length = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+# Snakemake takes braces for wildcards.
+Place = Annotated[str, Field(pattern=_PLACE)]
 if TYPE_CHECKING:
     from builtins import str as EngineName
     from builtins import str as Format
@@ -34,7 +41,7 @@ _PARALLEL = ("tensor_parallel", "pipeline_parallel", "expert_parallel")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EngineConfig(_Strict):
@@ -43,7 +50,7 @@ class EngineConfig(_Strict):
     name: EngineName = Field(
         description=f"Engine: {'; '.join(f'`{name}` {what}' for name, what in engines.names().items())}."
     )
-    kv_cache_fraction: float = Field(
+    kv_cache_fraction: Number = Field(
         0.9, gt=0, le=1, description="Share of the GPU memory left by the weights that the KV cache may use."
     )
     cuda_graphs: bool = Field(True, strict=True, description="Whether decode passes run as CUDA graphs.")
@@ -107,10 +114,10 @@ class EngineConfig(_Strict):
 class Board(_Strict):
     """What the data sheet of a GPU says, for plans and simulations; where it is measured, the GPU speaks for itself."""
 
-    memory_gb: float = Field(gt=0, description="Memory, in 10^9 bytes.")
-    power_limit_w: float = Field(gt=0, description="Power limit.")
-    bandwidth_gb_per_s: float = Field(gt=0, description="Memory bandwidth, in 10^9 bytes per second.")
-    tflops: dict[Format, PositiveFloat] = Field(
+    memory_gb: Number = Field(gt=0, description="Memory, in 10^9 bytes.")
+    power_limit_w: Number = Field(gt=0, description="Power limit.")
+    bandwidth_gb_per_s: Number = Field(gt=0, description="Memory bandwidth, in 10^9 bytes per second.")
+    tflops: dict[Format, Annotated[Number, Field(gt=0)]] = Field(
         min_length=1,
         description=f"Rates of the tensor cores by format ({', '.join(ACTIVATIONS)}), in 10^12 operations per second: "
         "dense, without sparsity. A format that is left out is one that the GPU cannot compute in.",
@@ -121,10 +128,10 @@ class Config(_Strict):
     """One campaign."""
 
     campaign: Name = Field(description="Name of the campaign; its results go to `<results>/<campaign>/`.")
-    results: str = Field("results", description="Directory for results, relative to the working directory.")
-    models: str = Field("config/models.tsv", description="Table of models (tab-separated).")
+    results: Place = Field("results", description="Directory for results, relative to the working directory.")
+    models: Place = Field("config/models.tsv", description="Table of models (tab-separated).")
     select: list[Name] | None = Field(None, min_length=1, description="Names of the models to measure; by default all.")
-    rows: str | None = Field(
+    rows: Place | None = Field(
         None,
         description="Table of rows (Parquet, CSV, JSON) to analyse instead of measuring, relative to the working "
         "directory: `resources/measurements/NAME/rows.parquet`.",
@@ -132,7 +139,7 @@ class Config(_Strict):
     input_tokens: list[Length] = Field(min_length=1, description="Prompt lengths, in tokens.")
     output_tokens: list[Length] = Field(min_length=1, description="Reply lengths, in tokens.")
     batches: list[Length] = Field(min_length=1, description="Batch sizes: numbers of equal requests in flight.")
-    cells: str | None = Field(
+    cells: Place | None = Field(
         None,
         description="List of cells to measure instead of the whole grid, as `sweetspot design` writes it (CSV with "
         "columns model, batch, input_tokens, output_tokens), relative to the working directory.",
@@ -140,7 +147,7 @@ class Config(_Strict):
     engine: EngineConfig
     gpu: str = Field("NVIDIA H100 80GB HBM3", description="The GPU, by its NVML name.")
     board: Board | None = None
-    machine: str | None = Field(
+    machine: Place | None = Field(
         None,
         description="Machine record of `sweetspot probe`: its numbers replace the protocol's defaults, but not what "
         "`protocol` sets.",
@@ -154,7 +161,7 @@ class Config(_Strict):
         "all", description="Cells that one job measures with one loaded engine: from 1 to `all` of a (model, batch)."
     )
     seed: int = Field(
-        1, ge=0, strict=True, description="Seed of the order of cells, the random prompts and the simulator."
+        1, ge=0, lt=2**63, strict=True, description="Seed of the order of cells, the random prompts and the simulator."
     )
     protocol: Protocol = Field(default_factory=Protocol, description="The measurement protocol.")
 
@@ -165,12 +172,18 @@ class Config(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _possible_protocol(self) -> "Config":
+        if wrong := "; ".join(contradictions(self.protocol)):
+            raise ValueError(f"protocol: {wrong}")
+        return self
+
+    @model_validator(mode="after")
     def _no_repeats(self) -> "Config":
         for name in ("input_tokens", "output_tokens", "batches", "select"):
-            values = getattr(self, name) or []
-            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            counted = Counter(getattr(self, name) or [])
+            repeated = sorted(str(value) for value, count in counted.items() if count > 1)
             if repeated:
-                raise ValueError(f"{name}: {', '.join(repeated)} listed more than once; remove the duplicates")
+                raise ValueError(f"{name}: {shortened(repeated, ', ')} listed more than once; remove the duplicates")
         return self
 
 
@@ -178,7 +191,7 @@ class ModelRow(_Strict):
     """One row of the table of models."""
 
     model: Name = Field(description="Name of the model in all results.")
-    architecture: str = Field(
+    architecture: Place = Field(
         description="The publisher's config.json, or its directory, relative to this table; or the model's name on the "
         "hub (`Qwen/Qwen3-8B`), whose config.json then comes from the local cache or the network."
     )
@@ -200,11 +213,12 @@ class ModelRow(_Strict):
     )
 
     tensor_parallel: int = Field(
-        1, gt=0, description="GPUs of one node that share each layer. It divides the model's attention heads."
+        1, gt=0, lt=2**31, description="GPUs of one node that share each layer. It divides the model's attention heads."
     )
     pipeline_parallel: int = Field(
         1,
         gt=0,
+        lt=2**31,
         description="Groups of layers, each on `tensor_parallel` GPUs of its own; a job takes the product of both.",
     )
     expert_parallel: bool = Field(
@@ -254,7 +268,7 @@ def read_models(path: Path) -> dict[str, tuple[ModelRow, Path]]:
         raise SweetspotError(f"{path}: no such table of models; set `models` in the configuration")
     try:
         frame = load(path, exact=True)
-    except SweetspotError as error:
+    except (SweetspotError, csv.Error) as error:
         raise SweetspotError(f"{error}; separate the columns of a table of models by single tabs") from None
     if not frame.height:
         raise SweetspotError(
@@ -302,23 +316,56 @@ def read_cells(path: Path) -> list[tuple[str, int, int, int]]:
     return named.unique(maintain_order=True).rows()
 
 
+# What a value must be, by the kind of pydantic's error; `{}`: fields of its context.
+_MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "text; put it in quotes if it looks like something else",
+    "list": "a list, as [1, 2]",
+    **dict.fromkeys(("dict", "model", "dataclass"), "keys with values, as {{key: value}}"),
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} value",
+    "invalid_key": "a key that is text",
+    _NAME: "letters, digits, dots, hyphens and underscores, first a letter or digit, and no more than 100",
+    _PLACE: "the path of a file or directory, in one line and without braces",
+}
+
+
+_MOST_ERRORS = 100  # that are put into words
+
+
 def _readable(error: ValidationError, source: str, model: type[BaseModel]) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
+    said: dict[str, list[str]] = {}  # by what is wrong: what it must be; a union has several answers
+    for item in error.errors(include_url=False)[:_MOST_ERRORS]:
         extra = item["type"] in ("extra_forbidden", "unexpected_keyword_argument")
         # A union adds a tag such as `constrained-int`, which is not a key of the user's.
         parts = [part for part in item["loc"] if extra or isinstance(part, int) or part.isidentifier()]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        place, context = _short(place), item.get("ctx", {})
         if extra:
             known = _keys(model, item["loc"][:-1])
-            lines.append(f"{source}: {place} is not a setting{_suggest(str(item['loc'][-1]), known)}")
+            said[f"{place} is not a setting{_suggest(str(item['loc'][-1]), known)}"] = []
         elif item["type"] == "missing":
-            lines.append(f"{source}: {place} is missing; add it")
+            said[f"{place} is missing; add it"] = []
         elif item["type"] == "value_error":
-            lines.append(f"{source}: {item['msg'].removeprefix('Value error, ')}")
+            said[item["msg"].removeprefix("Value error, ")] = []
         else:
-            lines.append(f"{source}: {place} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
-    return "\n".join(lines)
+            kind = re.sub("_(type|parsing|from_float|attributes_type)$", "", item["type"])
+            must = _MUST_BE.get(context.get("pattern", kind), item["msg"]).format(**context)
+            said.setdefault(f"{place} is {_short(repr(item['input']))}: must be ", []).append(must)
+    return shortened([f"{source}: {what}{' or '.join(musts)}" for what, musts in said.items()])
+
+
+def _short(text: str) -> str:
+    """A text of the user's, in one line of bounded length."""
+    line = text if text.isprintable() else repr(text)
+    return line if len(line) <= 60 else f"{line[:40]}... ({len(line)} characters)"
 
 
 def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:

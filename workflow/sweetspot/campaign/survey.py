@@ -17,6 +17,7 @@ from typing import Any
 from sweetspot import engines
 from sweetspot.campaign.campaign import Campaign
 from sweetspot.engines.simulated import SimulatedEngine
+from sweetspot.files import read_object
 from sweetspot.measure import journal, pace, rows, session
 from sweetspot.measure.journal import Cell, Place
 from sweetspot.sensors.simulated import SimulatedGpu
@@ -247,8 +248,8 @@ def _around(campaign: Campaign, job: Job, visits: int, simulated: Simulator) -> 
 def _build_s(place: Place) -> float | None:
     """How long the engine took to build; None if there is none."""
     try:
-        return float(json.loads((place.engine / "engine.json").read_text())["build_s"])
-    except (OSError, ValueError, KeyError):
+        return float(read_object(place.engine / "engine.json")["build_s"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -311,7 +312,7 @@ def _left(found: Survey) -> str:
 def _changes(campaign: Campaign) -> list[str]:
     """The settings that rows depend on and that changed since the last run; empty if unknown."""
     try:
-        last = json.loads((campaign.directory / "campaign.json").read_text())
+        last = read_object(campaign.directory / "campaign.json")
         before = _settings(last["config"], last["models"])
     except (OSError, ValueError, KeyError, TypeError):
         return []

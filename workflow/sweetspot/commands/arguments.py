@@ -2,25 +2,10 @@
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
 from sweetspot.vocabulary import SELECTORS
-
-
-def read_configuration(path: Path) -> dict[str, Any]:
-    """A campaign's configuration file. Raises SweetspotError if it cannot be read or is not a configuration."""
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SweetspotError(f"{path}: cannot be read ({error}); name a configuration with --configfile") from None
-    if not isinstance(raw, dict):
-        raise SweetspotError(f"{path}: not a configuration; see docs/configuration.md")
-    return raw
 
 
 def add_map(command: argparse._ActionsContainer, what: str) -> None:

@@ -7,7 +7,6 @@ Exit status: 0 if every model has reached the accuracy, otherwise 3: measure, th
 import argparse
 from pathlib import Path
 
-from sweetspot.commands.arguments import read_configuration
 from sweetspot.errors import SweetspotError
 
 HELP = "choose the cells to measure next"
@@ -36,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
     from sweetspot.campaign import design
     from sweetspot.campaign.campaign import Campaign
+    from sweetspot.campaign.configfile import read_configuration
     from sweetspot.files import write_atomically
     from sweetspot.table import read as table
 

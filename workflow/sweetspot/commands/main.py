@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 
 from sweetspot import __version__
-from sweetspot.errors import SweetspotError
+from sweetspot.errors import reported
 
 # In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
 # answers at once, and `unattended` runs without the packages that fitting needs.
@@ -19,19 +19,20 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 1 for an error the user can fix, 2 for wrong usage."""
+    """Run the command line; returns 0, 1 for an error the user can fix, 2 for wrong usage, 70 for a defect."""
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except SweetspotError as error:
-        print(f"sweetspot: error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("sweetspot: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, for example `head`, has exited
         sys.stderr.close()
         return 141
+    except Exception as error:
+        message, status = reported(error)
+        print(f"sweetspot: {message}", file=sys.stderr)
+        return status
 
 
 def parser() -> argparse.ArgumentParser:

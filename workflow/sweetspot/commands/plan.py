@@ -6,8 +6,6 @@ campaign. The cost left is estimated by the simulator, scaled by the measured ce
 import argparse
 from pathlib import Path
 
-from sweetspot.commands.arguments import read_configuration
-
 HELP = "show the cost and progress of a campaign"
 EPILOG = "Example: sweetspot plan --configfile config/study.yaml"
 
@@ -27,6 +25,7 @@ def run(options: argparse.Namespace) -> None:
     """Run it."""
     from sweetspot.campaign import survey
     from sweetspot.campaign.campaign import Campaign
+    from sweetspot.campaign.configfile import read_configuration
 
     raw = read_configuration(options.configfile)
     print(survey.as_text(survey.survey(Campaign(raw, str(options.configfile)))))

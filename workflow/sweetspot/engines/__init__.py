@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
 from sweetspot.errors import OutOfMemory, SweetspotError
-from sweetspot.files import write_atomically
+from sweetspot.files import read_object, write_atomically
 from sweetspot.gpus import Gpu
 from sweetspot.parallelism import Parallelism
 from sweetspot.sensors.clock import Clock
@@ -212,7 +212,7 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sequence[Sen
     """
     if reason := unfit(spec, directory):
         raise SweetspotError(f"{directory}: {reason}; delete it to have it rebuilt")
-    if shortage := json.loads((directory / "engine.json").read_text()).get("out_of_memory"):
+    if shortage := read_object(directory / "engine.json").get("out_of_memory"):
         raise OutOfMemory(f"{shortage} (recorded in {directory}; delete it to try again)")
     return _module(spec.name).open_device(spec, directory)  # type: ignore[no-any-return]
 
@@ -220,9 +220,9 @@ def open_device(spec: EngineSpec, directory: Path) -> tuple[Engine, Sequence[Sen
 def unfit(spec: EngineSpec, directory: Path) -> str:
     """Why the engine in `directory` cannot serve `spec`, or ""."""
     try:
-        record = json.loads((directory / "engine.json").read_text())
+        record = read_object(directory / "engine.json")
         built, built_by = {**_ONE_GPU, **record["spec"]}, record["version"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "holds no complete engine"
     if built_by != (installed := _module(spec.name).version()):
         return f"built by version {built_by} of {spec.name}, but {installed} is installed"

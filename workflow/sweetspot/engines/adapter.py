@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from sweetspot.engines import BatchRun, Engine, EngineSpec, RequestTimes
 from sweetspot.errors import OutOfMemory, SweetspotError, UnfitMachine, first_line
-from sweetspot.files import write_atomically
+from sweetspot.files import read_object, write_atomically
 from sweetspot.memory import Memory, split_in_waves
 from sweetspot.models.quantization import stored as stored_format
 from sweetspot.precision import Precision
@@ -34,12 +34,8 @@ _KNOWN = 0.9  # share of requests whose times must be known; fewer may not be ty
 _OWN_IDS = 4  # 2^60 beginnings of a prompt, or more
 # How PyTorch, CUDA, TensorRT and vLLM (its KV-cache checks at load) report a shortage of memory.
 _SHORTAGES = (
-    "out of memory",
-    "outofmemory",
-    "cudaerrormemoryallocation",
-    "no available memory for the cache blocks",
-    "larger than the available kv cache memory",
-    "free memory on device",
+    *("out of memory", "outofmemory", "cudaerrormemoryallocation", "no available memory for the cache blocks"),
+    *("larger than the available kv cache memory", "free memory on device"),
 )
 
 
@@ -148,8 +144,9 @@ def _check_weights(place: Path) -> None:
     remedy = "download them, or set weights to dummy to measure with random ones"
     if not any(path.name != "training_args.bin" for pattern in _WEIGHT_FILES for path in place.glob(pattern)):
         raise SweetspotError(f"checkpoint {place} has no weights ({' or '.join(_WEIGHT_FILES)}); {remedy}")
-    indices = [json.loads(path.read_text()) for path in place.glob("*.index.json")]
-    missing = [{name for name in index["weight_map"].values() if not (place / name).is_file()} for index in indices]
+    indices = [read_object(path) for path in place.glob("*.index.json")]
+    named = [dict(index.get("weight_map", {})).values() for index in indices]
+    missing = [{name for name in names if not (place / name).is_file()} for names in named]
     if missing and all(missing):
         raise SweetspotError(f"checkpoint {place}: {', '.join(sorted(missing[0]))} missing; {remedy}")
 
@@ -159,7 +156,7 @@ def _check_checkpoint(spec: EngineSpec) -> None:
     if spec.checkpoint is None or not (place / "config.json").is_file():
         raise SweetspotError(f"checkpoint {spec.checkpoint} has no config.json; give a downloaded model's directory")
     _check_weights(place)
-    config = json.loads((place / "config.json").read_text())
+    config = read_object(place / "config.json")
     own, published = _sizes(config), _sizes(spec.model_config)
     if differing := sorted(name for name in own.keys() & published.keys() if own[name] != published[name]):
         first = differing[0]
@@ -170,7 +167,7 @@ def _check_checkpoint(spec: EngineSpec) -> None:
         )
     precision = Precision.of(spec.precision)
     beside = place / "hf_quant_config.json"  # NVIDIA's ModelOpt
-    more = json.loads(beside.read_text()) if beside.is_file() else None
+    more = read_object(beside) if beside.is_file() else None
     stored = stored_format(config, more) or precision.plain
     if stored != precision.weights:
         raise SweetspotError(f"checkpoint {place} has {stored} weights, not {spec.precision}: set precision so")

@@ -33,6 +33,9 @@ FIXED = {
     "in_flight_batching": "has no static batches",
 }
 
+_EXPANDED, _ASSIGNED = re.compile(r".*\$[({A-Za-z_]|.*`|~"), re.compile(r"\w+=")
+_SHELL = re.compile(r"(^|/)(ba|da|z|k)?sh$")
+
 # Tokens of the trial batches that show how many requests run at once: the longer the replies, the less a delay matters.
 _TRIAL_INPUT, _SHORTEST, _LONGEST = 8, 64, 256
 _TRIALS = 6
@@ -53,7 +56,7 @@ def mistake(url: str | None, command: str | None) -> str:
     if url is None and command is None:
         return "it needs engine.url (a server that runs) or engine.command (starts one)"
     try:
-        parse(url if url is not None else "http://localhost")
+        port = parse(url if url is not None else "http://localhost")[2]
         words = shlex.split(command if command is not None else "-")
     except SweetspotError as error:
         return str(error)
@@ -65,6 +68,24 @@ def mistake(url: str | None, command: str | None) -> str:
         return f"engine.command: {{{sorted(unknown)[0]}}} is not known; known: {', '.join(PLACEHOLDERS)}"
     if url is None and "{port}" not in (command or ""):
         return "engine.command must pass {port} on to the server, or engine.url must name its port"
+    if (found := _for_a_shell(command or "")) and not _SHELL.search(words[0]):
+        return (
+            f"engine.command: {found} means something to a shell only, and no shell runs the command; write "
+            "`env NAME=value program` for variables, paths in full, or `sh -c '...'`"
+        )
+    given = re.search(r"\s--port[=\s]+(\d+)\b", command or "")
+    if given and url is not None and int(given[1]) != port:
+        return f"engine.command has the server listen at port {given[1]}, engine.url says {port}; write {{port}} for it"
+    return ""
+
+
+def _for_a_shell(command: str) -> str:
+    """The first part of a command that only a shell understands: an operator, a substitution, or a variable set."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    for index, token in enumerate(lexer):
+        if set(token) <= set("();<>|&") or _EXPANDED.match(token) or (index == 0 and _ASSIGNED.match(token)):
+            return token
     return ""
 
 

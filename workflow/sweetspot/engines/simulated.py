@@ -106,6 +106,11 @@ class SimulatedEngine(Engine):
         self._kernels = _kernels(spec)
         self._wave = lru_cache(maxsize=8)(self._work_of_wave)
 
+    def begin(self, visit: str) -> None:
+        """Noise and heat depend on the visit alone: a campaign that was killed and goes on has the same rows."""
+        self._jitter.seed(f"{self._spec.seed}/{self._spec.architecture.name}/{self._spec.batch}: {visit}")
+        self._device.begin(self._jitter.randrange(1 << 30))
+
     def run(self, input_tokens: int, output_tokens: int) -> BatchRun:
         """Run one batch in virtual time. Raises SweetspotError if not even one request fits in the KV cache."""
         spec = self._spec

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweetspot.errors import SweetspotError
+
 Cell = tuple[int, int]  # (input_tokens, output_tokens)
+
+IDENTITY = ("input_tokens", "output_tokens", "visit", "repetition", "time_s")
+"""What tells measured rows of one session and one (model, batch) apart."""
+
+_CELL = frozenset({"input_tokens", "output_tokens"})
+_OF_A_VISIT = _CELL | {"visit"}
+_OF_A_ROW = _CELL | {"repetition", "session", "valid", "reasons", "flags", "energy_j", "duration_s"}
+_OF_A_ROW |= {"uncertainty_gain", "uncertainty_counter_step", "uncertainty_tail"}
 
 
 @dataclass(frozen=True)
@@ -110,14 +120,47 @@ def is_claimed(place: Place, cells: Iterable[Cell]) -> bool:
 
 
 def records(paths: Iterable[Path], wanted_key: str | None = None) -> list[dict[str, Any]]:
-    """All records, or those with `wanted_key`, by file in the order of writing; not lines that a crash cut short."""
+    """All records, or those with `wanted_key`, by file in the order of writing; not lines that a crash cut short.
+
+    A line that is there twice, as in a copy of a journal beside it, counts once. A line that lacks what its kind of
+    record has is left out with a warning. Raises SweetspotError if two lines disagree on a measured row.
+    """
     found: list[dict[str, Any]] = []
+    lines, rows = set[bytes](), dict[tuple[Any, ...], Path]()
     for path in sorted(paths):
-        for line in path.read_bytes().splitlines():
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            line = line.strip()  # of a carriage return, if it came by way of Windows
+            if not line or line in lines:
+                continue
+            lines.add(line)
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and wanted_key in (None, record.get("key")):
-                found.append(record)
+            if not _is_whole(record):
+                print(f"warning: {path}, line {number}: damaged, not used", file=sys.stderr)
+                continue
+            if wanted_key not in (None, record["key"]):
+                continue
+            for row in record.get("rows", ()):
+                # A session numbers the repetitions of a cell, whatever visit they belong to.
+                identity = record["key"], row["session"], row["repetition"], row["input_tokens"], row["output_tokens"]
+                if identity in rows:
+                    raise SweetspotError(
+                        f"{path}, line {number}: a row of {row['input_tokens']} -> {row['output_tokens']} tokens is "
+                        f"also in {rows[identity]}, with other content; move the changed copy out of the directory"
+                    )
+                rows[identity] = path
+            found.append(record)
     return found
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether a line of a journal has what every record of its kind has."""
+    if not isinstance(record, dict) or not {"key", "session"} <= record.keys():
+        return False
+    if "rows" in record:
+        rows = record["rows"]
+        known = isinstance(rows, list) and all(isinstance(row, dict) and row.keys() >= _OF_A_ROW for row in rows)
+        return known and record.keys() >= _OF_A_VISIT
+    return "failed" not in record or _CELL.issubset(record)

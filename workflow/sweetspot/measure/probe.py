@@ -6,7 +6,6 @@ sensors' own period looks constant to them, so the reading of a counter that sam
 depend on the phase.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import Any
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
+from sweetspot.files import read_object
 from sweetspot.measure.protocol import Protocol as Numbers
 from sweetspot.measure.protocol import open_meter
 from sweetspot.sensors.clock import Clock
@@ -69,7 +69,7 @@ def probe(
 def numbers(path: Path, gpu: str | None = None) -> dict[str, Any]:
     """The protocol's numbers in a machine record. Raises SweetspotError if it is none, or not of a `gpu` (if given)."""
     try:
-        record = json.loads(path.read_text())
+        record = read_object(path)
         found, name = dict(record["protocol"]), record["machine"]["gpu"]
         Numbers(**found)
     except (OSError, ValueError, TypeError, KeyError):

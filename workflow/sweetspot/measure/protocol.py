@@ -1,6 +1,6 @@
 """The numbers of the measurement procedure, each with its reason, and what is derived from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import fmean, stdev
@@ -15,7 +15,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 
 def _number(default: float, description: str, **bounds: float) -> Any:
-    return field(default=default, metadata={"description": description, **bounds})
+    return field(default=default, metadata={"description": description, "strict": True, "lt": 2**31, **bounds})
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Protocol:
     poll_gap_s: float = _number(0.5, "Polls further apart than this, in s, invalidate a row.", gt=0)
     # Good practice reaches 4.9 % (Yang et al.); two sources that differ by more contradict each other.
     energy_tolerance: float = _number(
-        0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0
+        0.05, "Relative difference of counter and integrated power that invalidates a row.", gt=0, lt=1
     )
     # Both as Yang et al. found on an H100; `sweetspot probe` finds them for a board.
     counter_step_s: float = _number(0.1, "Period of the energy counter, in s.", gt=0)
@@ -72,9 +72,30 @@ class Protocol:
         1.0, "Averaging time of the slowest power sensor, in s; a shorter window is invalid.", gt=0
     )
     # The largest systematic error of a board that Yang et al. found; NVIDIA states the same.
-    sensor_gain: float = _number(0.05, "Relative systematic error of a board's sensors, for the error budget.", ge=0)
+    sensor_gain: float = _number(
+        0.05, "Relative systematic error of a board's sensors, for the error budget.", ge=0, lt=1
+    )
     counter_timeout_s: float = _number(2.0, "A counter that does not step for this long, in s, is stuck.", gt=0)
     idle_s: float = _number(10.0, "Length of the measurement of idle power before a block, in s.", gt=0)
+
+
+# What a second number must be at least, as a multiple of the first: otherwise no row could be valid.
+_ORDERED = (
+    *(("min_repetitions", 1, "repetitions"), ("visits", 1, "repetitions")),  # each visit makes at least one
+    *(("warmup_s", 1, "warmup_max_s"), ("window_s", 1, "window_max_s")),
+    *(("poll_s", 2, "poll_gap_s"), ("poll_gap_s", 1, "window_s"), ("poll_gap_s", 1, "idle_s")),  # polls may be late
+    *(("sensor_s", 1, "window_s"), ("sensor_s", 1, "idle_s")),
+    *(("counter_step_s", 2, "counter_timeout_s"), ("counter_step_s", 1, "window_s")),
+)
+
+
+def contradictions(protocol: Protocol) -> Iterator[str]:
+    """What is impossible about the numbers together, each with the remedy."""
+    for small, factor, large in _ORDERED:
+        low, high = getattr(protocol, small), getattr(protocol, large)
+        if factor * low > high:
+            least = f"{'twice ' * (factor == 2)}{small} ({low:g})"
+            yield f"{large} is {high:g}, but must be at least {least}; raise {large} or lower {small}"
 
 
 def limits(protocol: Protocol) -> Limits:

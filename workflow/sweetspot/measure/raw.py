@@ -9,13 +9,14 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
+from sweetspot.measure.journal import Cell
 from sweetspot.measure.protocol import Protocol, limits
 from sweetspot.measure.visit import Repetition
 from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Verdict, judge
@@ -33,6 +34,22 @@ def write(path: Path, repetitions: Sequence[Repetition], protocol: Protocol) -> 
     ]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     write_atomically(path, gzip.compress(text.encode(), mtime=0))
+
+
+def tidy(directory: Path, cells: Iterable[Cell], records: Iterable[Mapping[str, Any]]) -> None:
+    """Remove what killed runs left of these cells: half-written files, and whole ones that no row came of.
+
+    `records` are those of all journals beside; files of sessions that they do not know stay.
+    """
+    named, sessions = set[str](), set[str]()
+    for record in records:
+        sessions.add(record["session"])
+        named.update(Path(row["raw"]).name for row in record.get("rows", ()) if row.get("raw"))
+    for n, m in cells:
+        whole = [path for path in directory.glob(f"i{n}-o{m}-*.jsonl.gz") if path.name not in named]
+        ours = [path for path in whole if path.name.split("-", 2)[2].rpartition("-")[0] in sessions]
+        for path in [*ours, *directory.glob(f".i{n}-o{m}-*")]:
+            path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> list[tuple[dict[str, Any], Edges, list[Sample]]]:

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = options.job
     try:
         where = Place(options.directory, job["model"], job["batch"], getattr(options, "block", ""))
-        resolved = json.loads(where.architecture.read_text())
+        resolved = files.read_object(where.architecture)
         (build if options.command == "build" else measure)(job, resolved, where)
     except SweetspotError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -144,6 +144,7 @@ class Block:
         """Make the visits; each is in the journal before the next begins. Raises SweetspotError as `measure` does."""
         if not pending:
             return
+        raw.tidy(self.where.raw, self.cells, journal.records(self.where.journals))
         every = self.protocol.anchor_every
         # A block that is nearly done needs no anchors.
         whole = [cell for cell in self.cells if not self._failures[cell]] or self.cells

@@ -19,6 +19,7 @@ from typing import Any
 
 from sweetspot import __version__
 from sweetspot.errors import SweetspotError
+from sweetspot.files import read_object
 from sweetspot.measure import journal, pace, probe
 from sweetspot.measure.journal import Cell, Place
 from sweetspot.measure.rows import place
@@ -135,7 +136,7 @@ class _Plan:
 
     def __init__(self, path: Path, directory: Path) -> None:
         try:
-            content = json.loads(path.read_text())
+            content = read_object(path)
             self._architectures, self.blocks, self.steps = (content[k] for k in ("architectures", "blocks", "steps"))
         except (OSError, ValueError, KeyError, TypeError):
             raise SweetspotError(

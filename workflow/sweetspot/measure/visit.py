@@ -40,6 +40,8 @@ def visit_cell(
     Each repetition is yielded as it ends, so an error of sensor or engine loses only the repetition it happened in.
     """
     n, m = cell["input_tokens"], cell["output_tokens"]
+    tries = sum(row["visit"] == visit for row in earlier)
+    getattr(engine, "begin", str)(f"{n}/{m}/{visit}/{tries}")  # a simulation has to know
     steady, ran = _warm_up(engine, meter, n, m, protocol)
     flags = [*_flags(spec, cell), *ran.flags]
     flags += ["kv_limited"] * (ran.waves > 1 and "kv_limited" not in flags) + ["not_steady"] * (not steady)

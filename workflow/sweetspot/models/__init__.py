@@ -16,7 +16,7 @@ from typing import Any
 
 from sweetspot.architecture import Architecture
 from sweetspot.errors import SweetspotError, first_line
-from sweetspot.files import key, write_atomically
+from sweetspot.files import key, read_object, write_atomically
 from sweetspot.models import earlier, quantization
 from sweetspot.precision import Precision
 
@@ -232,6 +232,8 @@ def _check_keys(config: Mapping[str, Any], defaults: Any) -> None:
     for name, value in text.items():
         if name.endswith(_COUNTS) and isinstance(value, int) and not 0 <= value <= _LARGEST:
             raise SweetspotError(f"key {name!r} is {value}; write it as in the published file")
+    if (positions := text.get("max_position_embeddings")) is not None and (positions is True or positions == 0):
+        raise SweetspotError(f"key 'max_position_embeddings' is {positions}; write it as in the published file")
     if isinstance(layers := text.get("num_hidden_layers"), int) and layers > _MOST_LAYERS:
         raise SweetspotError(f"key 'num_hidden_layers' is {layers}; write it as in the published file")
 
@@ -265,7 +267,7 @@ def _architecture(config: Mapping[str, Any], name: str, file: Path) -> Architect
     beside = _read(other)[1] if other != file and other.is_file() else None
     kept = _kept(config, name, beside)
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return Architecture.of(json.loads(kept.read_text()))
+        return Architecture.of(read_object(kept))
     try:
         found = from_config(config, name, beside)
     except SweetspotError as error:
@@ -297,15 +299,8 @@ def _name(file: Path) -> str:
 def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     file = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(file.read_text(encoding="utf-8-sig"))
+        return file, read_object(file)
     except FileNotFoundError:
         raise SweetspotError(
             f"{file}: no such file; give an architecture file or a directory that holds the publisher's config.json"
         ) from None
-    except OSError as error:
-        raise SweetspotError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise SweetspotError(f"{file}: not valid JSON ({error}); truncated? Copy the config.json again") from None
-    if not isinstance(config, dict):
-        raise SweetspotError(f"{file}: is not a JSON object; give the publisher's config.json, not a list or a number")
-    return file, config

@@ -5,14 +5,8 @@ from typing import Any
 
 # A change in any of these fields can alter the measured energy.
 _FIXED = (
-    "gpu",
-    "gpu_uuid",
-    "driver_version",
-    "vbios_version",
-    "ecc",
-    "power_limit_w",
-    "sm_clock_default_mhz",
-    "sm_clock_max_mhz",
+    *("gpu", "gpu_uuid", "driver_version", "vbios_version", "ecc"),
+    *("power_limit_w", "sm_clock_default_mhz", "sm_clock_max_mhz"),
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from sweetspot.errors import SweetspotError
 from sweetspot.sensors.clock import Clock
-from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Window, flags_of, judge, mean_of_known, union
+from sweetspot.sensors.window import Edges, Limits, Readings, Sample, Window, window_of
 
 T = TypeVar("T")
 
@@ -199,19 +199,13 @@ class Meter:
             seen = (*first[index], *seen, *last)
             edges = Edges(start_s, end_s, counter, *closed[index], *later[index], seen, failed, at_s)
             readings.append(Readings(edges, tuple(samples[index::boards]), names[index]))
-        return Window(
-            **vars(judge(readings, self._limits)),
-            start_s=start_s,
-            duration_s=end_s - start_s,
-            edge_error=self._step_s / (end_s - start_s),
-            temperature_c=mean_of_known(s.temperature_c for s in samples),
-            sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
-            event_reasons=union(s.event_reasons or 0 for s in samples),
-            flags=flags_of(readings, {names[index] for index in unchecked}),
-            readings=tuple(readings),
-        )
+        return window_of(readings, self._limits, self._step_s, {names[index] for index in unchecked})
 
     def _samples(self) -> list[Sample]:
+        for known, limit_w in zip(
+            self._power_limits_w, self._of_each(lambda s: _if_known(s.power_limit_w)), strict=True
+        ):
+            known.update(() if limit_w is None else (limit_w,))  # it may be changed for less than `_CHECK_S`
         return self._of_each(
             lambda sensor: Sample(
                 self.clock.now(),

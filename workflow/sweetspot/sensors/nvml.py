@@ -317,23 +317,29 @@ def _visible_boards(nvml: _Nvml) -> tuple[dict[str, str], dict[str, str], str]:
     A neighbour that cannot be read is passed over. Raises UnfitMachine for a slice.
     """
     names, unread = dict[str, str](), dict[int, str]()  # unread: why, by index among the boards that open
+    denied = 0
     for index in range(nvml("nvmlDeviceGetCount")):
         # If a scheduler fences devices off (Slurm's ConstrainDevices), NVML still counts the boards of other jobs. CUDA
         # does not, so indices in CUDA_VISIBLE_DEVICES count only the boards that can be opened.
         nvml.place = f"GPU {index} of this machine"
         try:
             handle = nvml.maybe("nvmlDeviceGetHandleByIndex", None, index, denied=True)
+            denied += handle is None
             if handle is not None:
                 gpu = str(nvml("nvmlDeviceGetUUID", handle))
                 names[gpu] = str(nvml("nvmlDeviceGetName", handle))
         except SensorError as error:
             unread[len(names)] = str(error)
     also, value = "".join(f"; {reason}" for reason in unread.values()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    why = f"; the driver denies this process access to {denied} GPU{'s' * (denied > 1)} of this machine" * bool(denied)
+    if denied and not names and not unread:
+        remedy = "ask the scheduler for one (Slurm: --gpus=1), or the administrator for access to /dev/nvidia*"
+        raise UnfitMachine(f"{why[2:]}: {remedy}")
     visible: dict[str, str] = {} if value is not None else {uuid: uuid for uuid in names}
     for item in (part.strip() for part in (value or "").split(",")):
         if item in ("", "-1", "NoDevFiles"):  # CUDA stops at these; Slurm writes the last for no GPU
             break
-        visible.setdefault(_named(item, names, unread, f"CUDA_VISIBLE_DEVICES={value}", also), item)
+        visible.setdefault(_named(item, names, unread, f"CUDA_VISIBLE_DEVICES={value}", also + why), item)
     return visible, names, also
 
 

@@ -25,6 +25,7 @@ REFERENCE_C = 35.0
 AMBIENT_C = 28.0
 KELVIN_PER_W = 0.06  # 700 W settle at 70 degrees Celsius, as air-cooled boards do under a sustained GEMM
 HEATING_S = 20.0
+BUSY_SHARE = 0.4  # of the power limit: what a board draws on average in a campaign
 MAX_CLOCK_MHZ = 1980
 IDLE_CLOCK_MHZ = 345
 GPU_IDLE, SW_POWER_CAP = 0x1, 0x4  # nvmlClocksEventReasonGpuIdle, nvmlClocksEventReasonSwPowerCap
@@ -56,6 +57,8 @@ class SimulatedGpu:
         self.temperature_c = AMBIENT_C + KELVIN_PER_W * self._context_w
         self._ends = [0.0]  # end of each stretch of constant power, s
         self._busy_until = 0.0
+        self.noise = 0  # where in their noise the sensors are at time 0
+        self.begun_j = 0.0  # drawn before what began last
         self._energies = [0.0]  # energy from time 0 to that end, J
         self._limits: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)]  # (start, end, clock) of capped stretches
 
@@ -81,6 +84,15 @@ class SimulatedGpu:
     def warm_up(self, power_w: float) -> None:
         """Make the board as warm as a long time at `power_w` makes it, at once."""
         self.temperature_c = AMBIENT_C + KELVIN_PER_W * power_w
+
+    def begin(self, noise: int) -> None:
+        """From the next tenth of a second on, be as warm as after other work, with this noise, whatever came before."""
+        steps = math.ceil(self.clock.now() / STEP_S)
+        self.clock.sleep(steps * STEP_S - self.clock.now())
+        self._settle()
+        self.warm_up(BUSY_SHARE * self.gpu.tdp_w)
+        self.noise = noise - 31 * steps
+        self.begun_j = self._energies[-1]
 
     def true_energy_j(self, start_s: float, end_s: float) -> float:
         """The energy that the board really drew between two past moments."""
@@ -138,7 +150,9 @@ class SimulatedSensor(Sensor):
 
     def energy_mj(self) -> int:
         """The energy counter: the joules up to its last step."""
-        return self._offset_mj + round(1000 * self._gain * self._device._energy_at(self._step()[1]))
+        begun_j, scale = self._device.begun_j, 1000 * self._gain
+        since_j = self._device._energy_at(self._step()[1]) - begun_j
+        return self._offset_mj + round(scale * begun_j) + round(scale * since_j)  # rounded alike in every session
 
     def power_instant_w(self) -> float:
         """The mean of the last 25 ms before the last step; the other 75 ms are missed."""
@@ -189,4 +203,6 @@ class SimulatedSensor(Sensor):
     def _mean_w(self, span_s: float, salt: int) -> float:
         number, at_s = self._step()
         mean_w = self._device.true_energy_j(at_s - span_s, at_s) / span_s
-        return self._gain * mean_w * (1 + self._noise[(number * 31 + salt * 499) % len(self._noise)])
+        return (
+            self._gain * mean_w * (1 + self._noise[(number * 31 + salt * 499 + self._device.noise) % len(self._noise)])
+        )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
-from math import hypot
+from math import hypot, inf
 from operator import or_
 from statistics import fmean
 
@@ -46,6 +46,8 @@ BOARD_WIDE = {
     "`sweetspot meter -- sleep 20` and, if the difference is understood, raise protocol.energy_tolerance",
 }
 
+
+_CLEARLY = 1.2  # polls see a step up to a fifth longer than it is, on a quiet host
 
 _ENERGIES = ("energy_j", "energy_instant_j", "energy_average_j", "tail_j")  # of a verdict
 
@@ -124,8 +126,8 @@ class Window(Verdict):
     """One window of work: its verdict and the readings behind it.
 
     `tail_j`, already subtracted from `energy_j`, is the energy between the work and the counter's steps around it.
-    `edge_error` is one counter step relative to the window: the possible error of unaligned edges. `flags` are what its
-    row must say without being invalid.
+    `edge_error` is the possible error of the counter, as `_counter_error` saw it. `flags` are what its row must say
+    without being invalid.
     """
 
     start_s: float
@@ -167,6 +169,22 @@ def judge(readings: Sequence[Readings], limits: Limits) -> Verdict:
     return Verdict(**totals, reasons=reasons, shares_j=tuple(parts["energy_j"]))
 
 
+def window_of(readings: Sequence[Readings], limits: Limits, step_s: float, unlisted: Collection[str]) -> Window:
+    """The window that boards showed; `step_s`: a counter's usual step, `unlisted`: boards that list no processes."""
+    samples, edges = [sample for one in readings for sample in one.samples], readings[0].edges
+    return Window(
+        **vars(judge(readings, limits)),
+        start_s=edges.start_s,
+        duration_s=edges.end_s - edges.start_s,
+        edge_error=max(_counter_error(one.edges, one.samples, step_s) for one in readings),
+        temperature_c=mean_of_known(s.temperature_c for s in samples),
+        sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
+        event_reasons=union(s.event_reasons or 0 for s in samples),
+        flags=_flags_of(readings, unlisted),
+        readings=tuple(readings),
+    )
+
+
 def _judge_one(edges: Edges, samples: Sequence[Sample], limits: Limits) -> Verdict:
     duration_s = edges.end_s - edges.start_s
     too_short = ["window_too_short"] * (duration_s < limits.sensor_s)
@@ -202,7 +220,7 @@ def _of_boards(codes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[str, ...]:
+def _flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[str, ...]:
     """Flags for what limited the clocks of the boards, and for those that list no processes, named in `unlisted`."""
     codes = {}
     for one in readings:
@@ -215,7 +233,7 @@ def flags_of(readings: Sequence[Readings], unlisted: Collection[str]) -> tuple[s
 def uncertainty(window: Window, gain: float) -> dict[str, float]:
     """Bounds on a window's error by cause, relative to its energy; empty if it has no energy.
 
-    `gain`: as given, the same for all rows of a board. `counter_step`: one step of the counter. `tail`: all the
+    `gain`: as given, the same for all rows of a board. `counter_step`: the counter's, as it stepped. `tail`: all the
     joules subtracted after the work. `total`: the root sum of squares of the others.
     """
     if window.energy_j is None or window.tail_j is None:
@@ -223,6 +241,35 @@ def uncertainty(window: Window, gain: float) -> dict[str, float]:
     tail = window.tail_j / max(window.energy_j, window.tail_j)
     parts = {"gain": gain, "counter_step": window.edge_error, "tail": tail}
     return {**parts, "total": hypot(*parts.values())}
+
+
+def _counter_error(edges: Edges, samples: Sequence[Sample], step_s: float) -> float:
+    """The possible error of a counter in a window, relative to its energy: what one of its steps may hide.
+
+    That is the longest step seen, relative to the window, if it clearly exceeds `step_s`, the usual one; and a step's
+    energy if the board cannot have drawn it in that time. So rows tell of a counter that ticks once a second, stands
+    still and catches up, or jumps, although its energy agrees with the polled power.
+    """
+    duration_s = edges.end_s - edges.start_s
+    error = step_s / duration_s
+    if edges.failed or None in (edges.opened_mj, edges.closed_mj, edges.later_mj):
+        return error
+    points = [(s.at_s, s.energy_mj) for s in samples]
+    points = [(edges.opened_s or edges.start_s, edges.opened_mj or 0), *points, (edges.closed_s, edges.closed_mj or 0)]
+    most_w = max(
+        (power_w for s in samples for power_w in (s.instant_w, s.average_w) if power_w is not None), default=inf
+    )
+    longest_s, since_s = edges.later_s - edges.closed_s, points[0][0]
+    for (_, before), (next_s, after) in pairwise(points):
+        step_j = (after - before) / 1000
+        if after == before or next_s == edges.closed_s:
+            longest_s = max(longest_s, next_s - since_s)
+        if step_j > most_w * (next_s - since_s + step_s):
+            rest_j = (points[-1][1] - points[0][1]) / 1000 - step_j
+            error = max(error, step_j / rest_j if rest_j > 0 else 1.0)
+        if after != before:
+            since_s = next_s
+    return max(error, longest_s / duration_s) if longest_s > _CLEARLY * step_s else error
 
 
 def _integral(start_s: float, end_s: float, points: list[tuple[float, float | None]]) -> float | None:
