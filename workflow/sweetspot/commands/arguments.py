@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
