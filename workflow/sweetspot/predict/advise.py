@@ -9,7 +9,7 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
-from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
+from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Saving, saving
 from sweetspot.predict.prediction import Prediction
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
@@ -318,24 +318,29 @@ def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now
     """How many uses make a summary pay off, and from which reply, prompt and batch on a single use does."""
     measured = costs.group["measured_range"]
 
-    def gain(n: int, m: int, at: Running) -> float:
+    def gain(n: int, m: int, at: float) -> float:
         asks = [Ask(n, tokens, summary=True), Ask(tokens, m)]
         return costs.energy_j([Ask(n, m)], at) - costs.energy_j(asks, at)
 
     summary_j = saved_j = 0.0
     for (share, (ask,)), (_, asks) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
         if len(asks) > 1:
-            summary_j += share * costs.energy_j(asks[:1], now.running)
-            saved_j += share * (costs.energy_j([ask], now.running) - costs.energy_j(asks[1:], now.running))
+            summary_j += share * costs.energy_j(asks[:1], now.in_flight)
+            saved_j += share * (costs.energy_j([ask], now.in_flight) - costs.energy_j(asks[1:], now.in_flight))
     least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
     found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
     if workload.is_mix:
         return [*found, BreakEven("summarise", tokens, "output_tokens", _MIX, None, now.in_flight, None)]
     n, m = workload.input_tokens, workload.output_tokens
     axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
-        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.running)),
-        ("input_tokens", tokens + 1, max(measured["input_tokens"][1], n), lambda prompt: gain(prompt, m, now.running)),
-        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, ((other, 1.0),))),
+        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.in_flight)),
+        (
+            "input_tokens",
+            tokens + 1,
+            max(measured["input_tokens"][1], n),
+            lambda prompt: gain(prompt, m, now.in_flight),
+        ),
+        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, other)),
     )
     for axis, low, high, of in axes:
         found.append(BreakEven("summarise", tokens, axis, *_crossing(of, low, high), now.in_flight, (low, high)))
@@ -351,7 +356,7 @@ def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
 
     def gain(m: int) -> float:
         parts = [Ask(n, part) for part in _shares(m, 2)]
-        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(parts, now.running)
+        return costs.energy_j([Ask(n, m)], now.in_flight) - costs.energy_j(parts, now.in_flight)
 
     return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), now.in_flight, span)
 
@@ -370,7 +375,7 @@ def once(texts: Iterable[str]) -> list[str]:
     """The texts without repeats; of those that differ only in numbers, the first and how many more there are."""
     alike: dict[str, dict[str, None]] = {}
     for text in texts:
-        alike.setdefault(re.sub(r"\d+", "#", text), {})[text] = None
+        alike.setdefault(re.sub(r"\d[\d.]*", "#", text), {})[text] = None
     return [
         next(iter(group)) + (f" (and {len(group) - 1} more of this kind)" if len(group) > 1 else "")
         for group in alike.values()

@@ -158,7 +158,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
             ax.set_facecolor(style.GRID)
             ax.patch.set_alpha(0.6)
         for row, law in enumerate(laws):
-            _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
+            _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme))
         ax.axvline(words.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
         ax.set(xscale="log", xlabel="MAPE, %")
         style.rows_axis(ax, laws)
@@ -170,7 +170,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     return "accuracy", title, caption, fig, errors
 
 
-def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
+def _accuracy_row(ax: Any, row: int, part: pl.DataFrame) -> None:
     if not part.height:
         ax.text(0.98, row - 0.05, "n/a", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5)
         return
@@ -178,7 +178,7 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
         look = style.model_style(model)
         ax.plot(mape, row + 0.18, marker=look.marker, color=look.colour, markersize=3.4, alpha=0.75, linestyle="")
     mean = part["mape_percent"].to_numpy().mean()
-    ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
+    ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.INK)
     place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
     ax.text(0.98, row - 0.05, words.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
 
