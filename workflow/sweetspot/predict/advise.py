@@ -148,15 +148,14 @@ class Advice:
         return [*once(said), *self.notes]
 
     @property
-    def per_token_j(self) -> float:
-        """Joules per output token now."""
-        return self.now.energy_j.value / self.now.reply_tokens
-
-    @property
     def times_above(self) -> float | None:
         """Joules per output token now over those at the sweet spot; None unless it lies inside the measured replies."""
         least = self.spot.energy_per_output_token_j
-        return None if least is None or self.spot.status != "interior" else self.per_token_j / least
+        return (
+            None
+            if least is None or self.spot.status != "interior"
+            else self.now.energy_j.value / self.now.reply_tokens / least
+        )
 
 
 def advise(
