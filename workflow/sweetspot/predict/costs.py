@@ -146,7 +146,7 @@ class Costs:
         weights: defaultdict[tuple[Ask, float], float] = defaultdict(float)
         latencies, ttfts, tpots = [], [], []
         for share, asks in plan:
-            places = [(ask, summaries if ask.summary else own) for ask in asks]
+            places = [(ask, max(1.0, summaries if ask.summary else own)) for ask in asks]
             for place in places:
                 weights[place] += share
             found = [self.at(*place) for place in places]
