@@ -200,9 +200,10 @@ def test_a_law_for_each_batch_has_a_line_for_each_batch(simulated: Made, tmp_pat
     prepared = Results.of(**{**vars(found), "predictor": predictor})
     report.write(prepared, simulated.directory / "figures", tmp_path / "report.html")
     head, *rows = PageText((tmp_path / "report.html").read_text()).table("Coefficients of paper-6")
-    assert [row[0] for row in rows] == ["1", "64"]
-    assert head[1:4] == ["t0 · 1, J/token", "t1 · n²/m, J/token²", "t2 · n, J/token²"]
-    assert head[4:] == ["t3 · n/m, J/token", "t4 · m, J/token²", "t5 · 1/m, J"]
+    assert head[4:] == ["batch 1", "batch 64"]
+    assert [row[0] for row in rows] == ["t0", "t1", "t2", "t3", "t4", "t5"]
+    assert [row[1] for row in rows] == ["1", "n²/m", "n", "n/m", "m", "1/m"]
+    assert [row[3] for row in rows] == ["J/token", "J/token²", "J/token²", "J/token", "J/token²", "J"]
 
 
 def test_no_valid_row_is_said_not_crashed_on(simulated: Made, tmp_path: Path) -> None:

@@ -129,10 +129,9 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
             ) from None
     found = list(sides)
     for name, text in wanted.items():
-        values = {str(side.group[name]).casefold() for side in found}
-        exact = text.casefold() in values  # "tp1" is not meant to find "tp16"
-        meant = {value for value in values if value == text.casefold() or (not exact and text.casefold() in value)}
-        found = [side for side in found if str(side.group[name]).casefold() in meant]
+        named = [(str(side.group[name]).casefold(), side) for side in found]
+        exact = [side for value, side in named if value == text.casefold()]  # "tp1" is not meant to find "tp16"
+        found = exact or [side for value, side in named if text.casefold() in value]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
         asked = ", ".join(f"{name}={text}" for name, text in wanted.items())

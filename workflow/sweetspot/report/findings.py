@@ -67,18 +67,16 @@ def _spot_interval(spot: Mapping[str, Any]) -> Span:
 
 
 def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
-    inside = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior"]
-    here = sorted((s for s in inside if s["batch"] == batch), key=lambda spot: spot["input_tokens"])
-    everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
-    if not everywhere:
-        known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
-        if not known:
-            return (
-                "The measured cells do not determine the sweet spot, the reply length with the least energy per token."
-            )
+    every = [spot for one in groups for spot in one.get("sweet_spots", [])]
+    inside = [spot["output_tokens"] for spot in every if spot["status"] == "interior"]
+    if all(spot["status"] == "not identified" for spot in every):
+        return "The measured cells do not determine the sweet spot, the reply length with the least energy per token."
+    if not inside:
         return "No fitted law has a sweet spot, a reply length with least energy per token, in the measured lengths."
+    own = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior" and spot["batch"] == batch]
+    here = sorted(own, key=lambda spot: spot["input_tokens"])
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
-    span = f"across all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
+    span = f"across all {over} it lies between {tokens(min(inside))} and {tokens(max(inside))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     ends = " and ".join(

@@ -66,6 +66,7 @@ RC = {
 }
 _HEADER_PT = {"title": 11.5, "subtitle": 8.0}
 _PNG_DPI = 200
+WIDTH = 7.6  # inches; a figure's text is then as large as the page's on a screen 1280 pixels wide
 _BANDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 

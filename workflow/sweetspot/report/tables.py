@@ -121,13 +121,13 @@ def coefficients(group: Group) -> Table | None:
     caption = (
         f"Coefficients of {law.name}: {law.formula.replace('^2', '²')} (E in J per output token, ± standard error)"
     )
-    if fits[0]["batch"] is None:
-        head = ["term", "multiplies", "meaning", "unit", "value"]
-        rows = [[t.name, t.multiplies, t.meaning, FORMS[t.form].unit, _coefficient(fits[0], t.name)] for t in law.terms]
-        return Table(caption, head, rows, text=4)
-    head = ["batch", *(f"{term.name} · {term.multiplies}, {FORMS[term.form].unit}" for term in law.terms)]
-    rows = [[str(fit["batch"]), *(_coefficient(fit, term.name) for term in law.terms)] for fit in fits]
-    return Table(caption, head, rows, text=0)
+    head = ["term", "multiplies", "meaning", "unit"]
+    head += ["value" if fit["batch"] is None else f"batch {fit['batch']}" for fit in fits]
+    rows = []
+    for term in law.terms:
+        values = [_coefficient(fit, term.name) for fit in fits]
+        rows.append([term.name, term.multiplies, term.meaning, FORMS[term.form].unit, *values])
+    return Table(caption, head, rows, text=4)
 
 
 def sweet_spots(group: Group) -> Table | None:
@@ -146,12 +146,9 @@ def sweet_spots(group: Group) -> Table | None:
 
 def latency(results: Results) -> Table | None:
     """Errors of the latency laws, for each model."""
-    shown = {
-        "ttft_mean_s": "time to first token, mean",
-        "ttft_p95_s": "time to first token, 95th percentile",
-        "tpot_mean_s": "time per further token, mean",
-        "tpot_p95_s": "time per further token, 95th percentile",
-    }
+    of = {"ttft": "time to first token", "tpot": "time per further token"}
+    which = {"mean": "mean", "p95": "95th percentile"}
+    shown = {f"{what}_{one}_s": f"{of[what]}, {which[one]}" for what in of for one in which}
     held_out = ("5-fold", "leave-one-length-out", "leave-one-batch-out")
     rows = []
     for group, name in zip(results.groups, results.names, strict=True):
