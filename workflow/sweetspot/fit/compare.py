@@ -77,12 +77,13 @@ class Region:
         """In words."""
         percent = 100 * (self.ratio - 1)
         if self.low is None or self.high is None:
-            return f"B relative to A: {_signed(percent)} %; too few cells and repetitions for an interval"
-        ends = 100 * (self.low - 1), 100 * (self.high - 1)
+            return f"B relative to A: {_shown(percent, '+')} %; too few cells and repetitions for an interval"
+        ends = [100 * (end - 1) for end in (self.low, self.high)]
         if self.low <= 1 <= self.high:
-            return f"no difference shown (relative to A: {_signed(percent)} % [{_signed(ends[0])}, {_signed(ends[1])}])"
-        low, high = sorted(map(abs, ends))
-        return f"B uses {_plain(abs(percent))} % [{_plain(low)}, {_plain(high)}] {'less' if percent < 0 else 'more'}"
+            low, high = (_shown(end, "+") for end in ends)
+            return f"no difference shown (relative to A: {_shown(percent, '+')} % [{low}, {high}])"
+        low, high = (_shown(end) for end in sorted(map(abs, ends)))
+        return f"B uses {_shown(abs(percent))} % [{low}, {high}] {'less' if percent < 0 else 'more'}"
 
 
 @dataclass(frozen=True)
@@ -321,9 +322,7 @@ def _where(region: Region, overall: Region) -> str:
     return ", ".join(words)
 
 
-def _plain(percent: float) -> str:
-    return f"{percent:.2g}" if percent < 10 else f"{percent:.0f}"
-
-
-def _signed(percent: float) -> str:
-    return f"{'−' if percent < 0 else '+'}{_plain(abs(percent))}"
+def _shown(percent: float, sign: str = "") -> str:
+    """Two digits, or whole percents from 10 on; with the `sign` "+", always signed."""
+    digits = ".2g" if abs(percent) < 10 else ".0f"
+    return f"{percent:{sign}{digits}}".replace("-", "−")
