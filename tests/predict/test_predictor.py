@@ -75,6 +75,14 @@ def refused(fitted: dict[str, Any], n: int = 500, m: int = 700, **choice: Any) -
     return str(caught.value)
 
 
+def test_a_mean_number_in_flight_need_not_be_whole(make: Any) -> None:
+    fitted = make(rows("steps-8", EIGHT, (1, 8, 64), noise=0.0))
+    truth = per_token(LAWS["steps-8"], EIGHT, 500, 700, 12.5) * 700
+    assert ask(fitted, batch=12.5).energy_per_request_j == pytest.approx(truth, rel=0.01)
+    for nonsense in (0.5, 0, -1.5, math.nan, math.inf):
+        assert f"batch is {nonsense}" in refused(fitted, batch=nonsense)
+
+
 def test_the_energies_are_the_formula_by_hand(make: Any) -> None:
     fitted = make(rows("steps-5", SIX, (8,)))
     (group,) = fitted["groups"]

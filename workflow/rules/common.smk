@@ -47,7 +47,7 @@ if (
     )
 
 if workflow.is_main_process:
-    found = survey.survey(CAMPAIGN, survey.unfinished(CAMPAIGN))
+    found = survey.survey(CAMPAIGN, unfinished=True)
     for line in filter(None, [survey.headline(found), survey.left_out(CAMPAIGN)]):
         logger.info(line)
     if survey.warning(found):

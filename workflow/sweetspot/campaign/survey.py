@@ -70,11 +70,6 @@ class Survey:
     again_cost: Cost = field(default_factory=Cost)
     invalid: Counter[str] = field(default_factory=Counter)  # cells without a valid row, by reasons
 
-    @property
-    def missing(self) -> int:
-        """Number of cells left to measure."""
-        return sum(self.left.values())
-
     def estimate(self, jobs: Iterable[Job] | None = None) -> Cost:
         """Expected cost of the jobs left, or of some, from the simulator scaled by the cost of measured visits."""
         total, jobs = Cost(), list(self.left if jobs is None else jobs)
@@ -90,27 +85,19 @@ class Survey:
         return total
 
 
-def survey(campaign: Campaign, jobs: Iterable[Job] | None = None) -> Survey:
-    """Survey these jobs, or all. A job whose rows are written is done.
+def survey(campaign: Campaign, unfinished: bool = False) -> Survey:
+    """Survey all jobs, or the `unfinished` ones, which a run of the workflow would do: their rows are not written yet.
 
     A campaign with `rows` in its configuration has nothing to measure.
     """
     found = Survey(campaign)
     groups: dict[tuple[str, int], list[Job]] = {}
-    if jobs is None:
-        jobs = campaign.jobs if campaign.config.rows is None else ()
-    for job in jobs:
-        groups.setdefault(job[:2], []).append(job)
+    for job in campaign.jobs if campaign.config.rows is None else ():
+        if not (unfinished and campaign.places[job].rows.exists()):
+            groups.setdefault(job[:2], []).append(job)
     for (model, batch), members in groups.items():
         _survey_group(found, model, batch, members)
     return found
-
-
-def unfinished(campaign: Campaign) -> list[Job]:
-    """The jobs that a run of the workflow would do: rows not written yet. Empty if the configuration gives `rows`."""
-    if campaign.config.rows is not None:
-        return []
-    return [job for job in campaign.jobs if not campaign.places[job].rows.exists()]
 
 
 def headline(found: Survey) -> str:
@@ -300,7 +287,7 @@ def _left(found: Survey) -> str:
         basis += f" times {found.visited.time_s / found.simulated.time_s:.2f}, as for the measured cells"
     if not found.loads_s and not engines.is_simulated(found.campaign.config.engine.name):
         basis += "; plus building and loading engines"
-    counts = f"{_counted(found.missing, 'cell')} in {_counted(len(found.left), 'job')}"
+    counts = f"{_counted(sum(found.left.values()), 'cell')} in {_counted(len(found.left), 'job')}"
     if found.campaign.gpu is None:
         return (
             f"{counts}; there is no data sheet of {found.campaign.gpu_name!r} here, so their time and energy are not "

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
 from sweetspot.predict import predictor
@@ -75,12 +77,13 @@ class Region:
         """In words."""
         percent = 100 * (self.ratio - 1)
         if self.low is None or self.high is None:
-            return f"B relative to A: {_signed(percent)} %; too few cells and repetitions for an interval"
-        ends = 100 * (self.low - 1), 100 * (self.high - 1)
+            return f"B relative to A: {_shown(percent, '+')} %; too few cells and repetitions for an interval"
+        ends = [100 * (end - 1) for end in (self.low, self.high)]
         if self.low <= 1 <= self.high:
-            return f"no difference shown (relative to A: {_signed(percent)} % [{_signed(ends[0])}, {_signed(ends[1])}])"
-        low, high = sorted(map(abs, ends))
-        return f"B uses {_plain(abs(percent))} % [{_plain(low)}, {_plain(high)}] {'less' if percent < 0 else 'more'}"
+            low, high = (_shown(end, "+") for end in ends)
+            return f"no difference shown (relative to A: {_shown(percent, '+')} % [{low}, {high}])"
+        low, high = (_shown(end) for end in sorted(map(abs, ends)))
+        return f"B uses {_shown(abs(percent))} % [{low}, {high}] {'less' if percent < 0 else 'more'}"
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,9 @@ def read(path: Path, wanted: Mapping[str, str]) -> list[Side]:
             ) from None
     found = list(sides)
     for name, text in wanted.items():
-        values = {str(side.group[name]).casefold() for side in found}
-        exact = text.casefold() in values  # "tp1" is not meant to find "tp16"
-        meant = {value for value in values if value == text.casefold() or (not exact and text.casefold() in value)}
-        found = [side for side in found if str(side.group[name]).casefold() in meant]
+        named = [(str(side.group[name]).casefold(), side) for side in found]
+        exact = [side for value, side in named if value == text.casefold()]  # "tp1" is not meant to find "tp16"
+        found = exact or [side for value, side in named if text.casefold() in value]
     if not found:
         there = "\n".join("  " + _described(s.group) for s in sides)
         asked = ", ".join(f"{name}={text}" for name, text in wanted.items())
@@ -153,18 +155,17 @@ def compare(a: Sequence[Side], b: Sequence[Side]) -> list[Comparison]:
 
 
 def _measured(read: table.Table) -> list[Side]:
-    sides = []
-    for frame in cell_means(read.frame).partition_by(GROUP, maintain_order=True):
-        means = {}
-        for row in frame.iter_rows(named=True):
-            count, half = row["repetitions"], None
-            if row["energy_sd_j"] is not None:
-                error = row["energy_sd_j"] / math.sqrt(count) / row["energy_j"]
-                half = t_quantile(count - 1) * error
-            cell = (row["batch"], row["input_tokens"], row["output_tokens"])
-            means[cell] = Energy(row["energy_j"] / row["batch"], half, common=False)
-        sides.append(Side({name: frame[name][0] for name in (*GROUP, "source")}, means))
-    return sides
+    groups = cell_means(read.frame).partition_by(GROUP, maintain_order=True)
+    return [Side({name: cells[name][0] for name in (*GROUP, "source")}, means(cells)) for cells in groups]
+
+
+def means(cells: pl.DataFrame) -> dict[Cell, Energy]:
+    """Joules per request of the cells of one group; the columns are those of `cell_means`."""
+    found = {}
+    for *cell, energy_j, sd_j, count in cells.select(*CELL, "energy_j", "energy_sd_j", "repetitions").iter_rows():
+        half = None if sd_j is None else t_quantile(count - 1) * sd_j / math.sqrt(count) / energy_j
+        found[cell[0], cell[1], cell[2]] = Energy(energy_j / cell[0], half, common=False)
+    return found
 
 
 def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
@@ -192,16 +193,16 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
 
 
 def _compared(a: Side, b: Side) -> Comparison:
-    found = [(cell, a.energy(cell), b.energy(cell)) for cell in sorted(_cells(a.group, b.group, b.means or a.means))]
-    pairs = [(cell, one, other) for cell, one, other in found if one and other]
-    if not pairs:
+    places = list(_cells(a.group, b.group, b.means or a.means))
+    of_a, of_b = ({place: energy for place in places if (energy := side.energy(place))} for side in (a, b))
+    cells = ratios(of_a, of_b)
+    if not cells:
         raise SweetspotError(
             f"{_described(a.group)} and {_described(b.group)}: no cell in common; both must have measured the same "
             "batch at overlapping lengths"
         )
-    cells = [_Ratio(cell, math.log(other.energy_j / one.energy_j), one, other) for cell, one, other in pairs]
     described = [{name: str(side.group[name]) for name in (*GROUP, "source")} for side in (a, b)]
-    return Comparison(described[0], described[1], _region(cells), list(_regions(cells)), _notes(a, b))
+    return Comparison(described[0], described[1], region(cells), list(_regions(cells)), _notes(a, b))
 
 
 def _cells(a: Mapping[str, Any], b: Mapping[str, Any], measured: Iterable[Cell] | None) -> Iterable[Cell]:
@@ -213,16 +214,24 @@ def _cells(a: Mapping[str, Any], b: Mapping[str, Any], measured: Iterable[Cell] 
 
 
 @dataclass(frozen=True)
-class _Ratio:
+class Ratio:
+    """The logarithm of B's energy over A's in a cell."""
+
     cell: Cell
     log: float
     a: Energy
     b: Energy
 
 
-def _regions(cells: Sequence[_Ratio], deep: int = 0) -> Iterable[Region]:
+def ratios(a: Mapping[Cell, Energy], b: Mapping[Cell, Energy]) -> list[Ratio]:
+    """B relative to A in the cells that they have in common."""
+    common = sorted(a.keys() & b.keys())
+    return [Ratio(cell, math.log(b[cell].energy_j / a[cell].energy_j), a[cell], b[cell]) for cell in common]
+
+
+def _regions(cells: Sequence[Ratio], deep: int = 0) -> Iterable[Region]:
     """These cells as one region, or the regions they split into."""
-    best: tuple[float, list[_Ratio], list[_Ratio]] | None = None
+    best: tuple[float, list[Ratio], list[Ratio]] | None = None
     for axis in range(len(CELL)):
         for value in sorted({ratio.cell[axis] for ratio in cells})[1:]:
             low = [ratio for ratio in cells if ratio.cell[axis] < value]
@@ -236,10 +245,11 @@ def _regions(cells: Sequence[_Ratio], deep: int = 0) -> Iterable[Region]:
             for part in best[1:]:
                 yield from _regions(part, deep + 1)
             return
-    yield _region(cells)
+    yield region(cells)
 
 
-def _region(cells: Sequence[_Ratio]) -> Region:
+def region(cells: Sequence[Ratio]) -> Region:
+    """One region of all these cells."""
     mean, half = _mean(cells)
     spans = {
         name: (min(r.cell[axis] for r in cells), max(r.cell[axis] for r in cells)) for axis, name in enumerate(CELL)
@@ -248,7 +258,7 @@ def _region(cells: Sequence[_Ratio]) -> Region:
     return Region(spans, len(cells), math.exp(mean), *ends)
 
 
-def _mean(cells: Sequence[_Ratio]) -> tuple[float, float | None]:
+def _mean(cells: Sequence[Ratio]) -> tuple[float, float | None]:
     """Mean logarithm of the ratio, and half of its 95 % interval.
 
     Errors common to the cells of a law do not average out. Independent errors of measured cells do; their size is
@@ -312,9 +322,7 @@ def _where(region: Region, overall: Region) -> str:
     return ", ".join(words)
 
 
-def _plain(percent: float) -> str:
-    return f"{percent:.2g}" if percent < 10 else f"{percent:.0f}"
-
-
-def _signed(percent: float) -> str:
-    return f"{'−' if percent < 0 else '+'}{_plain(abs(percent))}"
+def _shown(percent: float, sign: str = "") -> str:
+    """Two digits, or whole percents from 10 on; with the `sign` "+", always signed."""
+    digits = ".2g" if abs(percent) < 10 else ".0f"
+    return f"{percent:{sign}{digits}}".replace("-", "−")

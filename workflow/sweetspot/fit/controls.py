@@ -4,18 +4,14 @@ The power of a matrix product depends on its values, so rows on random weights m
 models lists twice, with different weights, is its own control.
 """
 
-from collections.abc import Mapping
 from itertools import combinations
-from math import exp, sqrt
 from typing import Any
 
-import numpy as np
 import polars as pl
-from scipy import stats
 
-from sweetspot.fit.solve import t_quantile
+from sweetspot.fit import compare
 from sweetspot.table.schema import CELL
-from sweetspot.vocabulary import CONFIDENCE, SELECTORS
+from sweetspot.vocabulary import SELECTORS
 
 _ALIKE = ["architecture", *SELECTORS]
 _ORDER = ["dummy", "gaussian", "checkpoint"]
@@ -25,9 +21,9 @@ def weight_ratios(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Energy on one kind of weights over energy on another, for each pair with cells in common.
 
     `frame` is the table of measurements. `ratio` is the geometric mean over the number of `cells` measured with both;
-    `low` and `high` are its 95 % interval: Student's t over the log ratios of the cells, or Welch's t over the
-    repetitions if there is only one cell; None if there are too few. A board's gain cancels if both ran on that board.
-    Empty without columns `architecture` and `weights`, or without a pair.
+    `low` and `high` are its 95 % interval, as `compare` gives it: from the scatter of the cells, or of the repetitions
+    if there is only one cell; None if there are too few. A board's gain cancels if both ran on that board. Empty
+    without columns `architecture` and `weights`, or without a pair.
     """
     if not {"architecture", "weights"} <= set(frame.columns):
         return []
@@ -37,29 +33,15 @@ def weight_ratios(frame: pl.DataFrame) -> list[dict[str, Any]]:
         kinds = part.select("model", "weights").unique(maintain_order=True).rows()
         kinds.sort(key=lambda kind: _ORDER.index(kind[1]) if kind[1] in _ORDER else len(_ORDER))
         for one, other in combinations(kinds, 2):
-            if one[1] != other[1] and (ratio := _ratio(_of(part, *one), _of(part, *other))):
+            cells = compare.ratios(_cells(part, *other), _cells(part, *one))
+            if cells and one[1] != other[1]:
                 names = {"model": one[0], "weights": one[1], "reference_model": other[0], "reference_weights": other[1]}
-                found.append(names | ratio)
+                ratio = compare.region(cells)
+                found.append(names | {name: getattr(ratio, name) for name in ("cells", "ratio", "low", "high")})
     return found
 
 
-def _of(part: pl.DataFrame, model: str, weights: str) -> dict[tuple[int, ...], list[float]]:
-    """Log energies of the repetitions of each cell."""
-    own = part.filter(pl.col("model") == model, pl.col("weights") == weights)
-    cells = own.group_by(CELL).agg(pl.col("energy_j").log())
-    return {tuple(cell): energies for *cell, energies in cells.rows()}
-
-
-def _ratio(one: Mapping[Any, list[float]], other: Mapping[Any, list[float]]) -> dict[str, float | None] | None:
-    common = sorted(one.keys() & other.keys())
-    if not common:
-        return None
-    logs = [float(np.mean(one[cell]) - np.mean(other[cell])) for cell in common]
-    center, half = float(np.mean(logs)), None
-    if len(logs) > 1:
-        half = t_quantile(len(logs) - 1) * float(np.std(logs, ddof=1)) / sqrt(len(logs))
-    elif len(one[common[0]]) > 1 and len(other[common[0]]) > 1:
-        interval = stats.ttest_ind(one[common[0]], other[common[0]], equal_var=False).confidence_interval(CONFIDENCE)
-        half = float(interval.high - interval.low) / 2
-    low, high = (None, None) if half is None else (exp(center - half), exp(center + half))
-    return {"cells": len(common), "ratio": exp(center), "low": low, "high": high}
+def _cells(part: pl.DataFrame, model: str, weights: str) -> dict[compare.Cell, compare.Energy]:
+    own = part.filter(pl.col("model") == model, pl.col("weights") == weights).group_by(CELL)
+    energy = pl.col("energy_j")
+    return compare.means(own.agg(energy.mean(), energy_sd_j=energy.std(), repetitions=pl.len()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
-from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Running, Saving, saving
+from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Saving, saving
 from sweetspot.predict.prediction import Prediction
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
@@ -148,15 +148,12 @@ class Advice:
         return [*once(said), *self.notes]
 
     @property
-    def per_token_j(self) -> float:
-        """Joules per output token now."""
-        return self.now.energy_j.value / self.now.reply_tokens
-
-    @property
     def times_above(self) -> float | None:
         """Joules per output token now over those at the sweet spot; None unless it lies inside the measured replies."""
         least = self.spot.energy_per_output_token_j
-        return None if least is None or self.spot.status != "interior" else self.per_token_j / least
+        if least is None or self.spot.status != "interior":
+            return None
+        return self.now.energy_j.value / self.now.reply_tokens / least
 
 
 def advise(
@@ -194,11 +191,7 @@ def advise(
     ]
     for limit in wishes.limits:
         _check_limit(limit, now, options)
-    even: list[BreakEven] = []
-    for tokens in dict.fromkeys(what_ifs.get("summarise", ())):
-        even += _even_summary(costs, workload, plan, tokens, now)
-    if "split" in what_ifs:
-        even.append(_even_split(costs, workload, now))
+    even = _break_evens(costs, workload, plan, what_ifs, now)
     if wishes.max_latency_s is not None and wishes.rate_per_s is None:
         even.append(_even_latency(costs, plan, wishes.max_latency_s))
     if wishes.rate_per_s is not None and now.in_flight < 1:
@@ -241,11 +234,9 @@ def _check(wishes: Wishes, workload: Workload) -> None:
     ):
         if value is not None and not 0 < value < math.inf:
             raise SweetspotError(f"{name} {value:g}: give a number above 0")
-    prompt, reply = (
-        ("prompt", max(n for n, _, _ in workload.lengths)),
-        ("reply", max(m for _, m, _ in workload.lengths)),
-    )
-    longest = {"truncate": prompt, "summarise": prompt, "cap": reply, "split": reply}
+    prompt, reply = (max(lengths[axis] for lengths in workload.lengths) for axis in (0, 1))
+    longest = {"truncate": ("prompt", prompt), "summarise": ("prompt", prompt)}
+    longest |= {"cap": ("reply", reply), "split": ("reply", reply)}
     for kind, numbers in (wishes.what_ifs or {}).items():
         for number in numbers:
             if number < 1:
@@ -314,46 +305,45 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
         return f"not defined: {error}", None
 
 
-def _even_summary(costs: Costs, workload: Workload, plan: Plan, tokens: int, now: Cost) -> list[BreakEven]:
-    """How many uses make a summary pay off, and from which reply, prompt and batch on a single use does."""
-    measured = costs.group["measured_range"]
-
-    def gain(n: int, m: int, at: Running) -> float:
-        asks = [Ask(n, tokens, summary=True), Ask(tokens, m)]
-        return costs.energy_j([Ask(n, m)], at) - costs.energy_j(asks, at)
-
-    summary_j = saved_j = 0.0
-    for (share, (ask,)), (_, asks) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
-        if len(asks) > 1:
-            summary_j += share * costs.energy_j(asks[:1], now.running)
-            saved_j += share * (costs.energy_j([ask], now.running) - costs.energy_j(asks[1:], now.running))
-    least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
-    found = [BreakEven("summarise", tokens, "uses", "from" if least else "never", least, now.in_flight, None)]
-    if workload.is_mix:
-        return [*found, BreakEven("summarise", tokens, "output_tokens", _MIX, None, now.in_flight, None)]
+def _break_evens(
+    costs: Costs, workload: Workload, plan: Plan, what_ifs: Mapping[str, Sequence[int]], now: Cost
+) -> list[BreakEven]:
+    """How often a summary must be used to pay off, from where a single use does, and from which reply a split does."""
+    measured, batches, at = costs.group["measured_range"], costs.group["batches"], now.in_flight
     n, m = workload.input_tokens, workload.output_tokens
-    axes: tuple[tuple[str, int, int, Callable[[int], float]], ...] = (
-        ("output_tokens", *measured["output_tokens"], lambda reply: gain(n, reply, now.running)),
-        ("input_tokens", tokens + 1, max(measured["input_tokens"][1], n), lambda prompt: gain(prompt, m, now.running)),
-        ("batch", min(costs.group["batches"]), max(costs.group["batches"]), lambda other: gain(n, m, ((other, 1.0),))),
-    )
-    for axis, low, high, of in axes:
-        found.append(BreakEven("summarise", tokens, axis, *_crossing(of, low, high), now.in_flight, (low, high)))
+
+    def even(kind: str, tokens: int, axis: str, span: tuple[int, int], gain: Callable[[int], float]) -> BreakEven:
+        where = (_MIX, None) if workload.is_mix else _crossing(gain, *span)
+        return BreakEven(kind, tokens, axis, *where, at, span)
+
+    def of_summary(tokens: int) -> list[BreakEven]:
+        def gain(prompt: int, reply: int, in_flight: float) -> float:
+            instead = [Ask(prompt, tokens, summary=True), Ask(tokens, reply)]
+            return costs.energy_j([Ask(prompt, reply)], in_flight) - costs.energy_j(instead, in_flight)
+
+        summary_j = saved_j = 0.0
+        for (share, (ask,)), (_, (summary, *rest)) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
+            if summary.summary:
+                summary_j += share * costs.energy_j([summary], at)
+                saved_j += share * (costs.energy_j([ask], at) - costs.energy_j(rest, at))
+        least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
+        uses = BreakEven("summarise", tokens, "uses", "from" if least else "never", least, at, None)
+        axes: list[tuple[str, tuple[int, int], Callable[[int], float]]] = [
+            ("output_tokens", measured["output_tokens"], lambda reply: gain(n, reply, at)),
+            ("input_tokens", (tokens + 1, max(measured["input_tokens"][1], n)), lambda prompt: gain(prompt, m, at)),
+            ("batch", (min(batches), max(batches)), lambda batch: gain(n, m, batch)),
+        ]
+        return [uses, *(even("summarise", tokens, *axis) for axis in axes[: 1 if workload.is_mix else None])]
+
+    def of_split(reply: int) -> float:
+        parts = [Ask(n, part) for part in _shares(reply, 2)]
+        return costs.energy_j([Ask(n, reply)], at) - costs.energy_j(parts, at)
+
+    found = [one for tokens in dict.fromkeys(what_ifs.get("summarise", ())) for one in of_summary(tokens)]
+    if "split" in what_ifs:
+        low, high = measured["output_tokens"]
+        found.append(even("split", 2, "output_tokens", (max(2, low), high), of_split))
     return found
-
-
-def _even_split(costs: Costs, workload: Workload, now: Cost) -> BreakEven:
-    low, high = costs.group["measured_range"]["output_tokens"]
-    span = (max(2, low), high)
-    if workload.is_mix:
-        return BreakEven("split", 2, "output_tokens", _MIX, None, now.in_flight, span)
-    n = workload.input_tokens
-
-    def gain(m: int) -> float:
-        parts = [Ask(n, part) for part in _shares(m, 2)]
-        return costs.energy_j([Ask(n, m)], now.running) - costs.energy_j(parts, now.running)
-
-    return BreakEven("split", 2, "output_tokens", *_crossing(gain, *span), now.in_flight, span)
 
 
 def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
@@ -370,7 +360,7 @@ def once(texts: Iterable[str]) -> list[str]:
     """The texts without repeats; of those that differ only in numbers, the first and how many more there are."""
     alike: dict[str, dict[str, None]] = {}
     for text in texts:
-        alike.setdefault(re.sub(r"\d+", "#", text), {})[text] = None
+        alike.setdefault(re.sub(r"\d[\d.]*", "#", text), {})[text] = None
     return [
         next(iter(group)) + (f" (and {len(group) - 1} more of this kind)" if len(group) > 1 else "")
         for group in alike.values()

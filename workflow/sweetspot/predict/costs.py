@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,7 @@ class Ask:
 Plan = Sequence[tuple[float, tuple[Ask, ...]]]
 """For each kind of request in a workload: its share (shares add to 1) and its asks, run one after another."""
 
-Running = tuple[tuple[int, float], ...]
-"""Batches and their weights (which add to 1): one batch, or the two whole ones around a number in flight."""
-
-_Parts = dict[tuple[Ask, int], tuple[float, Prediction]]
+_Parts = dict[tuple[Ask, float], tuple[float, Prediction]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class Cost:
     tpot_s: float | None
     in_flight: float
     summary_in_flight: float
-    running: Running
     idle_s: float | None
     parts: _Parts
 
@@ -122,14 +118,15 @@ class Costs:
         """Whether summaries are made by another model."""
         return self._summariser is not self._model
 
-    def _at(self, ask: Ask, batch: int) -> Prediction:
+    def _at(self, ask: Ask, in_flight: float) -> Prediction:
         who = self._summariser if ask.summary else self._model
         model, where = who["model"], {name: who[name] for name in SELECTORS}
+        batch = max(1.0, in_flight)
         return predictors.predict(self._predictor, model, ask.input_tokens, ask.output_tokens, batch=batch, **where)
 
-    def energy_j(self, asks: Sequence[Ask], running: Running) -> float:
-        """Joules of requests that run at these batches."""
-        return sum(weight * self.at(ask, batch).energy_per_request_j for ask in asks for batch, weight in running)
+    def energy_j(self, asks: Iterable[Ask], in_flight: float) -> float:
+        """Joules of requests that each run with so many in flight."""
+        return sum(self.at(ask, in_flight).energy_per_request_j for ask in asks)
 
     def cost(self, plan: Plan, batch: int | None = None) -> Cost:
         """The cost of a plan, at another `batch` if one is given.
@@ -137,101 +134,72 @@ class Costs:
         With a request rate, another batch means that requests wait until the batch is full. Raises SweetspotError if
         the GPU cannot keep up with the rate.
         """
-        idle_s, waiting_s = None, 0.0
-        if batch is not None or self.rate_per_s is None:
-            chosen = float(batch or self._batch or 1)
-            in_flight = {False: chosen, True: chosen}
-            if batch is not None and self.rate_per_s is not None:
-                idle_s = self._idle_s(plan, batch)
-                waiting_s = (batch - 1) / self.rate_per_s
-        elif self.apart:
-            in_flight = {pool: self._in_flight(plan, pool, self.rate_per_s) for pool in (False, True)}
+        idle_s, waiting_s, rate_per_s = None, 0.0, self.rate_per_s
+        if rate_per_s is None or batch is not None:
+            own = summaries = float(batch or self._batch or 1)
+            if rate_per_s is not None:
+                idle_s, waiting_s = self._idle_s(plan, own, rate_per_s), (own - 1) / rate_per_s
         else:
-            in_flight = dict.fromkeys((False, True), self._in_flight(plan, None, self.rate_per_s))
-        if self.rate_per_s is not None and idle_s is None:
-            idle_s = max(0.0, 1 - in_flight[False]) / self.rate_per_s
-        running = {pool: _running(number) for pool, number in in_flight.items()}
-        weights: defaultdict[tuple[Ask, int], float] = defaultdict(float)
+            own = self._in_flight(plan, False if self.apart else None, rate_per_s)
+            summaries = self._in_flight(plan, True, rate_per_s) if self.apart else own
+            idle_s = max(0.0, 1 - own) / rate_per_s
+        weights: defaultdict[tuple[Ask, float], float] = defaultdict(float)
+        latencies, ttfts, tpots = [], [], []
         for share, asks in plan:
-            for ask in asks:
-                for size, weight in running[ask.summary]:
-                    weights[ask, size] += share * weight
-        parts = {key: (weight, self.at(*key)) for key, weight in weights.items()}
+            places = [(ask, max(1.0, summaries if ask.summary else own)) for ask in asks]
+            for place in places:
+                weights[place] += share
+            found = [self.at(*place) for place in places]
+            first = next(index for index, ask in enumerate(asks) if not ask.summary)
+            before_s = sum(_seconds(part, "duration_s") for part in found[:first])
+            latencies.append((sum(_seconds(part, "duration_s") for part in found), share))
+            ttfts.append((before_s + _seconds(found[first], "ttft_p95_s"), share))
+            if each := [_seconds(part, "tpot_p95_s") for part in found[first:] if part.output_tokens > 1]:
+                tpots.append((max(each), share))
+        parts = {place: (weight, self.at(*place)) for place, weight in weights.items()}
         return Cost(
             energy_j=_level(parts),
-            latency_s=_slow([(self._latency_s(asks, in_flight), share) for share, asks in plan], waiting_s),
-            ttft_s=_slow([(self._ttft_s(asks, in_flight), share) for share, asks in plan], waiting_s),
-            tpot_s=self._slow_tpot_s(plan, in_flight),
-            in_flight=in_flight[False],
-            summary_in_flight=in_flight[True],
-            running=running[False],
+            latency_s=_slow(latencies, waiting_s),
+            ttft_s=_slow(ttfts, waiting_s),
+            tpot_s=_slow(tpots, 0.0),
+            in_flight=own,
+            summary_in_flight=summaries,
             idle_s=idle_s,
             parts=parts,
         )
 
-    def _latency_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
-        """Seconds for all asks in turn; NaN if unknown."""
-        return sum(self._between("duration_s", ask, in_flight) for ask in asks)
-
-    def _ttft_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
-        """Seconds to the first token of the reply, after the whole of any summary; NaN if unknown."""
-        first = next(index for index, ask in enumerate(asks) if not ask.summary)
-        return self._latency_s(asks[:first], in_flight) + self._between("ttft_p95_s", asks[first], in_flight)
-
-    def _tpot_s(self, asks: Sequence[Ask], in_flight: Mapping[bool, float]) -> float:
-        """Seconds per further token in the slowest part of the reply; NaN if unknown."""
-        each = [self._between("tpot_p95_s", ask, in_flight) for ask in asks if _goes_on(ask)]
-        return math.nan if any(map(math.isnan, each)) else max(each)
-
-    def _slow_tpot_s(self, plan: Plan, in_flight: Mapping[bool, float]) -> float | None:
-        """Of 19 in 20 requests whose replies go on after the first token; 0 if none does."""
-        going_on = [(asks, share) for share, asks in plan if any(map(_goes_on, asks))]
-        return _slow([(self._tpot_s(asks, in_flight), share) for asks, share in going_on], 0.0) if going_on else 0.0
-
-    def _between(self, name: str, ask: Ask, in_flight: Mapping[bool, float]) -> float:
-        """A time of a request, interpolated linearly between whole batches; NaN if unknown."""
-        number = max(1.0, in_flight[ask.summary])
-        below = int(number)
-        around = ((below, below + 1 - number), (below + 1, number - below))
-        return sum(weight * _seconds(self.at(ask, batch), name) for batch, weight in around if weight > 0)
-
-    def _busy_s(self, plan: Plan, pool: bool | None, batch: int) -> float:
+    def _busy_s(self, plan: Plan, pool: bool | None, batch: float) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
-        total = 0.0
-        for share, asks in plan:
-            of_pool = [ask for ask in asks if pool in (None, ask.summary)]
-            seconds = sum(_seconds(self.at(ask, batch), "duration_s") for ask in of_pool)
-            if math.isnan(seconds):
-                raise SweetspotError(f"the duration at batch {batch} is unknown; give --batch")
-            total += share * seconds
+        asked = [(share, ask) for share, asks in plan for ask in asks if pool in (None, ask.summary)]
+        total = sum(share * _seconds(self.at(ask, batch), "duration_s") for share, ask in asked)
+        if math.isinf(total):
+            raise SweetspotError(f"the duration at batch {batch:g} is unknown; give --batch")
         return total
 
     def _in_flight(self, plan: Plan, pool: bool | None, rate_per_s: float) -> float:
         """Requests in flight by Little's law: in flight = rate × seconds of a request, which grow with the batch.
 
-        Bisection finds the smallest batch that keeps up; the result is interpolated between it and the one below.
+        Bisection finds the smallest whole batch that keeps up; the result lies between it and the one below, where both
+        sides of the law are taken as linear. A mix of lengths is thus only computed at few batches.
         """
-        if self._busy_s(plan, pool, 1) == 0:
-            return 0.0  # nothing to summarise
 
         def behind(batch: int) -> float:
             return rate_per_s * self._busy_s(plan, pool, batch) - batch
 
+        if (alone := 1 + behind(1)) <= 1:
+            return alone
         try:
-            low, high, most = 0, 1, _BEYOND * max(self.group["batches"])
+            low, high, most = 1, 2, _BEYOND * max(self.group["batches"])
             while behind(high) > 0:
                 if high >= most:
                     raise SweetspotError(self._too_fast(plan, pool, rate_per_s))
                 low, high = high, min(2 * high, most)
             low += bisect.bisect_left(range(low + 1, high), True, key=lambda batch: behind(batch) <= 0)
-            high = low + 1
+            above, below = behind(low), -behind(low + 1)
         except SweetspotError as error:
             if "nothing fitted for batch" in str(error):
                 raise SweetspotError(f"--request-rate needs a law for every batch; or give --batch: {error}") from None
             raise
-        if low == 0:
-            return rate_per_s * self._busy_s(plan, pool, 1)
-        above, below = behind(low), -behind(high)
         return low + above / (above + below)
 
     def _too_fast(self, plan: Plan, pool: bool | None, rate_per_s: float) -> str:
@@ -242,28 +210,18 @@ class Costs:
             "rate per GPU"
         )
 
-    def _idle_s(self, plan: Plan, batch: int) -> float:
+    def _idle_s(self, plan: Plan, batch: float, rate_per_s: float) -> float:
         """Idle seconds per request if batches start only when they are full."""
-        assert self.rate_per_s is not None
         busy_s = self._busy_s(plan, None, batch) / batch
-        if busy_s * self.rate_per_s > 1:
+        if busy_s * rate_per_s > 1:
             raise SweetspotError(
-                f"the GPU cannot keep up with {self.rate_per_s:g} requests/s: it finishes {1 / busy_s:.3g} requests/s"
+                f"the GPU cannot keep up with {rate_per_s:g} requests/s: it finishes {1 / busy_s:.3g} requests/s"
             )
-        return 1 / self.rate_per_s - busy_s
+        return 1 / rate_per_s - busy_s
 
 
 def _group_of(prediction: Prediction) -> dict[str, str]:
     return {name: getattr(prediction, name) for name in ("model", *SELECTORS)}
-
-
-def _running(in_flight: float) -> Running:
-    """The whole batches around a number in flight, weighted so that terms in 1/B are exact."""
-    below = int(max(1.0, in_flight))
-    if in_flight <= below:
-        return ((below, 1.0),)
-    weight = below * ((below + 1) / in_flight - 1)
-    return ((below, weight), (below + 1, 1 - weight))
 
 
 def saving(now: Cost, then: Cost) -> Saving:
@@ -273,9 +231,7 @@ def saving(now: Cost, then: Cost) -> Saving:
     sides of the difference as independent, so they add in squares. The sensors' gain error is the same on both sides:
     it scales the joules and cancels in percentages. Nothing saves more than everything.
     """
-    before = {key: (weight - then.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in now.parts.items()}
-    after = {key: (weight - now.parts.get(key, (0.0, None))[0], part) for key, (weight, part) in then.parts.items()}
-    own_before, own_after = _own(before), _own(after)
+    own_before, own_after = _own(now.parts, then.parts), _own(then.parts, now.parts)
     shared = _own(now.parts) - own_before
     saved, ratio = now.energy_j.value - then.energy_j.value, then.energy_j.value / now.energy_j.value
     half = math.hypot(own_before, own_after, _gain(now.parts) - _gain(then.parts))
@@ -292,12 +248,13 @@ def _level(parts: _Parts) -> Interval:
     return Interval(value, max(value - half, 0.0), value + half)
 
 
-def _own(parts: _Parts) -> float:
-    """Sum of half-widths in joules, without the sensors' gain; parts with negative weight belong to the other side."""
+def _own(parts: _Parts, shared: _Parts | None = None) -> float:
+    """Sum of half-widths in joules, without the sensors' gain and without what is `shared` with another cost."""
     total = 0.0
-    for weight, part in parts.values():
+    for place, (weight, part) in parts.items():
         half = part.energy_per_request_high_j - part.energy_per_request_j
-        total += max(weight, 0.0) * math.sqrt(max(half**2 - _gain_of(part) ** 2, 0.0))
+        own = weight - (shared or {}).get(place, (0.0, part))[0]
+        total += max(own, 0.0) * math.sqrt(max(half**2 - _gain_of(part) ** 2, 0.0))
     return total
 
 
@@ -310,21 +267,18 @@ def _gain_of(part: Prediction) -> float:
     return part.interval_parts.get("sensor_gain", 0.0) * part.energy_per_request_j
 
 
-def _goes_on(ask: Ask) -> bool:
-    return not ask.summary and ask.output_tokens > 1
-
-
 def _seconds(prediction: Prediction, name: str) -> float:
-    """Its duration, or one of its latencies; NaN if unknown."""
+    """Its duration, or one of its latencies; infinite if unknown."""
     if name == "duration_s":
-        return math.nan if prediction.duration_s is None else prediction.duration_s
-    interval = prediction.latency_s.get(name)
-    return interval.value if interval else math.nan
+        return math.inf if prediction.duration_s is None else prediction.duration_s
+    return prediction.latency_s[name].value if name in prediction.latency_s else math.inf
 
 
 def _slow(latencies: Sequence[tuple[float, float]], waiting_s: float) -> float | None:
-    """What 19 in 20 of (seconds, share) do not exceed, after waiting; None if one is unknown."""
-    if any(math.isnan(seconds) for seconds, _ in latencies):
+    """What 19 in 20 of (seconds, share) do not exceed, after waiting: 0 without any, None if one is unknown."""
+    if not latencies:
+        return 0.0
+    if any(math.isinf(seconds) for seconds, _ in latencies):
         return None
     ordered = sorted(latencies)
     *_, everything = reached = list(itertools.accumulate(share for _, share in ordered))

@@ -28,7 +28,9 @@ def scatter(fit: Mapping[str, Any], size: float) -> float:
     return float(fit["relative_residual_sd"] * (fit["residual_size"] / size) ** fit["residual_power"])
 
 
-def of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: int, requests: float) -> float:
+def of_distance(
+    group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int, batch: float, requests: float
+) -> float:
     """Relative half-width for the distance to the measured cells, from the error per octave of held-out cells."""
     measured = group["measured_range"]
     lengths = max(_octaves(n, *measured["input_tokens"]), _octaves(m, *measured["output_tokens"]))
@@ -40,7 +42,7 @@ def of_distance(group: Mapping[str, Any], fit: Mapping[str, Any], n: int, m: int
     return float(fit["t_quantile_95"]) * math.hypot(*parts)
 
 
-def gap(group: Mapping[str, Any], n: int, m: int, batch: int) -> float:
+def gap(group: Mapping[str, Any], n: int, m: int, batch: float) -> float:
     """How far, in octaves, a request lies from the measured cells if they are no full grid; 0 if less than one octave.
 
     A grid has a cell that is at least as large on every axis, and one that is at least as small. Otherwise the distance

@@ -85,7 +85,7 @@ def per_law(name: str, output_tokens: Any, requests: Any) -> Any:
     return requests * output_tokens if name.startswith("ttft") else requests
 
 
-def latencies(group: Mapping[str, Any], batch: int, place: Place, ends: Sequence[Place]) -> dict[str, Interval]:
+def latencies(group: Mapping[str, Any], batch: float, place: Place, ends: Sequence[Place]) -> dict[str, Interval]:
     """The latencies of a request among `batch` equal ones, by name (see `vocabulary.LATENCIES`), in s.
 
     `ends`: the same place with the fewest and the most waves that the cells allow; intervals cover them. Empty for a

@@ -49,7 +49,7 @@ class Prediction:
     cells: int
     input_tokens: int
     output_tokens: int
-    batch: int
+    batch: float
     energy_per_request_j: float
     energy_per_request_low_j: float
     energy_per_request_high_j: float
@@ -73,7 +73,7 @@ class Prediction:
     def of(
         cls,
         origin: Mapping[str, Any],
-        request: tuple[int, int, int],
+        request: tuple[int, int, float],
         energy_batch_j: Interval,
         duration_s: Interval | None,
         limits_w: tuple[float | None, float | None],
@@ -154,10 +154,10 @@ def simulated(source: str) -> list[str]:
     return [f"{SIMULATED[source]}: fitted to a simulated GPU, not to measurements"] if source in SIMULATED else []
 
 
-def check_request(input_tokens: int, output_tokens: int, batch: int, limit: Mapping[str, Any] | None = None) -> None:
-    """Raise SweetspotError unless all are whole numbers of at least 1, and within a `limit` (see `Memory.limit`)."""
+def check_request(input_tokens: int, output_tokens: int, batch: float, limit: Mapping[str, Any] | None = None) -> None:
+    """Raise SweetspotError unless lengths are whole and all at least 1, and within a `limit` (see `Memory.limit`)."""
     for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
-        if not 0 < value < 2**31 or value != int(value):
+        if not 1 <= value < 2**31 or (name != "batch" and value != int(value)):
             raise SweetspotError(f"{name} is {value}: give a whole number of at least 1")
     if limit and input_tokens + output_tokens > limit["tokens"]:
         raise SweetspotError(

@@ -102,7 +102,7 @@ def predict(
     model: str,
     input_tokens: int,
     output_tokens: int,
-    batch: int | None = None,
+    batch: float | None = None,
     gpu: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
@@ -111,8 +111,9 @@ def predict(
     """The energy of one request to `model`.
 
     `gpu`, `engine`, `precision` and `parallelism` choose among groups of the same model; part of a name is enough.
-    `batch` defaults to the smallest measured one. Raises SweetspotError for an unknown model, an ambiguous choice,
-    lengths below 1, or a batch that no fitted law covers.
+    `batch` defaults to the smallest measured one; a mean number of requests in flight need not be whole. Raises
+    SweetspotError for an unknown model, an ambiguous choice, lengths or a batch below 1, or a batch that no fitted law
+    covers.
     """
     choice = {"gpu": gpu, "engine": engine, "precision": precision, "parallelism": parallelism}
     group = _group(predictor["groups"], model, choice)
@@ -129,7 +130,7 @@ def predict(
     law = LAWS[fit["law"]]
     most, times, fewest = _possible_waves(group["kv_capacity"], input_tokens + output_tokens, batch)
     if times > 1:
-        warnings.append(f"the KV cache cannot hold {batch} such requests at once: they run in {times} waves")
+        warnings.append(f"the KV cache cannot hold {batch:g} such requests at once: they run in {times} waves")
     place = (input_tokens, output_tokens, batch / times, chosen(group))
     extrapolates = _outside(group, input_tokens, output_tokens, batch, times)
     values = {name: term["value"] for name, term in fit["terms"].items()}
@@ -228,7 +229,7 @@ def _other_way(predictor: Mapping[str, Any], model: str) -> str:
     return "; `sweetspot fit --architectures DIR` fits a law across models, which needs fewer cells"
 
 
-def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[str, Any]:
+def _fit_for(group: Mapping[str, Any], batch: float, warnings: list[str]) -> dict[str, Any]:
     """The fit that covers `batch`: that of the chosen law, otherwise that of the law for every batch."""
     for name in (group["law"], group["law_any_batch"]):
         for fit in group["laws"].get(name, ()):
@@ -236,23 +237,23 @@ def _fit_for(group: Mapping[str, Any], batch: int, warnings: list[str]) -> dict[
             if "skipped" not in fit and (chosen or fit["batch"] is None):
                 if batch not in group["batches"]:
                     warnings.append(
-                        f"batch {batch} was not measured: predicted by {name} from {listed(group['batches'])}"
+                        f"batch {batch:g} was not measured: predicted by {name} from {listed(group['batches'])}"
                     )
                 elif name != group["law"]:
-                    warnings.append(f"{group['law']} was not fitted for batch {batch}: predicted by {name}")
+                    warnings.append(f"{group['law']} was not fitted for batch {batch:g}: predicted by {name}")
                 return dict(fit)
     raise SweetspotError(
-        f"{group['model']}: nothing fitted for batch {batch}; measured: {listed(group['batches'])} "
+        f"{group['model']}: nothing fitted for batch {batch:g}; measured: {listed(group['batches'])} "
         "(a batch between them needs a law fitted to two batches or more)"
     )
 
 
-def waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> int:
+def waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: float) -> int:
     """How many times the KV cache is filled, from the lengths at which it was full (`kv_capacity` of a group)."""
     return _possible_waves(full, total_tokens, batch)[1]
 
 
-def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: int) -> tuple[int, int, int]:
+def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch: float) -> tuple[int, int, int]:
     """The most waves that the cells allow, the likely number, and the fewest."""
     if not full:
         return 1, 1, 1
@@ -268,7 +269,7 @@ def _possible_waves(full: Sequence[Mapping[str, Any]], total_tokens: int, batch:
     return most, times, fewest
 
 
-def _outside(group: Mapping[str, Any], n: int, m: int, batch: int, times: int) -> list[str]:
+def _outside(group: Mapping[str, Any], n: int, m: int, batch: float, times: int) -> list[str]:
     asked = {
         **{"input_tokens": n, "output_tokens": m, "batch": batch, "total_tokens": n + m},
         "tokens_in_flight": batch / times * (n + m),
@@ -306,7 +307,7 @@ def chosen(group: Mapping[str, Any]) -> float:
 
 
 def _duration(
-    law: Law, fit: Mapping[str, Any], place: Place, ends: Sequence[Place], batch: int, distance: float
+    law: Law, fit: Mapping[str, Any], place: Place, ends: Sequence[Place], batch: float, distance: float
 ) -> Interval | None:
     """The time of a batch run; its interval is the scatter of the cells' durations, widened like that of the energy."""
     timed = fit["duration"]

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -12,7 +13,6 @@ from sweetspot.sensors.window import REASONS
 from sweetspot.table.schema import CELL, GROUP
 from sweetspot.vocabulary import LEVEL
 
-_MOST_ROWS = 60  # of invalid repetitions are listed; the rest are counted
 REASONS = {
     **REASONS,
     "out_of_memory": "the cell did not fit in the GPU's memory",
@@ -96,59 +96,31 @@ def error_budget(rows: pl.DataFrame) -> Table | None:
     return Table("Error budget of the valid rows, relative to their energy", head, lines, text=2) if lines else None
 
 
-def invalid_by_reason(rows: pl.DataFrame) -> Table | None:
-    """Repetitions that failed a check, counted by reason; one with two reasons counts under both."""
-    counted = _codes(rows.filter(~pl.col("valid")), "reasons", "no reason given")
-    lines = [[code, REASONS.get(code, ""), str(part.height), str(_cells(part))] for code, part in counted]
-    head = ["reason", "meaning", "rows", "cells"]
-    return Table("Invalid rows: kept in the table, not used above", head, lines, text=2) if lines else None
-
-
-def invalid_rows(rows: pl.DataFrame) -> Table | None:
-    """The invalid repetitions themselves, at most 60."""
-    bad = rows.filter(~pl.col("valid"))
-    raw = "raw" in bad.columns
-    lines = [
-        [
-            row["model"] or "–",
-            (row["reasons"] or "–").replace(";", ", "),
-            *([row["raw"] or "–"] if raw else []),
-            *("–" if row[key] is None else f"{row[key]:,}" for key in CELL),
-            "–" if row["repetition"] is None else str(row["repetition"]),
-            number(row["energy_j"]),
-        ]
-        for row in bad.head(_MOST_ROWS).iter_rows(named=True)
-    ]
-    head = ["model", "reasons", *(["raw samples"] if raw else []), "batch", "input tokens", "output tokens"]
-    head += ["repetition", "energy, J per batch run"]
-    rest = f"; {bad.height - _MOST_ROWS} more are in the table of measurements" if bad.height > _MOST_ROWS else ""
-    return Table(f"The invalid rows{rest}", head, lines, text=2 + bool(raw)) if lines else None
+def invalid(rows: pl.DataFrame) -> Table | None:
+    """Repetitions that failed a check, counted by reason."""
+    failed = rows.filter(~pl.col("valid")).with_columns(pl.col("reasons").replace("", "no reason given"))
+    return _counted("Invalid rows: kept in the table, not used above", failed, "reasons", REASONS)
 
 
 def flags(rows: pl.DataFrame) -> Table | None:
-    """Flags of rows, with the models and batches concerned."""
-    lines = [
-        [
-            code,
-            FLAGS.get(code, ""),
-            listed(sorted(set(part["model"]))),
-            listed(sorted(set(part["batch"]))),
-            str(part.height),
-            str(_cells(part)),
-        ]
-        for code, part in _codes(rows, "flags", "")
-    ]
-    head = ["flag", "meaning", "models", "batches", "rows", "cells"]
-    return Table("Flagged rows: valid, but in conditions worth knowing", head, lines, text=4) if lines else None
+    """Rows with a flag, counted by flag."""
+    return _counted("Flagged rows: valid, but in conditions worth knowing", rows, "flags", FLAGS)
 
 
-def _codes(rows: pl.DataFrame, column: str, empty: str) -> list[tuple[str, pl.DataFrame]]:
+def _counted(caption: str, rows: pl.DataFrame, column: str, meanings: Mapping[str, str]) -> Table | None:
+    """Rows by code, with the models and batches concerned; a row with two codes counts under both."""
     parts = rows.with_columns(_code=pl.col(column).str.split(";")).explode("_code")
     # The name of a board may follow.
-    parts = parts.with_columns(pl.col("_code").str.replace(r"^(\w+):\d+:\S+$", "${1}"))
-    parts = parts.with_columns(pl.col("_code").replace("", empty)).filter(pl.col("_code") != "")
-    return [(str(code), part) for (code,), part in parts.group_by("_code", maintain_order=True)]
-
-
-def _cells(rows: pl.DataFrame) -> int:
-    return rows.select(*GROUP, *CELL).unique().height
+    parts = parts.with_columns(pl.col("_code").str.replace(r"^(\w+):\d+:\S+$", "${1}")).filter(pl.col("_code") != "")
+    lines = [
+        [
+            str(code),
+            meanings.get(str(code), ""),
+            *(listed(sorted(set(part[name].drop_nulls()))) for name in ("model", "batch")),
+            str(part.height),
+            str(part.select(*GROUP, *CELL).unique().height),
+        ]
+        for (code,), part in parts.group_by("_code", maintain_order=True)
+    ]
+    head = [column.removesuffix("s"), "meaning", "models", "batches", "rows", "cells"]
+    return Table(caption, head, lines, text=4) if lines else None

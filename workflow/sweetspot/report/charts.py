@@ -15,7 +15,6 @@ from sweetspot.report.results import Results, ratios
 from sweetspot.report.words import Group
 from sweetspot.table.schema import rows_of
 
-_WIDTH = 7.6
 RASTER_ABOVE = 1500  # points; more of them as vectors would be larger than the rest of the page
 Chart = tuple[str, str, str, Figure, pl.DataFrame]  # kind, title, caption, figure, its data
 
@@ -49,7 +48,7 @@ def _sweet_spots(groups: Sequence[Group], names: Sequence[str], label: str) -> C
         + style_words(names)
     )
     columns = style.columns(len(batches))
-    fig = style.figure(_WIDTH, 2.6 * -(-len(batches) // columns) if columns > 1 else 3.4, title, caption, label)
+    fig = style.figure(style.WIDTH, 2.6 * -(-len(batches) // columns) if columns > 1 else 3.4, title, caption, label)
     axes = style.panels(fig, len(batches), columns, "input tokens", "m*, output tokens", sharex=True, sharey=True)
     for ax, batch in zip(axes, batches, strict=True):
         for index in sorted(shown):
@@ -79,7 +78,7 @@ def _ratios(means: pl.DataFrame, groups: Sequence[Group], names: Sequence[str], 
         f"Energy per output token of the worst measured cell divided by that of the best, for one model and batch; "
         f"{means.height} cells. Dotted: 33.41, the largest ratio in the paper (its batch is unknown to us)."
     )
-    fig = style.figure(_WIDTH, 0.9 + 0.24 * len(parts), title, caption, label)
+    fig = style.figure(style.WIDTH, 0.9 + 0.24 * len(parts), title, caption, label)
     ax = fig.subplots()
     for row, (_, part) in enumerate(parts):
         values = part["ratio"].to_list()
@@ -108,7 +107,7 @@ def _predicted(held_out: pl.DataFrame, groups: Sequence[Group], names: Sequence[
         f"it (5-fold). Band: ±{band:g} %, with {100 * np.mean(errors <= band):.3g} % of the cells inside. MAPE over "
         f"all these cells: {words.percent(errors.mean())}." + style_words(names)
     )
-    fig = style.figure(_WIDTH, 3.0, title, caption, label)
+    fig = style.figure(style.WIDTH, 3.0, title, caption, label)
     left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1)})
     values = table.filter(pl.col("y") > 0).select("x", "y").to_numpy()
     low, high = values.min() / 1.15, values.max() * 1.15
@@ -147,7 +146,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         "cells that the fit has seen. Held-out: cells that it has not. Dashed: 1.79 %, the paper's mean over its 13 "
         "models; its scheme is unknown to us. tdp-time fits nothing; n/a: does not apply." + style_words(names)
     )
-    fig = style.figure(_WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
+    fig = style.figure(style.WIDTH, 0.95 + 0.36 * len(laws), title, caption, label)
     axes = fig.subplots(1, len(schemes), squeeze=False, sharex=True, sharey=True)
     for ax, scheme in zip(axes.flat, schemes, strict=True):
         seen = scheme == "in-sample"
@@ -158,7 +157,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
             ax.set_facecolor(style.GRID)
             ax.patch.set_alpha(0.6)
         for row, law in enumerate(laws):
-            _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme), law)
+            _accuracy_row(ax, row, errors.filter(pl.col("law") == law, pl.col("scheme") == scheme))
         ax.axvline(words.PAPER_MAPE_PERCENT, color=style.INK, linestyle="--", linewidth=0.9)
         ax.set(xscale="log", xlabel="MAPE, %")
         style.rows_axis(ax, laws)
@@ -170,7 +169,7 @@ def _accuracy(errors: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
     return "accuracy", title, caption, fig, errors
 
 
-def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
+def _accuracy_row(ax: Any, row: int, part: pl.DataFrame) -> None:
     if not part.height:
         ax.text(0.98, row - 0.05, "n/a", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5)
         return
@@ -178,7 +177,7 @@ def _accuracy_row(ax: Any, row: int, part: pl.DataFrame, law: str) -> None:
         look = style.model_style(model)
         ax.plot(mape, row + 0.18, marker=look.marker, color=look.colour, markersize=3.4, alpha=0.75, linestyle="")
     mean = part["mape_percent"].to_numpy().mean()
-    ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.law_colour(law))
+    ax.plot(mean, row + 0.18, marker="|", markersize=12, markeredgewidth=2.2, color=style.INK)
     place = ax.get_yaxis_transform()  # at the right end, clear of the paper's line and of the dots below
     ax.text(0.98, row - 0.05, words.percent(mean), transform=place, ha="right", va="bottom", fontsize=7.5)
 

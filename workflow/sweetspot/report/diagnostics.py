@@ -14,7 +14,6 @@ from sweetspot.report.words import Group, number
 from sweetspot.table.schema import CELL, GROUP, rows_of
 from sweetspot.vocabulary import LEVEL
 
-_WIDTH = 7.6
 _AXES = {
     "input_tokens": "input tokens",
     "output_tokens": "output tokens",
@@ -70,7 +69,7 @@ def _residuals(table: pl.DataFrame, groups: Sequence[Group], names: Sequence[str
         + style_words(names)
     )
     columns = min(3, len(axes_there))
-    fig = style.figure(_WIDTH, 2.3 * -(-len(axes_there) // columns), title, caption, label)
+    fig = style.figure(style.WIDTH, 2.3 * -(-len(axes_there) // columns), title, caption, label)
     axes = style.panels(fig, len(axes_there), columns, "", "predicted / measured − 1, %", sharey=True)
     raster = table.height > RASTER_ABOVE / 3  # each point is drawn in every panel
     alpha = 0.35 if raster else 0.6
@@ -110,7 +109,7 @@ def _coverage(table: pl.DataFrame, names: Sequence[str], label: str) -> Chart:
         f"One dot per model ({table['model'].n_unique()}), for its chosen law under each scheme; bar and number for "
         f"their mean. Dashed: the nominal {LEVEL}." + style_words(names)
     )
-    fig = style.figure(_WIDTH, 0.8 + 0.34 * len(schemes), title, caption, label)
+    fig = style.figure(style.WIDTH, 0.8 + 0.34 * len(schemes), title, caption, label)
     ax = fig.subplots()
     for row, scheme in enumerate(schemes):
         part = table.filter(pl.col("scheme") == scheme)
@@ -155,7 +154,7 @@ def _sensors(table: pl.DataFrame, campaign: Mapping[str, Any], label: str) -> Ch
         f"is invalid. Crosses: the {table.height - int(table['valid'].sum())} invalid rows. Points beyond "
         f"±{edge:g} % are drawn at the edge."
     )
-    fig = style.figure(_WIDTH, 2.7, title, caption, label)
+    fig = style.figure(style.WIDTH, 2.7, title, caption, label)
     axes = fig.subplots(1, len(sensors), squeeze=False, sharey=True)
     for ax, (name, sensor) in zip(axes.flat, sensors.items(), strict=True):
         ax.axhspan(-tolerance, tolerance, color=style.GRID, alpha=0.5, linewidth=0)

@@ -22,7 +22,6 @@ from sweetspot.report.results import Results, chosen_fits, fitted, is_of, ratios
 from sweetspot.report.words import Group
 from sweetspot.table.schema import CELL, rows_of
 
-_WIDTH = 7.6  # inches; a figure's text is then as large as the page's on a screen 1280 pixels wide
 _HERO_WIDTH = 6.0  # stands beside the accuracy table
 _DIGITS = 6  # significant digits in the CSV beside a figure: more than any sensor has
 _PER_TOKEN = "J per output token"
@@ -93,7 +92,7 @@ def _lines(
     panel, x = ("batch", "output_tokens") if curves else ("output_tokens", "batch")
     columns = style.columns(len(panels))
     height = 2.7 if not curves else 2.5 * -(-len(panels) // columns) if columns > 1 else 3.3
-    fig = style.figure(_WIDTH, height, title, caption, words.source_label(own["source"]))
+    fig = style.figure(style.WIDTH, height, title, caption, words.source_label(own["source"]))
     label = "output tokens" if curves else "batch (requests in flight)"
     axes = style.panels(fig, len(panels), columns, label, _PER_TOKEN, sharex=curves, sharey=not curves)
     smooth = curves or any(fit["batch"] is None for fit in chosen_fits(group))
@@ -148,7 +147,7 @@ def _heat_map(
         + (f"Hatched: {missing} without a value (skipped, or no valid row). " if missing else "")
         + (words.some("Batches", batches, own["batch"]) if kind != "hero" else "")
     ).strip()
-    width = _HERO_WIDTH if kind == "hero" else _WIDTH
+    width = _HERO_WIDTH if kind == "hero" else style.WIDTH
     columns = style.columns(len(batches), 16 / len(outputs))  # 16 cells side by side leave room for numbers
     rows = -(-len(batches) // columns)
     cell = ((width - 1.7) / columns - 0.08) / len(outputs)  # its width in inches

@@ -31,11 +31,12 @@ def sentences(results: Results) -> list[str]:
     )
     own = means.filter(pl.col(key) == top[key] for key in (*GROUP, "batch")).sort("energy_per_output_token_j")
     best, worst = own.row(0, named=True), own.row(-1, named=True)
-    low, high = (_with(cell["energy_per_output_token_j"], _mean_interval(cell)) for cell in (best, worst))
+    half, factor = _half(best, worst), _with(top["ratio"], None)
+    if half is not None:
+        factor = _with(top["ratio"], (top["ratio"] * math.exp(-half), top["ratio"] * math.exp(half)))
     return [
-        f"{name} at batch {top['batch']} needs {low} J per output token at best ({_lengths(best)}) and {high} J "
-        f"at worst ({_lengths(worst)}): the lengths alone change it by a factor of "
-        f"{_with(top['ratio'], _ratio_interval(best, worst))}"
+        f"{name} at batch {top['batch']} needs {_energy(best)} J per output token at best ({_lengths(best)}) "
+        f"and {_energy(worst)} J at worst ({_lengths(worst)}): the lengths alone change it by a factor of {factor}"
         + (f", the largest of {len(groups)} models." if len(groups) > 1 else "."),
         _spot_sentence(group, top["batch"], groups),
         _accuracy_sentence(groups, results.validation, results.held_out),
@@ -46,54 +47,40 @@ def _lengths(cell: Mapping[str, Any]) -> str:
     return f"{cell['input_tokens']:,} tokens in, {cell['output_tokens']:,} out"
 
 
-def _relative_error(cell: Mapping[str, Any]) -> float | None:
-    """Relative standard error of a cell's mean; None for a single repetition."""
-    if not cell["sd"] or cell["repetitions"] < 2:
+def _energy(cell: Mapping[str, Any]) -> str:
+    energy, half = cell["energy_per_output_token_j"], _half(cell)
+    return _with(energy, None if half is None else (energy * (1 - half), energy * (1 + half)))
+
+
+def _half(*cells: Mapping[str, Any]) -> float | None:
+    """Half-width of the interval of a mean, or of a ratio of two, relative to it; None for a single repetition."""
+    if any(not cell["sd"] or cell["repetitions"] < 2 for cell in cells):
         return None
-    return float(cell["sd"] / math.sqrt(cell["repetitions"]) / cell["energy_per_output_token_j"])
+    errors = [cell["sd"] / math.sqrt(cell["repetitions"]) / cell["energy_per_output_token_j"] for cell in cells]
+    return t_quantile(min(cell["repetitions"] for cell in cells) - 1) * math.hypot(*errors)
 
 
-def _mean_interval(cell: Mapping[str, Any]) -> Span | None:
-    error = _relative_error(cell)
-    if error is None:
-        return None
-    half = t_quantile(cell["repetitions"] - 1) * error
-    return cell["energy_per_output_token_j"] * (1 - half), cell["energy_per_output_token_j"] * (1 + half)
-
-
-def _ratio_interval(best: Mapping[str, Any], worst: Mapping[str, Any]) -> Span | None:
-    errors = [_relative_error(best), _relative_error(worst)]
-    if errors[0] is None or errors[1] is None:
-        return None
-    fewest = min(best["repetitions"], worst["repetitions"])
-    half = t_quantile(fewest - 1) * math.hypot(errors[0], errors[1])
-    ratio = worst["energy_per_output_token_j"] / best["energy_per_output_token_j"]
-    return ratio * math.exp(-half), ratio * math.exp(half)
-
-
-def spot_interval(spot: Mapping[str, Any]) -> Span:
+def _spot_interval(spot: Mapping[str, Any]) -> Span:
     """The 95 % confidence set of a sweet spot; an unknown end is 0 or inf."""
     low, high = spot["output_tokens_low"], spot["output_tokens_high"]
     return 0.0 if low is None else low, math.inf if high is None else high
 
 
 def _spot_sentence(group: Group, batch: int, groups: Sequence[Group]) -> str:
-    inside = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior"]
-    here = sorted((s for s in inside if s["batch"] == batch), key=lambda spot: spot["input_tokens"])
-    everywhere = [s["output_tokens"] for g in groups for s in g.get("sweet_spots", []) if s["status"] == "interior"]
-    if not everywhere:
-        known = any(s["status"] != "not identified" for g in groups for s in g.get("sweet_spots", []))
-        if not known:
-            return (
-                "The measured cells do not determine the sweet spot, the reply length with the least energy per token."
-            )
+    every = [spot for one in groups for spot in one.get("sweet_spots", [])]
+    inside = [spot["output_tokens"] for spot in every if spot["status"] == "interior"]
+    if all(spot["status"] == "not identified" for spot in every):
+        return "The measured cells do not determine the sweet spot, the reply length with the least energy per token."
+    if not inside:
         return "No fitted law has a sweet spot, a reply length with least energy per token, in the measured lengths."
+    own = [spot for spot in group.get("sweet_spots", []) if spot["status"] == "interior" and spot["batch"] == batch]
+    here = sorted(own, key=lambda spot: spot["input_tokens"])
     over = "models and batches" if len(groups) > 1 else "batches and prompts"
-    span = f"across all {over} it lies between {tokens(min(everywhere))} and {tokens(max(everywhere))} tokens."
+    span = f"across all {over} it lies between {tokens(min(inside))} and {tokens(max(inside))} tokens."
     if not here:
         return f"At that batch no sweet spot lies inside the measured lengths; {span}"
     ends = " and ".join(
-        f"{_with(spot['output_tokens'], spot_interval(spot), tokens)}{unit}{plateau(spot)} "
+        f"{_with(spot['output_tokens'], _spot_interval(spot), tokens)}{unit}{plateau(spot)} "
         f"{words} {spot['input_tokens']:,}"
         for unit, words, spot in zip(
             (" tokens", ""), ("after a prompt of", "after one of"), (here[0], *here[1:][-1:]), strict=False

@@ -35,14 +35,6 @@ FAMILIES = {
     "phi": "#b8473f",
 }
 OTHER_FAMILIES = ("#6b7a1e", "#8a5a3c", "#4f7f8b", "#a04fb0", "#5f6bd0", "#35608f", "#3f8f4f", "#a8506c")
-LAW_COLOURS = {
-    "tdp-time": "#7b828a",
-    "linear": "#96741a",
-    "wilkins": "#c56a9d",
-    "paper-5": "#56b4e9",
-    "paper-6": "#0072b2",
-    "steps-8": "#d55e00",
-}
 # Upper bound in billion parameters, marker, line.
 SIZES: tuple[tuple[float, str, LineStyle], ...] = ((2.0, "o", ":"), (5.0, "s", "--"), (float("inf"), "^", "-"))
 RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b5fc4", "#7a55c9", "#b94a9b", "#d6564f", "#d98a1f"])
@@ -74,6 +66,7 @@ RC = {
 }
 _HEADER_PT = {"title": 11.5, "subtitle": 8.0}
 _PNG_DPI = 200
+WIDTH = 7.6  # inches; a figure's text is then as large as the page's on a screen 1280 pixels wide
 _BANDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -99,11 +92,6 @@ def model_style(model: str) -> ModelStyle:
     billions = float(size[1]) if size else float("inf")
     _, marker, line = next(entry for entry in SIZES if billions < entry[0] or entry[0] == float("inf"))
     return ModelStyle(colour, marker, line)
-
-
-def law_colour(law: str) -> str:
-    """The colour of a law in every figure."""
-    return LAW_COLOURS.get(law, OTHER_FAMILIES[sum(map(ord, law)) % len(OTHER_FAMILIES)])
 
 
 def ramp(values: Iterable[int]) -> dict[int, str]:
@@ -211,13 +199,9 @@ def save(fig: Figure, directory: Path, name: str, pdf: PdfPages) -> list[Path]:
     # Verdana, as wide as DejaVu Sans, is for readers who do not have DejaVu Sans.
     text = svg.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, Arial, sans-serif")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    svg.write_text(re.sub(r'="[^"]*"', _short_coordinates, text))
+    # A hundredth of a point is finer than any screen; text between tags is not touched.
+    svg.write_text(re.sub(r'="[^"]*"', lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]), text))
     return [svg, png]
-
-
-def _short_coordinates(attribute: re.Match[str]) -> str:
-    """Cut coordinates to a hundredth of a point, finer than any screen; text between tags is not touched."""
-    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
 def rows_axis(ax: Any, names: Sequence[str]) -> None:

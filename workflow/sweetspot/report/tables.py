@@ -121,13 +121,13 @@ def coefficients(group: Group) -> Table | None:
     caption = (
         f"Coefficients of {law.name}: {law.formula.replace('^2', '²')} (E in J per output token, ± standard error)"
     )
-    if fits[0]["batch"] is None:
-        head = ["term", "multiplies", "meaning", "unit", "value"]
-        rows = [[t.name, t.multiplies, t.meaning, FORMS[t.form].unit, _coefficient(fits[0], t.name)] for t in law.terms]
-        return Table(caption, head, rows, text=4)
-    head = ["batch", *(f"{term.name} · {term.multiplies}, {FORMS[term.form].unit}" for term in law.terms)]
-    rows = [[str(fit["batch"]), *(_coefficient(fit, term.name) for term in law.terms)] for fit in fits]
-    return Table(caption, head, rows, text=0)
+    head = ["term", "multiplies", "meaning", "unit"]
+    head += ["value" if fit["batch"] is None else f"batch {fit['batch']}" for fit in fits]
+    rows = []
+    for term in law.terms:
+        values = [_coefficient(fit, term.name) for fit in fits]
+        rows.append([term.name, term.multiplies, term.meaning, FORMS[term.form].unit, *values])
+    return Table(caption, head, rows, text=4)
 
 
 def sweet_spots(group: Group) -> Table | None:
@@ -144,41 +144,11 @@ def sweet_spots(group: Group) -> Table | None:
     return Table(caption, head, rows, text=0)
 
 
-def accuracy(results: Results) -> Table | None:
-    """Mean and worst MAPE over the models by law and scheme, the chosen laws first."""
-    errors = results.validation.filter(pl.col("mape_percent").is_not_null())
-    if not errors.height:
-        return None
-    chosen = of_chosen_law(errors, results.groups)
-    parts = [(f"chosen ({words.law_words(results.groups)})", "", chosen)]
-    parts += [(law.name, law.source, errors.filter(pl.col("law") == law.name)) for law in LAWS.values()]
-    rows: list[list[str]] = []
-    strong: list[int] = []
-    for name, source, part in parts:
-        for scheme in ["in-sample"] if name == "tdp-time" else SCHEMES:
-            of_scheme = part.filter(pl.col("scheme") == scheme)
-            if of_scheme.height:
-                mapes = of_scheme["mape_percent"].to_list()
-                strong += [len(rows)] if part is chosen else []
-                worst_cell = max(of_scheme["worst_ape_percent"].drop_nulls(), default=None)
-                values = [sum(mapes) / len(mapes), max(mapes), worst_cell]
-                said = "" if rows and rows[-1][0] == name else source
-                rows.append([name, said, scheme_words(scheme, name), *map(percent, values), str(len(mapes))])
-    paper = "SweetSpot paper, arXiv 2602.05695"
-    known = "H100, TensorRT-LLM; batch and rows not known to us"
-    rows.append([paper, known, "not known to us", f"{words.PAPER_MAPE_PERCENT} %", "–", "–", "13"])
-    head = ["law", "what it is", "scheme", "mean MAPE", "worst model", "worst cell", "models"]
-    return Table("Accuracy by law and scheme: MAPE over cell means", head, rows, text=3, strong=tuple(strong))
-
-
 def latency(results: Results) -> Table | None:
     """Errors of the latency laws, for each model."""
-    shown = {
-        "ttft_mean_s": "time to first token, mean",
-        "ttft_p95_s": "time to first token, 95th percentile",
-        "tpot_mean_s": "time per further token, mean",
-        "tpot_p95_s": "time per further token, 95th percentile",
-    }
+    of = {"ttft": "time to first token", "tpot": "time per further token"}
+    which = {"mean": "mean", "p95": "95th percentile"}
+    shown = {f"{what}_{one}_s": f"{of[what]}, {which[one]}" for what in of for one in which}
     held_out = ("5-fold", "leave-one-length-out", "leave-one-batch-out")
     rows = []
     for group, name in zip(results.groups, results.names, strict=True):
@@ -243,10 +213,8 @@ def accuracy_notes(validation: pl.DataFrame) -> list[str]:
     return [f"{row['law']}, {scheme_words(row['scheme'])}: {row['note']}" for row in rows]
 
 
-def scheme_words(scheme: str, law: str = "") -> str:
+def scheme_words(scheme: str) -> str:
     """The name of a scheme, with whether its cells were held out."""
-    if law == "tdp-time":
-        return "nothing fitted: the same under every scheme"
     return "in-sample" if scheme == "in-sample" else f"held-out: {scheme}"
 
 
