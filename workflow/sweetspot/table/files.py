@@ -1,5 +1,6 @@
 """Table files: text, JSON, spreadsheets and Parquet are loaded as plain frames, without interpreting values."""
 
+import gzip
 import io
 import json
 import zipfile
@@ -46,9 +47,8 @@ def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
 
     Lines that begin with # are comments; without `comments`, those with as many fields as the header are rows.
     """
-    suffixes = [suffix.casefold() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    suffix = "".join(suffixes[:-1][-1:] if packed else suffixes[-1:])
+    name = path.name.casefold()
+    suffix = Path(name.removesuffix(".gz")).suffix
     try:
         if not path.is_file():
             raise SweetspotError(f"{path}: no such file")
@@ -58,39 +58,36 @@ def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise SweetspotError(f"{shortened([str(path)[:200]])}: cannot be read: {error.strerror}") from None
+        raise SweetspotError(f"{str(path)[:200]}: cannot be read: {error.strerror}") from None
     try:
-        found = _parsed(_unpacked(data) if packed else data, suffix, exact, comments)
+        found = _parsed(_unpacked(data) if name.endswith(".gz") else data, suffix, exact, comments)
+        frame = _plain(found.frame)
     except texts.TextError as error:
         raise SweetspotError(f"{path}, {error}") from None
     except (pl.exceptions.PolarsError, OSError, ValueError, zipfile.BadZipFile, MemoryError) as error:
         detail = (str(error).splitlines() or ["?"])[0][:300]
         raise SweetspotError(f"{path}: cannot be read: {detail}; {OF_WORKFLOW}") from None
-    frame = _plain(found.frame)
-    if not frame.width:
-        return Loaded(frame, found.notes, found.typed)
-    numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
-    kept = numbered.filter(~pl.all_horizontal(pl.col(name).is_null() for name in frame.columns))
-    return Loaded(kept, found.notes, found.typed)
+    if frame.width:
+        numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
+        frame = numbered.filter(~pl.all_horizontal(pl.col(frame.columns).is_null()))
+    return Loaded(frame, found.notes, found.typed)
 
 
 def _unpacked(data: bytes) -> bytes:
     """The content of .gz, whole and of bounded size."""
-    parts, size = [], 0
-    while data:
-        packer = zlib.decompressobj(wbits=31)
-        try:
-            part = packer.decompress(data, _LARGEST + 1 - size)
-        except zlib.error as error:
-            raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
-        size += len(part)
-        if size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
-        if not packer.eof:
-            raise ValueError("the compressed data end early: it is cut short; copy the file again")
-        parts.append(part)
-        data = packer.unused_data
-    return b"".join(parts)
+    try:
+        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_LARGEST + 1)
+    except EOFError:
+        raise ValueError("the compressed data end early: it is cut short; copy the file again") from None
+    except (OSError, zlib.error) as error:
+        raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
+    return _bounded(content, len(content))
+
+
+def _bounded(data: bytes, size: int) -> bytes:
+    if size > _LARGEST:
+        raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
+    return data
 
 
 def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
@@ -103,24 +100,18 @@ def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
     text = texts.decoded(data)
     if suffix in (".json", ".jsonl", ".ndjson") or text.lstrip()[:2] in ('{"', "[{", "{\n", "[\n"):
         return Loaded(objects.rows(text))
-    frame, notes = texts.separated(text, exact, comments)
-    return Loaded(frame, notes, typed=False)
+    return Loaded(*texts.separated(text, exact, comments), typed=False)
 
 
 def _sheet(data: bytes) -> tuple[str, list[str]]:
     """The one sheet of a workbook that holds a table, as CSV."""
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(part.file_size for part in archive.infolist()) > _LARGEST:
-                raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
+            _bounded(data, sum(part.file_size for part in archive.infolist()))
     try:
         sheets = pl.read_excel(
             io.BytesIO(data), sheet_id=0, has_header=False, raise_if_empty=False, infer_schema_length=None
         )
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; save it as CSV, or: pip install fastexcel") from None
-    except (pl.exceptions.PolarsError, OSError, ValueError):
-        raise
     except Exception as error:  # fastexcel's own errors have no common base with others
         raise ValueError(f"not a workbook ({error})") from None
     full = {name: frame for name, frame in sheets.items() if frame.height > 1 and frame.width > 1}
@@ -136,7 +127,7 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     names = [name.strip() for name in frame.columns]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"several columns are called {', '.join(sorted(twice))}; rename them")
-    frame = frame.rename({name: name.strip() for name in frame.columns if name != name.strip()})
+    frame.columns = names
     named = [name for name, kind in frame.schema.items() if kind.base_type() in (pl.Categorical, pl.Enum)]
     exact = [name for name, kind in frame.schema.items() if kind.base_type() == pl.Decimal]
     return frame.with_columns(pl.col(named).cast(pl.String), pl.col(exact).cast(pl.Float64))
@@ -149,22 +140,15 @@ def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]
     """
     there = sorted({column for _, raw in raws for column in raw.columns if not column.startswith("_")})
     for theirs, ours in rename.items():
+        said = f"--map {theirs}={ours}"
         if theirs not in there:
-            raise SweetspotError(
-                f"--map {theirs}={ours}: there is no column {theirs!r}; there are {shortened(there, ', ', 30)}"
-            )
+            raise SweetspotError(f"{said}: there is no column {theirs!r}; there are {shortened(there, ', ', 30)}")
         if list(rename.values()).count(ours) > 1:
-            raise SweetspotError(f"--map {theirs}={ours}, but another column is mapped to {ours!r}; map one")
-    frames = []
-    for path, raw in raws:
-        present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
-        for theirs, ours in present.items():
-            if ours in raw.columns and ours not in present:
-                raise SweetspotError(
-                    f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; remove one of them"
-                )
-        frames.append(raw.rename(present))
-    return frames
+            raise SweetspotError(f"{said}, but another column is mapped to {ours!r}; map one")
+        for path, raw in raws:
+            if theirs in raw.columns and theirs != ours in raw.columns and rename.get(ours, ours) == ours:
+                raise SweetspotError(f"{path}: {said}, but there is already a column {ours!r}; remove one of them")
+    return [raw.rename(dict(rename), strict=False) for _, raw in raws]
 
 
 def whole_numbers(path: Path, frame: pl.DataFrame, least: Mapping[str, int]) -> pl.DataFrame:

@@ -9,20 +9,21 @@ from pandera.errors import SchemaErrors
 
 from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
-from sweetspot.table import latencies
-from sweetspot.table.columns import apart, named
+from sweetspot.table.columns import named
 from sweetspot.table.files import read_file, renamed, shortened
-from sweetspot.table.identity import without_copies
 from sweetspot.table.numbers import NO_NUMBER, NOTHING, blank, numbers
-from sweetspot.table.plausible import check_units, doubts, notes, of_one_source
+from sweetspot.table.physics import doubts
 from sweetspot.table.readings import ROUNDED
-from sweetspot.table.schema import CELL, SOURCES, Row
+from sweetspot.table.rows import apart, check_units, of_one_source, with_latencies, without_copies
+from sweetspot.table.schema import CELL, COLUMNS, SOURCES, Row
 from sweetspot.vocabulary import UNSPECIFIED
 
-_COLUMNS = Row.to_schema().columns
 # Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
 _MOST = 0.5  # share of unusable rows above which the whole table is refused
+_TRUTH = {word: True for word in ("true", "yes", "y", "t", "1", "1.0")}
+_TRUTH |= {word: False for word in ("false", "no", "n", "f", "0", "0.0")}
+_RULES = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below"}
 
 
 @dataclass(frozen=True)
@@ -69,37 +70,34 @@ def read(
     remarks: dict[str, list[str]] = {}
     for (_, typed), same in alike.items():
         together = pl.concat([frame for _, frame in same])
-        if not together.height:
-            continue
-        one = named(same[0][0], together, rename or {}, constants or {}, decimal or ("." if typed else ""))
-        frame, found = _checked(one.frame, remarks)
-        frames.append(frame)
-        problems += found
-        said += [note for note in one.notes if note not in said]
-        advice += [one.advice] * bool(one.advice)
-    said += _judged(problems, sum(frame.height for frame in frames))
-    if not frames:
+        if together.height:
+            one = named(same[0][0], together, rename or {}, constants or {}, decimal or ("." if typed else ""))
+            frame, found = _checked(one.frame, remarks)
+            frames.append(frame)
+            problems += found
+            said += [note for note in one.notes if note not in said]
+            advice += [one.advice] * bool(one.advice)
+    rows = sum(frame.height for frame in frames)
+    if not rows:
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
-    frame, copies = without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
-    said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()]
-    frame, unlike = latencies.clean(frame)
-    frame, setups = apart(frame)
-    check_units(frame)
-    frame, sources = of_one_source(frame)
-    odd, impossible = doubts(frame)
-    unsure = [f"{odd[0]} {'; '.join(advice)}", *odd[1:]] if odd and advice else odd
-    said += [*copies, *unlike, *setups, *sources, *notes(frame), *unsure]
-    return Table(frame.drop("_file", "_row", "_off", "_gpus", "valid_as_given"), said, unsure, impossible)
-
-
-def _judged(problems: Sequence[str], rows: int) -> list[str]:
-    """A note on the rows that are set aside. Raises SweetspotError if they are the majority."""
-    if not problems:
-        return []
-    shown = shortened(problems)
+    counted, listed = f"{len(problems)} of {rows} rows cannot be used", shortened(problems)
     if len(problems) > _MOST * rows:
-        raise SweetspotError(f"{shown}\n{len(problems)} of {rows} rows cannot be used; correct or remove them")
-    return [f"{len(problems)} of {rows} rows cannot be used; they are set aside and not fitted:\n{shown}"]
+        raise SweetspotError(f"{listed}\n{counted}; correct or remove them")
+    said += [f"{counted}; they are set aside and not fitted:\n{listed}"] * bool(problems)
+    frame, copies = without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
+    said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()] + copies
+    for step in (with_latencies, apart):
+        frame, notes = step(frame)
+        said += notes
+    check_units(frame)
+    frame, notes = of_one_source(frame)
+    odd, impossible = doubts(frame)
+    if odd and advice:
+        odd[0] += f" {'; '.join(advice)}"
+    if invalid := frame.height - int(frame["valid_as_given"].sum()):
+        notes.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
+    frame = frame.drop("_file", "_row", "_off", "_gpus", "valid_as_given")
+    return Table(frame, said + notes + odd, odd, impossible)
 
 
 def _first(places: Sequence[str]) -> str:
@@ -129,19 +127,22 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     Columns _file and _row of `raw` locate each row. Adds to `remarks`, for each kind of change made on reading, the
     places where it was made.
     """
-    place = [f"{file}, row {row}" for file, row in raw.select("_file", "_row").iter_rows()]
-    problems: dict[tuple[int, str], str] = {
-        (int(row), "it"): str(raw["_off"][int(row)]) for row in raw["_off"].is_not_null().arg_true()
-    }
-    changed: list[tuple[str, list[int]]] = []
+    place = raw.select(pl.format("{}, row {}", "_file", "_row")).to_series()
+    problems = {(row, "it"): what for row, what in enumerate(raw["_off"]) if what}
+    changed: list[tuple[str, pl.Series]] = []
     frame = raw
-    for name, column in _COLUMNS.items():
+    for name, column in COLUMNS.items():
         series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
         if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
             series = _as_text(series)
-        converted, wrong, read = _convert(series, column.dtype.type)
-        problems |= {(row, name): what for row, what in wrong.items()}
-        changed += [(f"{name} {remark}", rows) for remark, rows in read.items()]
+        kind = column.dtype.type
+        series = blank(series, NOTHING if kind == pl.String else NO_NUMBER)
+        converted, rule, changes = _convert(series, kind)
+        changed += [(f"{name} {remark}", rows) for remark, rows in changes.items()]
+        wrong = series.is_not_null() & converted.is_null()
+        for rows in changes.values():
+            wrong &= ~rows
+        problems |= {(row, name): f"is {series[row]}: {rule}" for row in wrong.arg_true()}
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
     labels = frame["precision"].unique().to_list()
@@ -156,91 +157,59 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
             row, name = int(case["index"]), str(case["column"])
             what = "is missing" if case["check"] == "not_nullable" else f"is {raw[name][row]}: {_rule(name)}"
             problems.setdefault((row, name), what)
-    most = frame.select(pl.col("experts_per_token") > pl.col("experts")).to_series().fill_null(False)
-    for row in most.arg_true():
+    for row in (frame["experts_per_token"] > frame["experts"]).fill_null(False).arg_true():
         what = f"is {frame['experts_per_token'][row]}: must be at most the number of experts, {frame['experts'][row]}"
         problems.setdefault((row, "experts_per_token"), what)
     # Rows that are marked invalid already are not reported again.
     for remark, rows in changed:
-        if own := [place[row] for row in rows if frame["valid_as_given"][row]]:
+        if own := place.filter(rows & frame["valid_as_given"]).to_list():
             remarks.setdefault(remark, []).extend(own)
-    of_rows: dict[int, list[str]] = {}
+    of_rows: dict[int, str] = {}
     for (row, name), what in sorted(problems.items()):
         if frame["valid_as_given"][row]:
-            of_rows.setdefault(row, []).append(f"{name} {what}")
-    named = {row: f"{place[row]}: {', '.join(found)}" for row, found in of_rows.items()}
-    if named:
-        aside = pl.Series([named.get(row) for row in range(frame.height)], dtype=pl.String)
+            of_rows[row] = f"{of_rows[row]}, {name} {what}" if row in of_rows else f"{place[row]}: {name} {what}"
+    if of_rows:
+        aside = pl.Series([of_rows.get(row) for row in range(frame.height)], dtype=pl.String)
         old = _as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
         frame = frame.with_columns(
             valid=pl.col("valid_as_given") & aside.is_null(),
             reasons=pl.concat_str(old, aside.str.replace_all(";", ","), separator=";", ignore_nulls=True),
         )
-    return frame, list(named.values())
+    return frame, list(of_rows.values())
 
 
-_Converted = tuple[pl.Series, dict[int, str], dict[str, list[int]]]
-
-
-def _convert(series: pl.Series, kind: pl.DataType) -> _Converted:
-    """The series as `kind` (null if impossible); what is wrong, by index; the indices of each kind of change."""
-    series = blank(series, NOTHING if kind == pl.String else NO_NUMBER)
+def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, str, dict[str, pl.Series]]:
+    """The series as `kind` (null if impossible), the rule for its values, and the rows of each kind of change."""
+    changes: dict[str, pl.Series] = {}
     if series.name == "source":
-        return _source(series)
+        series = series.cast(pl.String).str.to_lowercase()
+        unknown = (~series.is_in(SOURCES)).fill_null(False)
+        changes[f"is not one of {', '.join(SOURCES)}: read as {UNSPECIFIED}"] = unknown
+        return series.set(unknown, UNSPECIFIED), "", changes
     if kind == pl.String:
-        return series.cast(pl.String), {}, {}
+        return series.cast(pl.String), "", {}
     if kind == pl.Boolean:
-        converted, rule = _truth(series), "must be true or false"
-        return converted, _wrong(series, converted, rule), {}
-    read: dict[str, list[int]] = {}
+        lowered = series.cast(pl.String).str.to_lowercase()
+        return lowered.replace_strict(_TRUTH, default=None, return_dtype=pl.Boolean), "must be true or false", {}
     if series.name == "repetition" and series.dtype == pl.String:
-        labels = series.is_not_null() & series.cast(pl.Float64, strict=False).is_null()
-        if labels.any():
-            read["is a label: its last number is used"] = labels.arg_true().to_list()
-            series = series.set(labels, None).fill_null(series.str.extract(r"(\d+)\D*$"))
+        label = series.is_not_null() & series.cast(pl.Float64, strict=False).is_null()
+        changes["is a label: its last number is used"] = label
+        series = series.set(label, None).fill_null(series.str.extract(r"(\d+)\D*$"))
     converted = numbers(series)
-    rule = "must be a number"
-    if series.name in _ZERO_IS_NOTHING and (zero := (converted == 0).fill_null(False)).any():
-        read["is 0: read as unknown"] = zero.arg_true().to_list()
-        series, converted = series.set(zero, None), converted.set(zero, None)
-    if kind == pl.Int64:
-        rule = "must be a whole number"
-        whole = converted.round()
-        most = ROUNDED * converted.abs() if series.name in CELL else 0
-        off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
-        if (rounded := (~off & (whole != converted)).fill_null(False)).any():
-            read["is not a whole number: rounded"] = rounded.arg_true().to_list()
-        converted = whole.set(off, None).cast(pl.Int64)
-    return converted, _wrong(series, converted, rule), read
-
-
-def _wrong(series: pl.Series, converted: pl.Series, rule: str) -> dict[int, str]:
-    bad = (series.is_not_null() & converted.is_null()).arg_true()
-    return {int(row): f"is {series[int(row)]}: {rule}" for row in bad}
-
-
-def _truth(series: pl.Series) -> pl.Series:
-    words = {"true": True, "yes": True, "y": True, "t": True, "1": True, "1.0": True}
-    words |= {"false": False, "no": False, "n": False, "f": False, "0": False, "0.0": False}
-    return series.cast(pl.String).str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
-
-
-def _source(series: pl.Series) -> _Converted:
-    lowered = series.cast(pl.String).str.to_lowercase()
-    unknown = (~lowered.is_in(SOURCES)).fill_null(False)
-    rows = unknown.arg_true().to_list()
-    remark = f"is not one of {', '.join(SOURCES)}: read as {UNSPECIFIED}"
-    return lowered.set(unknown, UNSPECIFIED), {}, {remark: rows} if rows else {}
+    if series.name in _ZERO_IS_NOTHING:
+        changes["is 0: read as unknown"] = zero = (converted == 0).fill_null(False)
+        converted = converted.set(zero, None)
+    if kind != pl.Int64:
+        return converted, "must be a number", changes
+    whole = converted.round()
+    most = ROUNDED * converted.abs() if series.name in CELL else 0
+    off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
+    changes["is not a whole number: rounded"] = (~off & (whole != converted)).fill_null(False)
+    return whole.set(off, None).cast(pl.Int64), "must be a whole number", changes
 
 
 def _rule(name: str) -> str:
-    checks = [check for check in _COLUMNS[name].checks]
     if name == "parallelism":
         return "must be like tp1, tp4, tp2-pp2 or tp8-ep"
-    words = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below", "isin": "one of"}
-    parts = []
-    for check in checks:
-        value = next(iter((check.statistics or {}).values()), "")
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,.10g}"
-        parts.append(f"{words.get(str(check.name), check.name)} {shown}")
-    return "must be " + " and ".join(parts)
+    bounds = [(_RULES[str(check.name)], next(iter(check.statistics.values()))) for check in COLUMNS[name].checks]
+    return "must be " + " and ".join(f"{word} {value:,.10g}" for word, value in bounds)
