@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table import formats
-from sweetspot.table.choice import ambiguous, choose, hints, proposals
 from sweetspot.table.files import renamed, shortened
 from sweetspot.table.numbers import parsed
 from sweetspot.table.quantities import Values, origins, ratios, solve
-from sweetspot.table.readings import DERIVED, Reader, Reading, values_of
+from sweetspot.table.readings import DERIVED, Reader, Reading, ambiguous, choose, hints, proposals, values_of
 from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
 from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings, unclear_unit
 
@@ -37,11 +36,7 @@ class Named:
 
 
 def named(
-    path: Path,
-    raw: pl.DataFrame,
-    rename: Mapping[str, str],
-    constants: Mapping[str, str],
-    decimal: str = "",
+    path: Path, raw: pl.DataFrame, rename: Mapping[str, str], constants: Mapping[str, str], decimal: str = ""
 ) -> Named:
     """One table with our column names and units.
 
@@ -61,16 +56,17 @@ def named(
         if not (meanings(ours) or ours in COLUMNS):
             raise SweetspotError(f"--set {ours}={value}: there is no such column; there are {', '.join(COLUMNS)}")
         if ours in frame.columns and not (form and ours in form.constants):
-            raise SweetspotError(
-                f"{path}: --set {ours}={value}, but there is already a column {ours!r}; remove one of them"
-            )
+            said = f"--set {ours}={value}, but there is already a column {ours!r}; remove one of them"
+            raise SweetspotError(f"{path}: {said}")
         frame = frame.with_columns(pl.lit(value).alias(ours))
         settled.append(ours)
     reader = Reader(str(path), frame, settled, decimal)
-    reading, said = choose(reader)
-    if missing := _missing(frame, reading):
+    reading, read = choose(reader)
+    there = {*frame.columns, *(one.quantity for one in reading.chosen.values())}
+    missing = [name for name in REQUIRED if name in reading.missing or (name not in NUMBERS and name not in there)]
+    if missing:
         raise _refusal(reader, reading, missing, form)
-    result = Named(frame, notes + said)
+    result = Named(frame, notes + read)
     known = _apply(result, reader, reading)
     if form and "parallelism" not in result.frame.columns and "gpus" in known:
         result.frame = result.frame.with_columns(parallelism=_label(known, frame.height))
@@ -84,12 +80,6 @@ def _with_unit(theirs: str, ours: str) -> str:
     stated = next((one.unit for one in meanings(theirs) if one.factor != 1), "")
     named = Meaning(ours, 0.0, stated).header
     return named if stated and ours in NUMBERS and meanings(named) else ours
-
-
-def _missing(frame: pl.DataFrame, reading: Reading) -> list[str]:
-    """Required columns that the table does not give."""
-    there = {*frame.columns, *(one.quantity for one in reading.chosen.values())}
-    return [name for name in REQUIRED if name in reading.missing or (name not in NUMBERS and name not in there)]
 
 
 def _apply(result: Named, reader: Reader, reading: Reading) -> Values:
@@ -141,11 +131,8 @@ def _apply(result: Named, reader: Reader, reading: Reading) -> Values:
 
 def _label(known: Values, height: int) -> pl.Series:
     """The parallelism of each row by its GPUs: all share each layer unless the table says otherwise."""
-    gpus = np.broadcast_to(known["gpus"], height)
-    shares = np.broadcast_to(known.get("tensor_parallel", gpus), height)
     stages = np.broadcast_to(known.get("pipeline_parallel", np.ones(1)), height)
-    shares = np.where(shares * stages == gpus, shares, gpus / stages)
-    pairs = zip(shares, stages, strict=True)
+    pairs = zip(known["gpus"] / stages, stages, strict=True)
     return pl.Series([f"tp{tp:.0f}" + (f"-pp{pp:.0f}" if pp > 1 else "") if tp >= 1 else "tp1" for tp, pp in pairs])
 
 
@@ -195,14 +182,11 @@ def _refusal(reader: Reader, reading: Reading, missing: list[str], form: "format
         told += "the number of requests of a run is not how many ran together; "
     if {"input_tokens", "output_tokens"} <= known.keys() and {"batch", "energy_j"} <= {*missing}:
         told += "a log of requests is for `sweetspot advise --requests`; "
-    plural = "s" * (len(missing) > 1)
-    what = f"column{plural} {', '.join(missing)} missing; there are {shortened(there, ', ', 30)}"
-    if form:
-        what = f"{form.name} does not say {', '.join(missing)}"
-    return SweetspotError(
-        f"{reader.place}: {what}; {told}add {remedies} "
-        "(--map renames a column of the table, --set gives all rows one value)"
-    )
+    names = ", ".join(missing)
+    what = f"column{'s' * (len(missing) > 1)} {names} missing; there are {shortened(there, ', ', 30)}"
+    what = f"{form.name} does not say {names}" if form else what
+    explained = "(--map renames a column of the table, --set gives all rows one value)"
+    return SweetspotError(f"{reader.place}: {what}; {told}add {remedies} {explained}")
 
 
 def _holds(reader: Reader, guesses: Mapping[str, str]) -> bool:

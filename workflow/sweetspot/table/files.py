@@ -14,7 +14,7 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
-from sweetspot.table import objects, texts
+from sweetspot.table import texts
 from sweetspot.table.numbers import numbers
 
 _TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".tab", ".dat", ".log", ".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
@@ -22,6 +22,7 @@ _SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
 _SHOWN = 5  # problems listed before the rest are counted
 _LARGEST = 2**30  # bytes of a file when unpacked
+_TOO_LARGE = f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?"
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,9 @@ def _unpacked(data: bytes) -> bytes:
         raise ValueError("the compressed data end early: it is cut short; copy the file again") from None
     except (OSError, zlib.error) as error:
         raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
-    return _bounded(content, len(content))
-
-
-def _bounded(data: bytes, size: int) -> bytes:
-    if size > _LARGEST:
-        raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
-    return data
+    if len(content) > _LARGEST:
+        raise ValueError(_TOO_LARGE)
+    return content
 
 
 def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
@@ -99,7 +96,7 @@ def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
         return Loaded(frame, notes + more)
     text = texts.decoded(data)
     if suffix in (".json", ".jsonl", ".ndjson") or text.lstrip()[:2] in ('{"', "[{", "{\n", "[\n"):
-        return Loaded(objects.rows(text))
+        return Loaded(texts.objects(text))
     return Loaded(*texts.separated(text, exact, comments), typed=False)
 
 
@@ -107,7 +104,8 @@ def _sheet(data: bytes) -> tuple[str, list[str]]:
     """The one sheet of a workbook that holds a table, as CSV."""
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _bounded(data, sum(part.file_size for part in archive.infolist()))
+            if sum(part.file_size for part in archive.infolist()) > _LARGEST:
+                raise ValueError(_TOO_LARGE)
     try:
         sheets = pl.read_excel(
             io.BytesIO(data), sheet_id=0, has_header=False, raise_if_empty=False, infer_schema_length=None

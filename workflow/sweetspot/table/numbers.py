@@ -85,6 +85,13 @@ def parsed(series: pl.Series, kind: str, decimal: str = ".", factor: float = 1.0
     return number.cast(pl.String).fill_null(given), notes
 
 
+def as_text(series: pl.Series, odd: bool = False) -> pl.Series:
+    """The series as text, lists and bytes as Python writes them; if `odd`, only those."""
+    if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        return pl.Series(series.name, [None if value is None else str(value) for value in series.to_list()], pl.String)
+    return series if odd else series.cast(pl.String)
+
+
 def numbers(series: pl.Series) -> pl.Series:
     """The series as floats; null for anything that is not a finite number. Booleans, dates and lists are not."""
     if series.dtype != pl.String and not series.dtype.is_numeric():

@@ -1,9 +1,10 @@
 """What a run can cost: bounds of power and energy from the data sheet of the board and the size of the model."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,24 +13,13 @@ from numpy.typing import NDArray
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
 from sweetspot.parallelism import Parallelism
+from sweetspot.table.numbers import as_text
 from sweetspot.table.quantities import Values
 from sweetspot.table.schema import CELL, GROUP
+from sweetspot.table.words import FACTS
 from sweetspot.vocabulary import ONE_GPU
 
-# Mean power over a run, as a share of the board's limit: it idles at a tenth with a model loaded.
-_OF_TDP = (0.09, 1.25)
-# Of unknown boards: lowest and highest power; joules per byte and per FLOP, at least and at most, and watts.
-_ANY_POWER_W = (5.0, 3000.0)
-_LEAST, _MOST = (1e-10, 0.4e-12), (4e-10, 3e-12, 1300.0)
-# From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an
-# engine that launches every kernel from Python, plus a second for the run.
-_FAST, _SLOW, _PASS_S, _RUN_S = 0.04, 10.0, 0.08, 1.0
-_SIZES = (0.3e9, 700e9)  # parameters of a model whose name does not say
-_DENSE, _SPARSE = 90.0, 25.0  # a model above so many billions may be a mixture that activates this part of itself
-_CACHE_BYTES = 0.5e6  # per token, of a model of 7 billion parameters without grouped heads
-_SMALLEST_J_PER_TOKEN = 2e-4  # a model of 1 billion parameters needs ten times as much to prefill a token on an H100
-_REPEATS = 1.5  # repetitions of a cell that differ by more than this factor are not the same measurement
-_HALF = 0.5  # share of impossible rows from which a table is
+_BOUNDS: dict[str, Any] = FACTS["bounds"]
 
 
 class Limits(NamedTuple):
@@ -40,7 +30,7 @@ class Limits(NamedTuple):
 
 
 @cache
-def _size(model: str) -> tuple[float, float]:
+def _size(model: str) -> Sequence[float]:
     """The fewest parameters that a token may need, and the most that the model may have, by its name.
 
     "Qwen3-30B-A3B" is (3e9, 30e9), "Mixtral-8x7B" (7e9, 56e9); an unknown name gives the range of all models.
@@ -49,27 +39,26 @@ def _size(model: str) -> tuple[float, float]:
     found = [float(count) * float(each) for count, each in re.findall(r"\b(\d+)x(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) for number in re.findall(r"(?:\b|[ax])(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) / 1e3 for number in re.findall(r"\b(\d+(?:\.\d+)?)m\b", text)]
-    if not found:
-        return _SIZES
-    return min(found) * 1e9 / (_SPARSE if min(found) > _DENSE else 1.0), max(found) * 1e9
+    sizes: Sequence[float] = _BOUNDS["sizes"]
+    least = min(found, default=0.0) / (_BOUNDS["sparse"] if found and min(found) > _BOUNDS["dense"] else 1.0)
+    return (least * 1e9, max(found) * 1e9) if found else sizes
 
 
 @cache
 def _of(gpu: str, model: str) -> tuple[float, ...]:
     """Power of a board (low, high), of it and others (low, high); J per byte and FLOP (low, high), W; parameters."""
-    board, sizes = find(gpu) if gpu else None, _size(model)
+    board = find(gpu) if gpu else None
     if board is None:
-        return (0.0, 0.0, *_ANY_POWER_W, *_LEAST, *_MOST, *sizes)
-    powers = (*(share * board.tdp_w for share in _OF_TDP), 0.0, 0.0)
-    peak = board.peak_flops.get("bfloat16") or board.peak_flops.get("float16") or np.nan
-    own = (board.tdp_w / board.bandwidth_bytes_per_s, board.tdp_w / peak)
-    known = np.isfinite(sum(own))
-    return (*powers, *(own if known else _LEAST), *((*own, board.tdp_w) if known else _MOST), *sizes)
+        return (0.0, 0.0, *_BOUNDS["any_power_w"], *_BOUNDS["least"], *_BOUNDS["most"], *_size(model))
+    watts = board.tdp_w
+    peak = board.peak_flops.get("bfloat16") or board.peak_flops["float16"]
+    costs = (watts / board.bandwidth_bytes_per_s, watts / peak)
+    return (*(share * watts for share in _BOUNDS["of_tdp"]), 0.0, 0.0, *costs, *costs, watts, *_size(model))
 
 
 def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
     """Which rows with these quantities (and gpus, if known) cannot be, on these boards with these models."""
-    names = pl.DataFrame({"gpu": _text(gpu), "model": _text(model)})
+    names = pl.DataFrame({"gpu": as_text(gpu).fill_null(""), "model": as_text(model).fill_null("")})
     kinds = names.unique().with_row_index("_kind")
     kind = names.join(kinds, on=["gpu", "model"], how="left", maintain_order="left")["_kind"].to_numpy()
     of_kinds = np.array([_of(*names) for _, *names in kinds.iter_rows()] or [_of("", "")])
@@ -79,30 +68,24 @@ def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
     batch, n, m, energy = (known[name] for name in (*CELL, "energy_j"))
     with np.errstate(all="ignore"):
         power = energy / known.get("duration_s", nothing)
-        tokens, cached = batch * (n + m), batch * (n + m / 2) * _CACHE_BYTES
+        tokens, cached = batch * (n + m), batch * (n + m / 2) * _BOUNDS["cache_bytes"]
         least = 2 * few * (m * byte_low + tokens * flop_low)
         most = m * (2 * many + cached) * byte + 2 * many * tokens * flop
-        low_j = np.fmax(_FAST * least, _SMALLEST_J_PER_TOKEN * tokens)
-        high_j = _SLOW * most + count * watts * (m * _PASS_S + _RUN_S)
+        low_j = np.fmax(_BOUNDS["fast"] * least, _BOUNDS["smallest_j_per_token"] * tokens)
+        high_j = _BOUNDS["slow"] * most + count * watts * (m * _BOUNDS["pass_s"] + _BOUNDS["run_s"])
         return Limits(
             (power < count * each_low + all_low) | (power > count * each_high + all_high),
             (energy < low_j) | (energy > high_j),
         )
 
 
-def _text(series: pl.Series) -> pl.Series:
-    if series.dtype.is_nested() or series.dtype == pl.Binary:
-        return pl.Series([""] * len(series), dtype=pl.String)
-    return series.cast(pl.String).fill_null("")
-
-
 def boards(labels: pl.Series) -> pl.Series:
     """The number of GPUs of each row by its `parallelism`; 1 if that is not understood, as in rows set aside."""
-    counts = {}
-    for label in _text(labels).unique():
+    counts, texts = {}, as_text(labels).fill_null(ONE_GPU)
+    for label in texts.unique():
         with suppress(SweetspotError):
             counts[label] = float(Parallelism.parse(label or ONE_GPU).gpus)
-    return _text(labels).replace_strict(counts, default=1.0, return_dtype=pl.Float64)
+    return texts.replace_strict(counts, default=1.0, return_dtype=pl.Float64)
 
 
 def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
@@ -129,11 +112,11 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
         )
     energy = pl.col("energy_j")
     cells = valid.group_by(*GROUP, *CELL, maintain_order=True).agg(_rows=pl.len(), _ratio=energy.max() / energy.min())
-    differ = cells.filter(pl.col("_ratio") > _REPEATS)
+    differ = cells.filter(pl.col("_ratio") > _BOUNDS["repeats"])
     for row in differ.head(1).iter_rows(named=True):
         found.append(
-            f"{differ.height} cells have repetitions that differ by more than a factor of {_REPEATS:g}, first batch "
-            f"{row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
+            f"{differ.height} cells have repetitions that differ by more than a factor of {_BOUNDS['repeats']:g}, "
+            f"first batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
             f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
         )
-    return found, bool(valid.height and (off.power | off.energy).mean() >= _HALF)
+    return found, bool(valid.height and (off.power | off.energy).mean() >= _BOUNDS["half"])

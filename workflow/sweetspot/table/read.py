@@ -1,7 +1,9 @@
 """Reads and checks tables of measured energies."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 
 import polars as pl
@@ -11,12 +13,12 @@ from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
 from sweetspot.table.columns import named
 from sweetspot.table.files import read_file, renamed, shortened
-from sweetspot.table.numbers import NO_NUMBER, NOTHING, blank, numbers
+from sweetspot.table.numbers import NO_NUMBER, NOTHING, as_text, blank, numbers
 from sweetspot.table.physics import doubts
-from sweetspot.table.readings import ROUNDED
-from sweetspot.table.rows import apart, check_units, of_one_source, with_latencies, without_copies
-from sweetspot.table.schema import CELL, COLUMNS, SOURCES, Row
-from sweetspot.vocabulary import UNSPECIFIED
+from sweetspot.table.readings import BOARDS, ROUNDED
+from sweetspot.table.schema import CELL, COLUMNS, GROUP, SOURCES, Row, group_name
+from sweetspot.table.words import folded, meanings
+from sweetspot.vocabulary import LATENCIES, UNSPECIFIED
 
 # Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
@@ -24,6 +26,17 @@ _MOST = 0.5  # share of unusable rows above which the whole table is refused
 _TRUTH = {word: True for word in ("true", "yes", "y", "t", "1", "1.0")}
 _TRUTH |= {word: False for word in ("false", "no", "n", "f", "0", "0.0")}
 _RULES = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below"}
+# Frames here have columns _file and _row, which say where each row comes from. Each check returns the frame and notes.
+_PLACE = pl.format("{}, row {}", "_file", "_row")
+# With a cell and a repetition, these identify a measured row: no two measurements begin at one moment of one session.
+_MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestamp")
+_COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
+_LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
+# Rows with different numbers of boards, or values under these headers (folded), are not repetitions of one measurement.
+_SETUPS = ("dp", "ep", "task", "dataset", "quantization")
+_MANY = 0.1  # share of cells with mixed units above which a table is refused
+_TWO_UNITS = 50.0  # repetitions of a cell never differ by this factor; kilojoules and watt-hours do
+_FEW = 0.5  # share of a group's rows without a source up to which they are set aside
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,15 @@ def read(
     if len(problems) > _MOST * rows:
         raise SweetspotError(f"{listed}\n{counted}; correct or remove them")
     said += [f"{counted}; they are set aside and not fitted:\n{listed}"] * bool(problems)
-    frame, copies = without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
-    said += [f"{_first(places)}: {remark}" for remark, places in remarks.items()] + copies
-    for step in (with_latencies, apart):
+    frame, copies = _without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
+    for remark, (first, *others) in remarks.items():
+        said.append(f"{f'{len(others) + 1} rows, first ' if others else ''}{first}: {remark}")
+    said += copies
+    for step in (_with_latencies, _apart):
         frame, notes = step(frame)
         said += notes
-    check_units(frame)
-    frame, notes = of_one_source(frame)
+    _check_units(frame)
+    frame, notes = _of_one_source(frame)
     odd, impossible = doubts(frame)
     if odd and advice:
         odd[0] += f" {'; '.join(advice)}"
@@ -100,25 +115,13 @@ def read(
     return Table(frame, said + notes + odd, odd, impossible)
 
 
-def _first(places: Sequence[str]) -> str:
-    return f"{len(places)} rows, first {places[0]}" if len(places) > 1 else places[0]
-
-
 def _in_one_type(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
     """The frames, with columns as text if the files disagree on their types."""
-    types: dict[str, set[str]] = {}
-    for frame in frames:
-        for name, kind in frame.schema.items():
-            if kind != pl.Null:
-                types.setdefault(name, set()).add("number" if kind.is_numeric() else str(kind))
-    mixed = [name for name, kinds in types.items() if len(kinds) > 1]
-    return [frame.with_columns(_as_text(frame[name]) for name in mixed if name in frame.columns) for frame in frames]
-
-
-def _as_text(series: pl.Series) -> pl.Series:
-    if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
-        return pl.Series(series.name, [None if value is None else str(value) for value in series.to_list()], pl.String)
-    return series.cast(pl.String)
+    schemas = [(name, kind) for frame in frames for name, kind in frame.schema.items() if kind != pl.Null]
+    kinds = Counter(
+        name for name, _ in {(name, "number" if kind.is_numeric() else str(kind)) for name, kind in schemas}
+    )
+    return [frame.with_columns(as_text(frame[name]) for name in frame.columns if kinds[name] > 1) for frame in frames]
 
 
 def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataFrame, list[str]]:
@@ -127,16 +130,14 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     Columns _file and _row of `raw` locate each row. Adds to `remarks`, for each kind of change made on reading, the
     places where it was made.
     """
-    place = raw.select(pl.format("{}, row {}", "_file", "_row")).to_series()
+    place = raw.select(_PLACE).to_series()
     problems = {(row, "it"): what for row, what in enumerate(raw["_off"]) if what}
     changed: list[tuple[str, pl.Series]] = []
     frame = raw
     for name, column in COLUMNS.items():
         series = raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, dtype=pl.String)
-        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
-            series = _as_text(series)
         kind = column.dtype.type
-        series = blank(series, NOTHING if kind == pl.String else NO_NUMBER)
+        series = blank(as_text(series, odd=True), NOTHING if kind == pl.String else NO_NUMBER)
         converted, rule, changes = _convert(series, kind)
         changed += [(f"{name} {remark}", rows) for remark, rows in changes.items()]
         wrong = series.is_not_null() & converted.is_null()
@@ -145,11 +146,8 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
         problems |= {(row, name): f"is {series[row]}: {rule}" for row in wrong.arg_true()}
         default = (column.metadata or {}).get("default")
         frame = frame.with_columns((converted if default is None else converted.fill_null(default)).alias(name))
-    labels = frame["precision"].unique().to_list()
-    frame = frame.with_columns(
-        pl.col("precision").replace({label: name_of(label) for label in labels}),
-        valid_as_given=pl.col("valid").fill_null(True),
-    )
+    precision = frame["precision"].replace({label: name_of(label) for label in frame["precision"].unique()})
+    frame = frame.with_columns(precision, valid_as_given=pl.col("valid").fill_null(True))
     try:
         Row.validate(frame, lazy=True)
     except SchemaErrors as error:
@@ -170,7 +168,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
             of_rows[row] = f"{of_rows[row]}, {name} {what}" if row in of_rows else f"{place[row]}: {name} {what}"
     if of_rows:
         aside = pl.Series([of_rows.get(row) for row in range(frame.height)], dtype=pl.String)
-        old = _as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
+        old = as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
         frame = frame.with_columns(
             valid=pl.col("valid_as_given") & aside.is_null(),
             reasons=pl.concat_str(old, aside.str.replace_all(";", ","), separator=";", ignore_nulls=True),
@@ -213,3 +211,119 @@ def _rule(name: str) -> str:
         return "must be like tp1, tp4, tp2-pp2 or tp8-ep"
     bounds = [(_RULES[str(check.name)], next(iter(check.statistics.values()))) for check in COLUMNS[name].checks]
     return "must be " + " and ".join(f"{word} {value:,.10g}" for word, value in bounds)
+
+
+def _without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Drop rows that another file, or the same measurement, has already.
+
+    Raises SweetspotError, naming both, if one measurement has two energies.
+    """
+    plain = [name for name, kind in frame.schema.items() if not kind.is_nested()]
+    moment = [name for name in _MOMENT if name in plain]
+    aside = ("_file", "_row", "_off", "_gpus", "valid", "reasons", "valid_as_given")
+    whole = [name for name in plain if name not in aside]
+    seen = pl.col("_file").first().over(whole) != pl.col("_file")
+    share = pl.col("_seen").mean().over("_file")
+    again = frame.with_columns(_seen=seen).select(pl.col("_seen") & (share >= _COPY)).to_series()
+    if "session" in moment and len(moment) > 1 and "repetition" in frame.columns:
+        known = pl.all_horizontal(pl.col(moment).is_not_null())
+        identity = [*GROUP, *CELL, *moment, "repetition"]
+        measured = frame.filter("valid", known, pl.col("repetition").is_not_null())
+        clash = measured.group_by(identity, maintain_order=True).agg(
+            _one=_PLACE.first(), _other=_PLACE.last(), _kinds=pl.col("energy_j").n_unique()
+        )
+        for row in clash.filter(pl.col("_kinds") > 1).head(1).iter_rows(named=True):
+            raise SweetspotError(
+                f"{row['_one']} and {row['_other']} are one measurement (session {row['session']}, repetition "
+                f"{row['repetition']}) with two energies; remove the wrong one"
+            )
+        again = again | frame.select(known & ~pl.struct(whole).is_first_distinct()).to_series()
+    if not again.any():
+        return frame, []
+    first = frame.filter(again).select(_PLACE).item(0, 0)
+    return frame.filter(~again), [f"{again.sum()} rows are there twice and counted once, first {first}"]
+
+
+def _with_latencies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Latencies as numbers, null where they are none: a time is above 0 and not longer than the run, if known."""
+    notes = []
+    for name in filter(frame.columns.__contains__, LATENCIES):
+        seconds = numbers(frame[name])
+        longest = frame["duration_s"].fill_null(float("inf")) * _LONGER
+        seconds = seconds.set(~((seconds > 0) & (seconds <= longest)).fill_null(False), None)
+        lost = frame.filter(frame[name].is_not_null() & seconds.is_null() & frame["valid"])
+        if lost.height:
+            notes.append(
+                f"{name}: values left out, as they are not times in s between 0 and the run's duration: {lost.height}, "
+                f"first {lost.select(pl.format('{}: {}', _PLACE, name)).item(0, 0)}"
+            )
+        frame = frame.with_columns(seconds)
+    return frame, notes
+
+
+def _apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Keep rows of different set-ups apart by giving each its own engine name.
+
+    Two GPU counts or two tasks in one cell are not repetitions of one measurement.
+    """
+    notes = []
+    for name in [name for name, kind in frame.schema.items() if not kind.is_nested()]:
+        if folded(name) not in _SETUPS and not any(one.quantity in BOARDS for one in meanings(name)):
+            continue
+        if name == "gpus" and "energy_j_per_gpu" in frame.columns:
+            continue  # in our own tables it repeats what `parallelism` says
+        cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
+        mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique()
+        if mixed.height:
+            value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
+            named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
+            is_mixed = _is_among(frame, mixed)
+            frame = frame.with_columns(engine=pl.when(is_mixed).then(named).otherwise("engine"))
+            notes.append(f'cells have several values of {name}: each is kept apart, as engine "… {name}=…"')
+    return frame, notes
+
+
+def _is_among(frame: pl.DataFrame, groups: pl.DataFrame) -> pl.Series:
+    """Which rows are of one of the groups."""
+    marked = groups.select(*GROUP, _among=True)
+    return frame.join(marked, on=GROUP, how="left", nulls_equal=True, maintain_order="left")["_among"].fill_null(False)
+
+
+def _check_units(frame: pl.DataFrame) -> None:
+    """Raise SweetspotError, naming two rows, if repetitions of many cells differ as much as two units do.
+
+    A cell in which most repetitions agree does not count, nor do a few cells: `fit.outliers` handles those.
+    """
+    energy = pl.col("energy_j")
+    place = pl.format("{} ({} J)", _PLACE, energy.round(3))
+    near = (energy / energy.quantile(0.5, "lower")).log().abs() < log(_TWO_UNITS) / 2
+    cells = frame.filter("valid").sort("energy_j").group_by(*GROUP, *CELL, maintain_order=True)
+    spread = cells.agg(low=place.first(), high=place.last(), ratio=energy.last() / energy.first(), near=near.mean())
+    divided = spread.filter((pl.col("ratio") > _TWO_UNITS) & (pl.col("near") <= 0.5))
+    if divided.height > _MANY * spread.height:
+        row = divided.row(0, named=True)
+        cell = f"batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens"
+        raise SweetspotError(
+            f"{row['high']} and {row['low']} are the same cell ({cell}) but differ {row['ratio']:.0f}-fold: two units? "
+            "energy_j must be joules of the whole batch"
+        )
+
+
+def _of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Set aside the few rows of a group that state no source, if its other rows state one.
+
+    Raises SweetspotError if a group has rows from several sources, or if most of its rows state none.
+    """
+    unstated = pl.col("source") == UNSPECIFIED
+    groups = frame.filter("valid").group_by(GROUP, maintain_order=True)
+    sources = groups.agg(pl.col("source").unique().sort(), _unstated=unstated.mean())
+    mixed = sources.filter(pl.col("source").list.len() > 1)
+    few = (pl.col("source").list.len() == 2) & pl.col("_unstated").is_between(0, _FEW, closed="right")
+    for row in mixed.filter(~few).head(1).iter_rows(named=True):
+        raise SweetspotError(
+            f"{group_name(row[name] for name in GROUP)}: mixes rows from {' and '.join(row['source'])} sources; fit "
+            "them separately, or give them different names in column engine"
+        )
+    aside = _is_among(frame, mixed) & (frame["source"] == UNSPECIFIED) & frame["valid"]
+    said = "rows without a known source are set aside and not fitted; other rows of their group state theirs"
+    return frame.with_columns(valid=frame["valid"] & ~aside), [f"{aside.sum()} {said}"] if aside.any() else []

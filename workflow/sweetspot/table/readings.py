@@ -2,10 +2,12 @@
 table's own other columns and with what its boards can draw; if several still do, the user is asked, with all of them.
 """
 
+import difflib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 from sweetspot.errors import SweetspotError
 from sweetspot.table import physics
 from sweetspot.table.numbers import Clues, clues, matches, numbers, parsed
-from sweetspot.table.quantities import Relation, Values, conflicts, ratios, solve
+from sweetspot.table.quantities import Relation, Values, conflicts, origins, ratios, solve
 from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
-from sweetspot.table.words import COUNTS, NUMBERS, Meaning, folded, meanings
+from sweetspot.table.words import COUNTS, FACTS, LIMITS, NUMBERS, Meaning, folded, meanings
 
 DERIVED = (*CELL, "energy_j", "duration_s")
 _WRONG, _DOUBTFUL = 1.5, 1.1  # factors by which two ways to one quantity may differ: another scope, another moment
@@ -26,12 +28,11 @@ _SAMPLE = 2000  # rows on which readings are compared
 _MOST_READINGS = 512
 ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
 _HALF = 0.5  # share of impossible rows from which a reading is impossible
-# How a header may also be meant, if the table counts requests, runs or boards.
-OF_RUN = {"energy_j": "run_energy_j", "duration_s": "run_duration_s"}
-OF_BOARD = {"power_w": "power_per_gpu_w", "energy_j": "energy_per_gpu_j"}
+BOARDS = ("gpus", "tensor_parallel", "pipeline_parallel")
 _UNITLESS = ("energyconsumed", "energyconsumption")  # codecarbon's are in kWh
 _INVALID = r"(?i)^(false|no|n|f|0|0\.0)$"
-_PLAIN = {"batch_input_tokens": "input_tokens", "batch_output_tokens": "output_tokens"}
+_TRIED = 32  # readings
+_UNITS = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}  # usual ones
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ class Reading:
         return not self.wrong and self.impossible < _HALF
 
     @property
-    def checks(self) -> int:
-        """How many relations hold that were not needed to derive something."""
-        return sum(1 for _ in ratios(self.known)) - len(self.how)
-
-    @property
     def missing(self) -> list[str]:
         """Required columns of numbers that do not follow."""
         return [name for name in REQUIRED if name in NUMBERS and name not in self.known]
@@ -71,12 +67,12 @@ class Reading:
 
     def same(self, other: "Reading") -> bool:
         """Whether both lead to the same rows; a duration that is only derived does not count."""
-        both = [name for name in DERIVED if name in self.known and name in other.known]
-        both = [name for name in both if name != "duration_s" or not {name} <= self.how.keys() & other.how.keys()]
-        pairs = [(self.known[name], other.known[name]) for name in both]
-        return self.missing == other.missing and all(
-            np.allclose(here, there, rtol=_ALIKE, atol=0, equal_nan=True) for here, there in pairs
+        both = (
+            {*DERIVED} & self.known.keys() & other.known.keys() - ({"duration_s"} & self.how.keys() & other.how.keys())
         )
+        pairs = [(self.known[name], other.known[name]) for name in both]
+        alike = (np.allclose(*pair, rtol=_ALIKE, atol=0, equal_nan=True) for pair in pairs)
+        return self.missing == other.missing and all(alike)
 
 
 class Reader:
@@ -91,7 +87,7 @@ class Reader:
         self.sample = sample.gather_every(max(1, sample.height // _SAMPLE))
         names = [name for name in frame.columns if not name.startswith("_")]
         self.options = {name: found for name in names if (found := self._meant(name))}
-        many, boards = self._several("requests", "runs"), self._several("gpus", "tensor_parallel", "pipeline_parallel")
+        many, boards = self._several("requests", "runs"), self._several(*BOARDS)
         for name in self.options.keys() - self.settled:
             self.options[name] = self._in_context(name, many, boards)
         self.clues = Clues()
@@ -119,15 +115,11 @@ class Reader:
         """What a header may mean in a table that counts requests or runs, or boards."""
         found, plain = list(self.options[name]), folded(name)
         for one in self.options[name]:
-            if many and one.quantity in OF_RUN:
-                found.append(one._replace(quantity=OF_RUN[one.quantity]))
             summed = "total" in plain or name == "energy_j" or ("gpu" not in plain and one.quantity == "energy_j")
-            if boards and one.quantity in OF_BOARD and not summed:
-                found.append(one._replace(quantity=OF_BOARD[one.quantity]))
+            scopes = {"run": many, "board": boards and not summed, "request": name != one.quantity}
+            found += [other for scope, may_be in scopes.items() if may_be for other in one.of(scope)]
             if plain in _UNITLESS:
                 found += [one.within("kWh"), one.within("Wh")]
-            if one.quantity in _PLAIN and name != one.quantity:
-                found.append(one._replace(quantity=_PLAIN[one.quantity]))
         return found if many else [one for one in found if not one.quantity.startswith("run_")] or found
 
     def _decimals(self) -> list[str]:
@@ -158,7 +150,7 @@ class Reader:
             options[name] += [None] * (name not in COLUMNS and name not in self.settled)
         if math.prod(map(len, options.values())) > _MOST_READINGS:
             options = {name: found if len(found) < 4 else found[:3] for name, found in options.items()}
-        sums = [name for name, found in self.options.items() if any(one.quantity in _PLAIN for one in found)]
+        sums = [name for name, found in self.options.items() if any(one.of("request") for one in found)]
         for combination in itertools.islice(itertools.product(*options.values()), 4 * _MOST_READINGS):
             chosen = {name: one for name, one in zip(options, combination, strict=True) if one}
             if len({_scope(chosen.get(name)) for name in sums}) < 2:  # prompts and replies are counted alike
@@ -199,16 +191,11 @@ class Reader:
                 whole = known["batch"] * known["input_tokens"] * known["output_tokens"] * known["energy_j"]
             judged = np.broadcast_to(whole > 0, off.shape)
             share = float(off[judged].mean()) if judged.any() else 0.0
-        if len(self.decimals) > 1 and self._breaks_counts(chosen, decimal):
-            share = 1.0
+        for name in [name for name, one in chosen.items() if one.quantity in COUNTS and len(self.decimals) > 1]:
+            count = numbers(parsed(self.sample[name], "count", decimal)[0])
+            share = 1.0 if (count != count.round()).any() else share  # a batch and a length have no decimals
         loose = len(conflicts(known, _DOUBTFUL)) - len(wrong)
         return Reading(chosen, decimal, given, known, how, wrong, loose, share)
-
-    def _breaks_counts(self, chosen: Mapping[str, Meaning], decimal: str) -> bool:
-        """Whether a batch or a length would have decimals."""
-        counts = [name for name, one in chosen.items() if one.quantity in COUNTS]
-        values = [numbers(parsed(self.sample[name], "count", decimal)[0]).drop_nulls() for name in counts]
-        return any((each != each.round()).any() for each in values)
 
 
 def _scope(one: Meaning | None) -> str:
@@ -223,3 +210,145 @@ def values_of(series: pl.Series, one: Meaning, decimal: str) -> NDArray[np.float
         whole = values.round()
         values = whole.zip_with((values - whole).abs() <= ROUNDED * values, values)
     return values.to_numpy()
+
+
+def choose(reader: Reader) -> tuple[Reading, list[str]]:
+    """The reading that the table and its boards allow, and notes. Raises SweetspotError if several or none do."""
+    found = list(reader.readings())
+    if not found:
+        rivals = reader.rivals()
+        quantity = next((name for name in DERIVED if name in rivals), next(iter(rivals)))
+        raise ambiguous(reader.place, rivals[quantity], quantity)
+    fullest = min(len(one.missing) for one in found)
+    found = [one for one in found if len(one.missing) == fullest]
+    good = [one for one in found if one.holds] or _in_other_units(reader, found)
+    if not good:
+        return _least_wrong(reader, found), []
+    least = min(_cost(reader, one) for one in good)
+    best = [one for one in good if _cost(reader, one) == least]
+    distinct: list[Reading] = []
+    for one in best:
+        if not any(one.same(other) for other in distinct):
+            distinct.append(one)
+    if len(distinct) > 1 and not distinct[0].missing:
+        raise SweetspotError(f"{reader.place}: {_question(distinct, reader)}")
+    reading, notes = distinct[0], []
+    times = [one.known["duration_s"] for one in best if one.same(reading) and "duration_s" in one.known]
+    if not all(np.allclose(each, times[0], rtol=1e-3, equal_nan=True) for each in times):
+        reading = replace(reading, chosen={name: one for name, one in reading.chosen.items() if one.kind != "rate"})
+    if len(reader.decimals) > 1:
+        mark = "point" if reading.decimal == "." else "comma"
+        notes.append(f"{reader.clues.unclear} and the like are read with a decimal {mark}: the other way is impossible")
+    elif reading.decimal == "," and reader.clues.comma:
+        notes.append(f"numbers are read with a decimal comma, as in {reader.clues.comma}")
+    if left := [name for name in reader.options if name not in reading.chosen]:
+        notes.append(f"not used, as other columns are read for the same: {', '.join(left)}")
+    return reading, notes
+
+
+def ambiguous(place: str, names: Sequence[str], quantity: str) -> SweetspotError:
+    """That several columns could be one quantity, and only the user can choose."""
+    choice = shlex.quote(f"{names[0]}={quantity}")
+    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; choose one with --map {choice}")
+
+
+def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:
+    """How many columns it leaves out, whether it takes some as of a run and others as of a batch, and how it agrees."""
+    scopes = set()
+    for name, options in reader.options.items():
+        of_run = [one.quantity.startswith("run_") for one in options]
+        if any(of_run) and not all(of_run):
+            scopes.add(name in reading.chosen and reading.chosen[name].quantity.startswith("run_"))
+    return len(reader.options) - len(reading.chosen), len(scopes), reading.loose
+
+
+def _in_other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
+    """Readings that hold if a header that states no unit is in another one than ours."""
+    good: list[Reading] = []
+    for reading in found:
+        for name, one in reading.chosen.items():
+            if name not in COLUMNS and name not in reader.settled and not reader.options[name][0].unit:
+                for unit in _UNITS.get(one.kind, ()):
+                    again = reader.evaluate({**reading.chosen, name: one.within(unit)}, reading.decimal)
+                    if again and again.holds and not any(again.same(known) for known in good):
+                        good.append(again)
+    return good
+
+
+def proposals(reader: Reader, readings: Sequence[Reading]) -> str:
+    """`--map` options with which the table holds, each tried on it: another unit, or another scope of a column."""
+    found: dict[str, str] = {}
+    for reading in readings[:_TRIED]:
+        for change in _changes(reading):
+            again = reader.evaluate({**reading.chosen, **change}, reading.decimal)
+            if again and again.holds and not again.missing and _is_as_sure(again, reading):
+                found.setdefault(_maps(change), again.j_per_token)
+    return " or ".join(f"{maps} ({joules})" for maps, joules in found.items())
+
+
+def _maps(change: Mapping[str, Meaning]) -> str:
+    return " ".join(f"--map {shlex.quote(f'{name}={one.header}')}" for name, one in change.items())
+
+
+def _changes(reading: Reading) -> Iterator[dict[str, Meaning]]:
+    lengths = {one.quantity: name for name, one in reading.chosen.items() if one.quantity in CELL[1:]}
+    for scope in ("batch", "run") if len(lengths) == 2 else ():
+        yield {name: Meaning(f"{scope}_{length}") for length, name in lengths.items()}
+    for name, one in reading.chosen.items():
+        yield from ({name: other} for scope in ("run", "board", "each") for other in one.of(scope))
+        yield from ({name: one.within(unit)} for unit in _UNITS.get(one.kind, ()))
+
+
+def _is_as_sure(other: Reading, reading: Reading) -> bool:
+    """Whether a reading does not hold only because nothing is left that it must agree with."""
+    assumed = {"gpus", "requests", "runs", "batch"} & other.how.keys() - reading.how.keys()
+    gone = {*DERIVED} & reading.known.keys() - other.known.keys()
+    unneeded = len([*ratios(other.known)]) - len(other.how)  # relations that hold and derived nothing
+    return not assumed and not gone and (not reading.wrong or unneeded > 0)
+
+
+def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
+    """The reading by the plain meaning of the headers, if only its size is doubtful; otherwise a SweetspotError."""
+    reading = min(found, key=lambda one: (_cost(reader, one), len(one.wrong), one.impossible))
+    if not reading.wrong:
+        return reading
+    causes = []
+    for relation, ratio in reading.wrong:
+        cause = {origin for name in relation.powers for origin in origins(name, reading.given, reading.how)}
+        causes.append((cause | {*CELL[1:]} if "tokens" in cause else cause, relation.text, max(ratio, 1 / ratio)))
+    cause, relation_text, factor = min(causes, key=lambda each: len(each[0]))
+    names = ", ".join(name for name, one in reading.chosen.items() if one.quantity in cause)
+    advice = proposals(reader, [reading, *found])
+    tail = f"what would agree: {advice}" if advice else "correct or remove one of these columns"
+    raise SweetspotError(f"{reader.place}: {names} disagree by a factor of {factor:.3g} ({relation_text}); {tail}")
+
+
+def _question(several: Sequence[Reading], reader: Reader) -> str:
+    """Which of several readings is right, for the user to say, with the option for each."""
+    if len({one.decimal for one in several}) > 1:
+        ways = ", or ".join(f"--decimal {one.decimal} ({one.j_per_token})" for one in several)
+        mark = "point" if "." in str(reader.clues.unclear) else "comma"
+        return f"{reader.clues.unclear} may have a decimal {mark}, or it separates thousands; say which: {ways}"
+    differing = [name for name in reader.options if len({one.chosen.get(name) for one in several}) > 1]
+    kinds = {name: {one.chosen[name].kind for one in several if name in one.chosen} for name in differing}
+    # A rate only has to agree; it does not decide what the rows are.
+    differing = [name for name in differing if not kinds[name] <= {"rate", "efficiency"}] or differing
+    lines = []
+    for one in several:
+        meant = {name: one.chosen[name] for name in differing if name in one.chosen}
+        said = [f"{name} is {of.said}{f' in {of.unit}' * (of.factor != 1)}" for name, of in meant.items()]
+        lines.append(f"\n  {' and '.join(said)}: {_maps(meant)} ({one.j_per_token})")
+    rivals = {quantity for quantity, names in reader.rivals().items() if {*names} & {*differing}}
+    which = f"can be read in {len(several)} ways"
+    if rivals and len(differing) > 1:
+        which = f"could all be {' or '.join(sorted(rivals))}"
+    return f"{' and '.join(differing)} {which}; only you can say which:{''.join(lines)}"
+
+
+def hints(name: str, columns: Iterable[str]) -> list[str]:
+    """Columns that may be meant by a missing one, most likely first; limits of the engine are not among them."""
+    plain = {folded(column): column for column in columns if folded(column) not in LIMITS}
+    known = [alias for alias in FACTS["hints"].get(name, ()) if alias in plain]
+    if name in CELL and not known:  # energies differ in scope
+        known = difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7)
+    return [plain[alias] for alias in known]

@@ -14,14 +14,14 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.choice import ambiguous, hints
 from sweetspot.table.files import read_file, renamed, shortened, whole_numbers
 from sweetspot.table.numbers import NO_NUMBER, blank, clues, matches, numbers, parsed
+from sweetspot.table.readings import ambiguous, hints
 from sweetspot.table.words import FACTS, folded, meanings
 
 _LENGTHS = ("input_tokens", "output_tokens")
 _TIMES, _STATES = FACTS["log"]["times"].split(), FACTS["log"]["states"].split()
-_MOST_ABORTED = 0.5
+_MOST_ABORTED = 0.5  # share of requests without a reply up to which that is no mistake
 # Numbers of this size are seconds, milliseconds, microseconds or nanoseconds since 1970, or seconds from a start.
 _SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (0.0, 1.0))
 
@@ -50,10 +50,11 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     if not frame.height:
         raise SweetspotError(f"{path}: no requests; give rows with {' and '.join(_LENGTHS)}")
     columns = _columns(path, frame)
-    theirs = [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]
-    if theirs:
+    if theirs := [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]:
         notes.append(f"read {', '.join(theirs)}")
-    mark = "," if not loaded.typed and any(_separates_thousands(frame[name]) for name in columns.values()) else "."
+    # A count has no decimals: in 1.024 the point separates thousands.
+    seen = [] if loaded.typed else [clues(frame[name]) for name in columns.values()]
+    mark = "," if any(one.comma or ("." in (one.unclear or "") and not one.point) for one in seen) else "."
     given = {ours: blank(parsed(frame[column], "count", mark)[0]) for ours, column in columns.items()}
     prompt, reply = given["input_tokens"], given["output_tokens"]
     counts = given.get("count", pl.repeat(1, frame.height, eager=True))
@@ -90,25 +91,13 @@ def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
         if names:
             found[ours] = names[0]
     if missing := [name for name in _LENGTHS if name not in found]:
-        spare = [name for name in there if name not in found.values() and _counts(frame[name])]
+        spare = [name for name in there if name not in found.values() and (numbers(frame[name]) % 1 == 0).any()]
         maps = [shlex.quote(f"{next(iter(hints(name, spare)), 'THEIRS')}={name}") for name in missing]
         raise SweetspotError(
             f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
             f"{shortened(there, ', ', 30)}; if the file has other names for them, add --map {' --map '.join(maps)}"
         )
     return found
-
-
-def _separates_thousands(series: pl.Series) -> bool:
-    """Whether points separate thousands, as in 1.024: a count has no decimals."""
-    found = clues(series)
-    return bool(found.comma or (found.unclear and "." in found.unclear and not found.point))
-
-
-def _counts(series: pl.Series) -> bool:
-    """Whether a column holds whole numbers, as lengths are."""
-    values = numbers(series).drop_nulls()
-    return bool((values == values.floor()).all() and (values > 0).any())
 
 
 def _aborted(frame: pl.DataFrame) -> pl.Series:

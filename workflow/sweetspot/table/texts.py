@@ -1,12 +1,14 @@
-"""Text as a table: encodings, separators, the line of the header, and reports of several blocks."""
+"""Text as a table: encodings; separators, the line of the header, reports of several blocks; JSON."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
-from sweetspot.table.words import UNITS, folded, meanings
+from sweetspot.table.words import FACTS, UNITS, folded, meanings
 
 _SEPARATORS = (",", ";", "\t", "|", " ")
 _SEARCHED = 40  # lines at the start among which the header is
@@ -80,9 +82,7 @@ def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl
         elif columns[named].equals(series):
             notes.append(f"column {named} is there twice, with equal values")
         else:
-            raise TextError(
-                f"line {start + 1}: two columns are called {named!r} and differ; rename or remove one of them"
-            )
+            raise TextError(f"line {start + 1}: two columns are called {named!r} and differ; rename or remove one")
     return _units(pl.DataFrame(columns)), notes
 
 
@@ -108,12 +108,9 @@ def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int
         yield from ((index, lines[index].split()) for index in range(start, len(lines)))
         return
     reader = csv.reader((f"{line}\n" for line in lines[start:]), delimiter=separator, strict=True)
-    while True:
-        first = start + reader.line_num
+    while (first := start + reader.line_num) < len(lines):
         try:
             fields, spoilt = next(reader), False
-        except StopIteration:
-            return
         except csv.Error:
             fields, spoilt = [], True
         whole = lines[first : start + reader.line_num]
@@ -151,3 +148,84 @@ def _blocks(lines: list[str]) -> pl.DataFrame:
             row |= {metric: named["Value"] or None} if "Value" in named else {}
             row |= {"GPU_Name": named["GPU_Name"]} if "GPU_Name" in named else {}
     return pl.DataFrame(row, schema=dict.fromkeys(row, pl.String))
+
+
+def objects(text: str) -> pl.DataFrame:
+    """The rows of a JSON text: an array, rows one after another, columns, or one result; nested names have dots.
+
+    Raises TextError, naming the line or the row, if it is none."""
+    try:
+        found = list(_values(text.strip()))
+        found = _of_one(found[0]) if len(found) == 1 else found
+        for number, row in enumerate(found, 1):
+            if not isinstance(row, dict):
+                raise TextError(f"row {number} is not a JSON object")
+        rows = [dict(_flat(row)) for row in found]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pl.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    except RecursionError:
+        raise TextError("line 1: nested too deeply for a table") from None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON values in a text, one after another."""
+    decoder, place = json.JSONDecoder(), 0
+    while place < len(text):
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            early = error.pos >= len(text) - 1 or "Unterminated" in error.msg
+            why = "the text ends inside a value: it is cut short" if early else error.msg
+            row = f" (row {text.count(chr(10), 0, place) + 1} is not a JSON object)" if place else ""
+            raise TextError(f"line {error.lineno}: not JSON: {why}{row}") from None
+        yield value
+        place = end
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+
+
+def _of_one(value: Any) -> list[Any]:
+    """The rows of one JSON value: of an array, of columns, of a result with its rows, or itself as the only row."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    parts = list(value.values())
+    if parts and all(isinstance(part, list) and len(part) == len(parts[0]) > 0 for part in parts):
+        return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]
+    if len(parts) > 1 and all(isinstance(part, dict) and part and part.keys() == parts[0].keys() for part in parts):
+        if all(name.isdigit() for name in parts[0]):  # as pandas writes a frame
+            return [{name: part[key] for name, part in value.items()} for key in parts[0]]
+        if all(name.isdigit() for name in value):
+            return parts
+    for name in FACTS["rows"]:
+        inner = value.get(name)
+        if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner):
+            beside = {key: part for key, part in value.items() if key != name and not isinstance(part, list)}
+            return [beside | row for row in inner]
+    return [value]
+
+
+def _flat(row: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            one_word = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+            yield f"{above}{name}", value[0] if one_word else value
+
+
+def _column(values: list[Any]) -> pl.Series:
+    """Of numbers, or lists of them, if all values are; otherwise of text. NaN is missing."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds in (set(), {bool}):
+        return pl.Series(values)
+    if kinds <= {int, float}:
+        return pl.Series([_number(value) for value in values], strict=False)
+    if kinds == {list} and {type(part) for value in values for part in value or ()} <= {int, float}:
+        return pl.Series(values, strict=False)
+    return pl.Series([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
+
+
+def _number(value: Any) -> int | float | None:
+    if value is None or value != value:
+        return None
+    return value if abs(value) < 2**63 else float("inf") if abs(value) > 1e308 else float(value)

@@ -51,6 +51,10 @@ class Meaning(NamedTuple):
         """The quantity in words."""
         return str(_QUANTITIES[self.quantity].get("says", self.quantity))
 
+    def of(self, scope: str) -> "list[Meaning]":
+        """What it is if it is of a whole "run", of one "board", of one "request", or of "each" request or token."""
+        return [self._replace(quantity=other) for other in FACTS["scopes"][scope].get(self.quantity, ())]
+
     def within(self, unit: str) -> "Meaning":
         """The same quantity in another unit."""
         return Meaning(self.quantity, UNITS[self.kind][unit], unit)

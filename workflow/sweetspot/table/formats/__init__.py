@@ -38,10 +38,6 @@ class Format:
     choose: Mapping[str, Sequence[str]]
     sample: Mapping[str, Any]
 
-    def fits(self, names: Sequence[str]) -> bool:
-        """Whether a table with these columns is of this format."""
-        return any(all(fnmatch.filter(names, key) for key in keys) for keys in self.keys)
-
     def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         """Our columns and quantities, without those that the format does not name, except ours; and their names.
 
@@ -87,7 +83,10 @@ def all_formats() -> tuple[Format, ...]:
 
 def recognised(names: Sequence[str]) -> Format | None:
     """The format of a table with these columns; None if it is of none."""
-    return next((form for form in all_formats() if form.fits(names)), None)
+    for form in all_formats():
+        if any(all(fnmatch.filter(names, key) for key in keys) for keys in form.keys):
+            return form
+    return None
 
 
 def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None:
