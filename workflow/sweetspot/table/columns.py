@@ -3,13 +3,11 @@
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table import formats
@@ -23,23 +21,12 @@ from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings, un
 _ROW_OFF = 2.0  # factor between two ways to a row's quantity from which the row is set aside
 
 
-@dataclass
-class Named:
-    """A frame with our columns, what was understood, and how a table that cannot be true would be plausible.
-
-    Columns of `frame`: `_off`, reasons to set rows aside; `_gpus`, the number of boards if a column counts them.
-    """
-
-    frame: pl.DataFrame
-    notes: list[str] = field(default_factory=list)
-    advice: str = ""
-
-
 def named(
     path: Path, raw: pl.DataFrame, rename: Mapping[str, str], constants: Mapping[str, str], decimal: str = ""
-) -> Named:
-    """One table with our column names and units.
+) -> tuple[pl.DataFrame, list[str], str]:
+    """One table with our column names and units, what was understood, and how it would be plausible if it is not.
 
+    Besides ours, it has columns `_off`, reasons to set rows aside, and `_gpus`, the number of boards if it is known.
     Applies `rename` (theirs to ours, or to any header that is understood), then the format if it is one of the field's,
     then `constants` (one value for every row), then common headers. Raises SweetspotError if a required column is
     missing, if several columns could be it, or if columns contradict each other.
@@ -66,13 +53,10 @@ def named(
     missing = [name for name in REQUIRED if name in reading.missing or (name not in NUMBERS and name not in there)]
     if missing:
         raise _refusal(reader, reading, missing, form)
-    result = Named(frame, notes + read)
-    known = _apply(result, reader, reading)
-    if form and "parallelism" not in result.frame.columns and "gpus" in known:
-        result.frame = result.frame.with_columns(parallelism=_label(known, frame.height))
-    if not reading.holds and (advice := proposals(reader, [reading])):
-        result.advice = f"plausible would be {advice}"
-    return result
+    frame, applied, known = _applied(reader, reading)
+    if form and "parallelism" not in frame.columns and "gpus" in known:
+        frame = frame.with_columns(parallelism=_label(known, frame.height))
+    return frame, notes + read + applied, "" if reading.holds else proposals(reader, [reading])
 
 
 def _with_unit(theirs: str, ours: str) -> str:
@@ -82,9 +66,9 @@ def _with_unit(theirs: str, ours: str) -> str:
     return named if stated and ours in NUMBERS and meanings(named) else ours
 
 
-def _apply(result: Named, reader: Reader, reading: Reading) -> Values:
-    """Rename, convert and derive the columns of a frame as the reading says; returns all that follows from them."""
-    frame, read = result.frame, []
+def _applied(reader: Reader, reading: Reading) -> tuple[pl.DataFrame, list[str], Values]:
+    """The frame with columns renamed, converted and derived as the reading says; notes; and all that follows."""
+    frame, read, notes = reader.frame, [], []
     given: Values = {}
     sources: dict[str, str] = {}
     columns: dict[str, pl.Series] = {}
@@ -94,23 +78,23 @@ def _apply(result: Named, reader: Reader, reading: Reading) -> Values:
             if one.kind == "text" and not series.equals(frame[sources[quantity]]):
                 if quantity == "model" != sources[quantity]:
                     raise ambiguous(reader.place, [sources[quantity], name], quantity)
-                result.notes.append(f"{name} is not used, as {sources[quantity]} is read as {quantity}")
+                notes.append(f"{name} is not used, as {sources[quantity]} is read as {quantity}")
             continue
         sources[quantity] = name
         columns[quantity] = series
         if quantity == "gpu" and series.dtype == pl.String:  # "2 x NVIDIA H100" is codecarbon's way
             columns["gpu"] = series.str.replace(r"^\d+ ?x ", "")
         if quantity in NUMBERS:
-            columns[quantity], notes = parsed(series, one.kind, reading.decimal, one.factor)
+            columns[quantity], units = parsed(series, one.kind, reading.decimal, one.factor)
             given[quantity] = values_of(series, one, reading.decimal)
-            result.notes += [f"{name}: {note}" for note in notes]
+            notes += [f"{name}: {note}" for note in units]
             if one.factor != 1:
                 told = "by its name" if one in meanings(name) else "by its size"
-                result.notes.append(f"{name} is in {one.unit} {told}: multiplied by {one.factor:g} for {quantity}")
+                notes.append(f"{name} is in {one.unit} {told}: multiplied by {one.factor:g} for {quantity}")
         if quantity in COLUMNS and folded(name) != folded(quantity):
             read.append(f"{name} as {quantity}")
     if read:
-        result.notes.append(f"read {', '.join(read)}; change this with --map THEIRS=OURS")
+        notes.append(f"read {', '.join(read)}; change this with --map THEIRS=OURS")
     known, how = solve(given)
     moved = [(name, one.quantity) for name, one in reading.chosen.items() if name != one.quantity]
     frame = frame.drop(
@@ -123,10 +107,14 @@ def _apply(result: Named, reader: Reader, reading: Reading) -> Values:
         if values.null_count() and source:  # a value that is not a number stays, so that its row is reported as written
             values = values.cast(pl.String).fill_null(columns[source].cast(pl.String))
         frame = frame.with_columns(values.alias(quantity))
-        result.notes.append(f"{quantity} is {_product(powers, sources)}")
+        notes.append(f"{quantity} is {_product(powers, sources)}")
     gpus = np.broadcast_to(known.get("gpus", np.full(1, np.nan)), frame.height)
-    result.frame = frame.with_columns(_off=_rows_off(known, frame.height), _gpus=pl.Series(gpus).fill_nan(None))
-    return known
+    aside = pl.repeat(None, frame.height, dtype=pl.String, eager=True)  # single rows that contradict themselves
+    for relation, ratio in ratios(known):
+        far = (ratio > _ROW_OFF) | ((ratio >= 0) & (ratio < 1 / _ROW_OFF))
+        off = pl.Series(np.broadcast_to(far, frame.height), dtype=pl.Boolean)
+        aside = aside.set(off, f"disagrees with itself more than twofold: {relation.text}")
+    return frame.with_columns(_off=aside, _gpus=pl.Series(gpus).fill_nan(None)), notes, known
 
 
 def _label(known: Values, height: int) -> pl.Series:
@@ -142,16 +130,6 @@ def _product(powers: Mapping[str, Fraction], sources: Mapping[str, str]) -> str:
     over = [sources.get(name, name) for name in first if powers[name] > 0]
     under = [sources.get(name, name) for name in first if powers[name] < 0]
     return " times ".join(over or ["1"]) + (f" over {' and '.join(under)}" if under else "")
-
-
-def _rows_off(known: Values, height: int) -> pl.Series:
-    """Why single rows contradict themselves, where the table as a whole does not; null for the others."""
-    said: NDArray[np.object_] = np.full(height, None)
-    for relation, ratio in ratios(known):
-        with np.errstate(all="ignore"):
-            off = np.abs(np.log(np.broadcast_to(ratio, height))) > np.log(_ROW_OFF)
-        said[off] = f"disagrees with itself more than twofold: {relation.text}"
-    return pl.Series(said.tolist(), dtype=pl.String)
 
 
 def _refusal(reader: Reader, reading: Reading, missing: list[str], form: "formats.Format | None") -> SweetspotError:
@@ -173,8 +151,10 @@ def _refusal(reader: Reader, reading: Reading, missing: list[str], form: "format
     elif {"duration_s", "run_duration_s"} & known.keys():
         of_run = "run_" * ("requests" in known)
         ways["energy_j"] = f"--set power_w=WATTS (mean of all boards) or --set {of_run}energy_j=JOULES"
-    if _holds(reader, guesses):
-        ways |= {ours: f"--map {shlex.quote(f'{theirs}={ours}')}" for theirs, ours in guesses.items()}
+    with suppress(SweetspotError):  # guesses that the table contradicts are not printed
+        trial = Reader(reader.place, reader.frame.rename(guesses), [*reader.settled, *guesses.values()])
+        if choose(trial)[0].holds:
+            ways |= {ours: f"--map {shlex.quote(f'{theirs}={ours}')}" for theirs, ours in guesses.items()}
     remedies = " ".join(ways.get(name, f"--set {name}=NUMBER") for name in missing)
     limits = [name for name in there if folded(name) in LIMITS and "batch" in missing]
     told = f"{', '.join(limits)} is a limit of the engine, not the batch that ran; " if limits else ""
@@ -187,11 +167,3 @@ def _refusal(reader: Reader, reading: Reading, missing: list[str], form: "format
     what = f"{form.name} does not say {names}" if form else what
     explained = "(--map renames a column of the table, --set gives all rows one value)"
     return SweetspotError(f"{reader.place}: {what}; {told}add {remedies} {explained}")
-
-
-def _holds(reader: Reader, guesses: Mapping[str, str]) -> bool:
-    """Whether the table read with all guesses holds; what it still lacks does not matter."""
-    with suppress(SweetspotError):
-        trial = Reader(reader.place, reader.frame.rename(dict(guesses)), [*reader.settled, *guesses.values()])
-        return choose(trial)[0].holds
-    return False

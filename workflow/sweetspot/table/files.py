@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
@@ -62,12 +63,15 @@ def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
         raise SweetspotError(f"{str(path)[:200]}: cannot be read: {error.strerror}") from None
     try:
         found = _parsed(_unpacked(data) if name.endswith(".gz") else data, suffix, exact, comments)
-        frame = _plain(found.frame)
+        frame = found.frame
+        frame.columns = [name.strip() for name in frame.columns]
     except texts.TextError as error:
         raise SweetspotError(f"{path}, {error}") from None
     except (pl.exceptions.PolarsError, OSError, ValueError, zipfile.BadZipFile, MemoryError) as error:
         detail = (str(error).splitlines() or ["?"])[0][:300]
         raise SweetspotError(f"{path}: cannot be read: {detail}; {OF_WORKFLOW}") from None
+    words = cs.by_dtype(pl.Categorical, pl.Enum)
+    frame = frame.with_columns(words.cast(pl.String), cs.decimal().cast(pl.Float64))
     if frame.width:
         numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
         frame = numbered.filter(~pl.all_horizontal(pl.col(frame.columns).is_null()))
@@ -118,17 +122,6 @@ def _sheet(data: bytes) -> tuple[str, list[str]]:
     name, frame = next(iter((full or sheets).items()))
     others = [other for other in sheets if other != name and sheets[other].height]
     return frame.write_csv(include_header=False), [f"sheets left out: {', '.join(others)}"] if others else []
-
-
-def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with categories as text, decimals as floats, and headers without surrounding spaces."""
-    names = [name.strip() for name in frame.columns]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"several columns are called {', '.join(sorted(twice))}; rename them")
-    frame.columns = names
-    named = [name for name, kind in frame.schema.items() if kind.base_type() in (pl.Categorical, pl.Enum)]
-    exact = [name for name, kind in frame.schema.items() if kind.base_type() == pl.Decimal]
-    return frame.with_columns(pl.col(named).cast(pl.String), pl.col(exact).cast(pl.Float64))
 
 
 def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> list[pl.DataFrame]:

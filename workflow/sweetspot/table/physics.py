@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,13 +20,6 @@ from sweetspot.table.words import FACTS
 from sweetspot.vocabulary import ONE_GPU
 
 _BOUNDS: dict[str, Any] = FACTS["bounds"]
-
-
-class Limits(NamedTuple):
-    """Rows whose power, and whose energy, no such board and model can have; what a row lacks is not judged."""
-
-    power: NDArray[np.bool_]
-    energy: NDArray[np.bool_]
 
 
 @cache
@@ -56,8 +49,8 @@ def _of(gpu: str, model: str) -> tuple[float, ...]:
     return (*(share * watts for share in _BOUNDS["of_tdp"]), 0.0, 0.0, *costs, *costs, watts, *_size(model))
 
 
-def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
-    """Which rows with these quantities (and gpus, if known) cannot be, on these boards with these models."""
+def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows whose power, and whose energy, no such boards and models can have; what a row lacks is not judged."""
     names = pl.DataFrame({"gpu": as_text(gpu).fill_null(""), "model": as_text(model).fill_null("")})
     kinds = names.unique().with_row_index("_kind")
     kind = names.join(kinds, on=["gpu", "model"], how="left", maintain_order="left")["_kind"].to_numpy()
@@ -73,10 +66,8 @@ def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
         most = m * (2 * many + cached) * byte + 2 * many * tokens * flop
         low_j = np.fmax(_BOUNDS["fast"] * least, _BOUNDS["smallest_j_per_token"] * tokens)
         high_j = _BOUNDS["slow"] * most + count * watts * (m * _BOUNDS["pass_s"] + _BOUNDS["run_s"])
-        return Limits(
-            (power < count * each_low + all_low) | (power > count * each_high + all_high),
-            (energy < low_j) | (energy > high_j),
-        )
+        odd_power = (power < count * each_low + all_low) | (power > count * each_high + all_high)
+        return odd_power, (energy < low_j) | (energy > high_j)
 
 
 def boards(labels: pl.Series) -> pl.Series:
@@ -94,19 +85,19 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
     valid = frame.filter("valid").with_columns(_power=pl.col("energy_j") / pl.col("duration_s"))
     known: Values = {name: valid[name].cast(pl.Float64).to_numpy() for name in (*CELL, "energy_j", "duration_s")}
     known["gpus"] = valid["_gpus"].fill_null(boards(valid["parallelism"])).to_numpy()
-    off = exceeded(known, valid["gpu"], valid["model"])
-    for row in valid.filter(off.power).head(1).iter_rows(named=True):
+    odd_power, odd_energy = exceeded(known, valid["gpu"], valid["model"])
+    for row in valid.filter(odd_power).head(1).iter_rows(named=True):
         board = find(row["gpu"])
         named = f"{board.name} ({board.tdp_w:g} W) does not draw" if board else "no GPU draws"
         found.append(
-            f"{off.power.sum()} rows imply a power that {named}, first {row['_file']}, row {row['_row']}: "
+            f"{odd_power.sum()} rows imply a power that {named}, first {row['_file']}, row {row['_row']}: "
             f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
             "(not Wh, kJ or mJ), for the whole batch (not one request) on one board, and duration_s in seconds?"
         )
-    for row in valid.filter(off.energy).head(1).iter_rows(named=True):
+    for row in valid.filter(odd_energy).head(1).iter_rows(named=True):
         each = row["energy_j"] / (row["batch"] * row["output_tokens"])
         found.append(
-            f"{off.energy.sum()} rows have an energy that such a model on such a board cannot need, first "
+            f"{odd_energy.sum()} rows have an energy that such a model on such a board cannot need, first "
             f"{row['_file']}, row {row['_row']}: {row['energy_j']:.4g} J is {each:.2g} J per output token; is energy_j "
             "in joules (not Wh, kJ or mJ), for the whole batch?"
         )
@@ -119,4 +110,4 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
             f"first batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
             f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
         )
-    return found, bool(valid.height and (off.power | off.energy).mean() >= _BOUNDS["half"])
+    return found, bool(valid.height and (odd_power | odd_energy).mean() >= _BOUNDS["half"])

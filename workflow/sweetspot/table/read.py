@@ -13,9 +13,9 @@ from sweetspot.errors import SweetspotError
 from sweetspot.precision import name_of
 from sweetspot.table.columns import named
 from sweetspot.table.files import read_file, renamed, shortened
-from sweetspot.table.numbers import NO_NUMBER, NOTHING, as_text, blank, numbers
+from sweetspot.table.numbers import NO_NUMBER, NOTHING, as_text, blank, matches, numbers
 from sweetspot.table.physics import doubts
-from sweetspot.table.readings import BOARDS, ROUNDED
+from sweetspot.table.readings import BOARDS, FALSE, ROUNDED
 from sweetspot.table.schema import CELL, COLUMNS, GROUP, SOURCES, Row, group_name
 from sweetspot.table.words import folded, meanings
 from sweetspot.vocabulary import LATENCIES, UNSPECIFIED
@@ -23,8 +23,7 @@ from sweetspot.vocabulary import LATENCIES, UNSPECIFIED
 # Columns in which zero means not measured, or not applicable.
 _ZERO_IS_NOTHING = ("duration_s", "idle_w", "in_flight", "waves", "experts", "experts_per_token")
 _MOST = 0.5  # share of unusable rows above which the whole table is refused
-_TRUTH = {word: True for word in ("true", "yes", "y", "t", "1", "1.0")}
-_TRUTH |= {word: False for word in ("false", "no", "n", "f", "0", "0.0")}
+_TRUE = r"(?i)^(true|yes|y|t|1|1\.0)$"
 _RULES = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less_than": "below"}
 # Frames here have columns _file and _row, which say where each row comes from. Each check returns the frame and notes.
 _PLACE = pl.format("{}, row {}", "_file", "_row")
@@ -73,23 +72,24 @@ def read(
     raws = [(path, file) for path, file in loaded if file.frame.width]
     renamed([(path, file.frame) for path, file in raws], rename or {})  # its columns must be there, in some file
     # Reading files with equal schemas together makes thousands of blocks of a campaign as cheap as one file.
+    alike: dict[tuple[str, bool], list[pl.DataFrame]] = {}
     seen: set[Path] = set()
-    alike: dict[tuple[str, bool], list[tuple[Path, pl.DataFrame]]] = {}
     for path, file in raws:
-        numbered = file.frame.with_columns(_file=pl.lit(f"{path}{' (again)' * (path in seen)}"))
+        placed = file.frame.with_columns(_file=pl.lit(f"{path}{' (again)' * (path in seen)}"))
+        alike.setdefault((str(file.frame.schema), file.typed), []).append(placed)
         seen.add(path)
-        alike.setdefault((str(file.frame.schema), file.typed), []).append((path, numbered))
     frames, problems, advice = [], [], []
     remarks: dict[str, list[str]] = {}
     for (_, typed), same in alike.items():
-        together = pl.concat([frame for _, frame in same])
+        together = pl.concat(same)
         if together.height:
-            one = named(same[0][0], together, rename or {}, constants or {}, decimal or ("." if typed else ""))
-            frame, found = _checked(one.frame, remarks)
+            place, mark = Path(together["_file"][0].removesuffix(" (again)")), decimal or ("." if typed else "")
+            frame, understood, advised = named(place, together, rename or {}, constants or {}, mark)
+            frame, found = _checked(frame, remarks)
             frames.append(frame)
             problems += found
-            said += [note for note in one.notes if note not in said]
-            advice += [one.advice] * bool(one.advice)
+            said += [note for note in understood if note not in said]
+            advice += [f"plausible would be {advised}"] * bool(advised)
     rows = sum(frame.height for frame in frames)
     if not rows:
         raise SweetspotError(f"{', '.join(map(str, paths))}: no rows; is it the table of measurements?")
@@ -167,7 +167,7 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
         if frame["valid_as_given"][row]:
             of_rows[row] = f"{of_rows[row]}, {name} {what}" if row in of_rows else f"{place[row]}: {name} {what}"
     if of_rows:
-        aside = pl.Series([of_rows.get(row) for row in range(frame.height)], dtype=pl.String)
+        aside = pl.Series(map(of_rows.get, range(frame.height)), dtype=pl.String)
         old = as_text(frame["reasons"]).replace("", None) if "reasons" in frame.columns else pl.lit(None, pl.String)
         frame = frame.with_columns(
             valid=pl.col("valid_as_given") & aside.is_null(),
@@ -187,8 +187,8 @@ def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, str, dict
     if kind == pl.String:
         return series.cast(pl.String), "", {}
     if kind == pl.Boolean:
-        lowered = series.cast(pl.String).str.to_lowercase()
-        return lowered.replace_strict(_TRUTH, default=None, return_dtype=pl.Boolean), "must be true or false", {}
+        false, true = matches(series.cast(pl.String), FALSE), matches(series.cast(pl.String), _TRUE)
+        return true.set(~true & ~false, None), "must be true or false", {}
     if series.name == "repetition" and series.dtype == pl.String:
         label = series.is_not_null() & series.cast(pl.Float64, strict=False).is_null()
         changes["is a label: its last number is used"] = label
@@ -262,23 +262,18 @@ def _with_latencies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Keep rows of different set-ups apart by giving each its own engine name.
-
-    Two GPU counts or two tasks in one cell are not repetitions of one measurement.
-    """
+    """Keep rows of different set-ups apart by giving each its own engine name: they are not repetitions."""
     notes = []
     for name in [name for name, kind in frame.schema.items() if not kind.is_nested()]:
-        if folded(name) not in _SETUPS and not any(one.quantity in BOARDS for one in meanings(name)):
-            continue
-        if name == "gpus" and "energy_j_per_gpu" in frame.columns:
-            continue  # in our own tables it repeats what `parallelism` says
+        is_setup = folded(name) in _SETUPS or any(one.quantity in BOARDS for one in meanings(name))
+        if not is_setup or (name == "gpus" and "energy_j_per_gpu" in frame.columns):
+            continue  # in our own tables `gpus` repeats what `parallelism` says
         cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
         mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique()
         if mixed.height:
             value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
             named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
-            is_mixed = _is_among(frame, mixed)
-            frame = frame.with_columns(engine=pl.when(is_mixed).then(named).otherwise("engine"))
+            frame = frame.with_columns(engine=pl.when(_is_among(frame, mixed)).then(named).otherwise("engine"))
             notes.append(f'cells have several values of {name}: each is kept apart, as engine "… {name}=…"')
     return frame, notes
 
@@ -314,9 +309,8 @@ def _of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
     Raises SweetspotError if a group has rows from several sources, or if most of its rows state none.
     """
-    unstated = pl.col("source") == UNSPECIFIED
     groups = frame.filter("valid").group_by(GROUP, maintain_order=True)
-    sources = groups.agg(pl.col("source").unique().sort(), _unstated=unstated.mean())
+    sources = groups.agg(pl.col("source").unique().sort(), _unstated=(pl.col("source") == UNSPECIFIED).mean())
     mixed = sources.filter(pl.col("source").list.len() > 1)
     few = (pl.col("source").list.len() == 2) & pl.col("_unstated").is_between(0, _FEW, closed="right")
     for row in mixed.filter(~few).head(1).iter_rows(named=True):

@@ -18,7 +18,7 @@ from sweetspot.table import physics
 from sweetspot.table.numbers import Clues, clues, matches, numbers, parsed
 from sweetspot.table.quantities import Relation, Values, conflicts, origins, ratios, solve
 from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
-from sweetspot.table.words import COUNTS, FACTS, LIMITS, NUMBERS, Meaning, folded, meanings
+from sweetspot.table.words import COUNTS, FACTS, LIMITS, NUMBERS, QUANTITIES, Meaning, folded, meanings
 
 DERIVED = (*CELL, "energy_j", "duration_s")
 _WRONG, _DOUBTFUL = 1.5, 1.1  # factors by which two ways to one quantity may differ: another scope, another moment
@@ -30,7 +30,7 @@ ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less t
 _HALF = 0.5  # share of impossible rows from which a reading is impossible
 BOARDS = ("gpus", "tensor_parallel", "pipeline_parallel")
 _UNITLESS = ("energyconsumed", "energyconsumption")  # codecarbon's are in kWh
-_INVALID = r"(?i)^(false|no|n|f|0|0\.0)$"
+FALSE = r"(?i)^(false|no|n|f|0|0\.0)$"
 _TRIED = 32  # readings
 _UNITS = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}  # usual ones
 
@@ -82,7 +82,7 @@ class Reader:
         """`settled` headers are meant as they are called; `decimal` is the mark, if the user gave it."""
         self.place, self.frame, self.settled = place, frame, set(settled)
         valid = frame["valid"].cast(pl.String) if "valid" in frame.columns else pl.Series([""])
-        valid_rows = frame.filter(~matches(valid, _INVALID))
+        valid_rows = frame.filter(~matches(valid, FALSE))
         sample = valid_rows if valid_rows.height else frame
         self.sample = sample.gather_every(max(1, sample.height // _SAMPLE))
         names = [name for name in frame.columns if not name.startswith("_")]
@@ -171,13 +171,12 @@ class Reader:
             if one.quantity in NUMBERS:
                 if (key := (name, one, decimal)) not in self._values:
                     self._values[key] = values_of(self.sample[name], one, decimal)
-                values = self._values[key]
-                if one.quantity in given and len(values):
+                first, values = given.setdefault(one.quantity, self._values[key]), self._values[key]
+                if first is not values and len(values):
                     with np.errstate(all="ignore"):
-                        ratio = values / given[one.quantity]
+                        ratio = values / first
                     if not np.isfinite(ratio).any() or abs(np.nanmedian(ratio) - 1) >= _TWICE:
                         return None
-                given.setdefault(one.quantity, values)
         known, how = solve(given)
         wrong = conflicts(known, _WRONG)
         share = 0.0
@@ -185,11 +184,8 @@ class Reader:
             text = {one.quantity: self.sample[name] for name, one in chosen.items() if one.kind == "text"}
             nothing = pl.Series([None] * self.sample.height, dtype=pl.String)
             boards = {"gpus": physics.boards(self.sample["parallelism"]).to_numpy()} if "parallelism" in text else {}
-            exceeded = physics.exceeded(boards | known, text.get("gpu", nothing), text.get("model", nothing))
-            off = exceeded.power | exceeded.energy
-            with np.errstate(all="ignore"):
-                whole = known["batch"] * known["input_tokens"] * known["output_tokens"] * known["energy_j"]
-            judged = np.broadcast_to(whole > 0, off.shape)
+            off = np.logical_or(*physics.exceeded(boards | known, text.get("gpu", nothing), text.get("model", nothing)))
+            judged = np.all([np.broadcast_to(known[name], off.shape) > 0 for name in (*CELL, "energy_j")], axis=0)
             share = float(off[judged].mean()) if judged.any() else 0.0
         for name in [name for name, one in chosen.items() if one.quantity in COUNTS and len(self.decimals) > 1]:
             count = numbers(parsed(self.sample[name], "count", decimal)[0])
@@ -221,15 +217,12 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
         raise ambiguous(reader.place, rivals[quantity], quantity)
     fullest = min(len(one.missing) for one in found)
     found = [one for one in found if len(one.missing) == fullest]
-    good = [one for one in found if one.holds] or _in_other_units(reader, found)
+    good = [one for one in found if one.holds] or [new for one in found for new in _in_other_units(reader, one)]
     if not good:
         return _least_wrong(reader, found), []
     least = min(_cost(reader, one) for one in good)
     best = [one for one in good if _cost(reader, one) == least]
-    distinct: list[Reading] = []
-    for one in best:
-        if not any(one.same(other) for other in distinct):
-            distinct.append(one)
+    distinct = [one for i, one in enumerate(best) if not any(one.same(other) for other in best[:i])]
     if len(distinct) > 1 and not distinct[0].missing:
         raise SweetspotError(f"{reader.place}: {_question(distinct, reader)}")
     reading, notes = distinct[0], []
@@ -262,17 +255,15 @@ def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:
     return len(reader.options) - len(reading.chosen), len(scopes), reading.loose
 
 
-def _in_other_units(reader: Reader, found: Sequence[Reading]) -> list[Reading]:
+def _in_other_units(reader: Reader, reading: Reading) -> Iterator[Reading]:
     """Readings that hold if a header that states no unit is in another one than ours."""
-    good: list[Reading] = []
-    for reading in found:
-        for name, one in reading.chosen.items():
-            if name not in COLUMNS and name not in reader.settled and not reader.options[name][0].unit:
-                for unit in _UNITS.get(one.kind, ()):
-                    again = reader.evaluate({**reading.chosen, name: one.within(unit)}, reading.decimal)
-                    if again and again.holds and not any(again.same(known) for known in good):
-                        good.append(again)
-    return good
+    for name, one in reading.chosen.items():
+        if name not in COLUMNS and name not in reader.settled and not reader.options[name][0].unit:
+            units = [
+                reader.evaluate({**reading.chosen, name: one.within(unit)}, reading.decimal)
+                for unit in _UNITS.get(one.kind, ())
+            ]
+            yield from (again for again in units if again and again.holds)
 
 
 def proposals(reader: Reader, readings: Sequence[Reading]) -> str:
@@ -336,7 +327,8 @@ def _question(several: Sequence[Reading], reader: Reader) -> str:
     lines = []
     for one in several:
         meant = {name: one.chosen[name] for name in differing if name in one.chosen}
-        said = [f"{name} is {of.said}{f' in {of.unit}' * (of.factor != 1)}" for name, of in meant.items()]
+        words = {name: QUANTITIES[of.quantity].get("says", of.quantity) for name, of in meant.items()}
+        said = [f"{name} is {words[name]}{f' in {of.unit}' * (of.factor != 1)}" for name, of in meant.items()]
         lines.append(f"\n  {' and '.join(said)}: {_maps(meant)} ({one.j_per_token})")
     rivals = {quantity for quantity, names in reader.rivals().items() if {*names} & {*differing}}
     which = f"can be read in {len(several)} ways"

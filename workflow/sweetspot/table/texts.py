@@ -169,7 +169,10 @@ def objects(text: str) -> pl.DataFrame:
 
 def _values(text: str) -> Iterator[Any]:
     """The JSON values in a text, one after another."""
-    decoder, place = json.JSONDecoder(), 0
+    decoder = json.JSONDecoder(
+        parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits), parse_constant=lambda _: None
+    )
+    place = 0
     while place < len(text):
         try:
             value, end = decoder.raw_decode(text, place)
@@ -219,13 +222,7 @@ def _column(values: list[Any]) -> pl.Series:
     if kinds in (set(), {bool}):
         return pl.Series(values)
     if kinds <= {int, float}:
-        return pl.Series([_number(value) for value in values], strict=False)
+        return pl.Series(values, strict=False)
     if kinds == {list} and {type(part) for value in values for part in value or ()} <= {int, float}:
         return pl.Series(values, strict=False)
     return pl.Series([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
-
-
-def _number(value: Any) -> int | float | None:
-    if value is None or value != value:
-        return None
-    return value if abs(value) < 2**63 else float("inf") if abs(value) > 1e308 else float(value)

@@ -17,8 +17,8 @@ from sweetspot.vocabulary import LATENCIES
 FACTS = tomllib.loads(files("sweetspot.table").joinpath("facts.toml").read_text("utf-8"))
 UNITS: dict[str, dict[str, float]] = FACTS["units"]
 LIMITS: list[str] = FACTS["limits"]
-_QUANTITIES = FACTS["quantities"]
-NUMBERS: dict[str, str] = {name: of["kind"] for name, of in _QUANTITIES.items() if of["kind"] != "text"}
+QUANTITIES = FACTS["quantities"]
+NUMBERS: dict[str, str] = {name: of["kind"] for name, of in QUANTITIES.items() if of["kind"] != "text"}
 NUMBERS |= dict.fromkeys(LATENCIES, "time")
 COUNTS = ("batch", "input_tokens", "output_tokens")
 _BY_CASE = ("mJ", "MJ", "mW")  # units that differ by case only
@@ -46,11 +46,6 @@ class Meaning(NamedTuple):
         """A header that means this, for `--map`: `energy_j`, or in another unit `energy_kWh`."""
         return self.quantity if self.factor == 1 else f"{re.sub('_[jsw]$', '', self.quantity)}_{self.unit}"
 
-    @property
-    def said(self) -> str:
-        """The quantity in words."""
-        return str(_QUANTITIES[self.quantity].get("says", self.quantity))
-
     def of(self, scope: str) -> "list[Meaning]":
         """What it is if it is of a whole "run", of one "board", of one "request", or of "each" request or token."""
         return [self._replace(quantity=other) for other in FACTS["scopes"][scope].get(self.quantity, ())]
@@ -70,7 +65,7 @@ def meanings(header: str) -> tuple[Meaning, ...]:
 
     A header that is one of our names means that alone.
     """
-    if header in _QUANTITIES:
+    if header in QUANTITIES:
         return (Meaning(header),)
     written = (header, header.rpartition(".")[2], header.replace("/", " "))  # "Energy / kJ"
     found = next((known for each in written if (known := _known().get(folded(each)))), [])
@@ -88,7 +83,7 @@ def unclear_unit(headers: Iterable[str]) -> str | None:
 @cache
 def _known() -> dict[str, list[Meaning]]:
     known: dict[str, list[Meaning]] = {}
-    for name, of in _QUANTITIES.items():
+    for name, of in QUANTITIES.items():
         units, per = UNITS[of["kind"]], of.get("per", ())
         plain = [*of.get("names", "").split(), folded(name)]
         plain += [f"{base}per{what}" for what in per for base in ("energy", "totalenergy", "gpuenergy")]

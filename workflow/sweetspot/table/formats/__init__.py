@@ -83,10 +83,10 @@ def all_formats() -> tuple[Format, ...]:
 
 def recognised(names: Sequence[str]) -> Format | None:
     """The format of a table with these columns; None if it is of none."""
-    for form in all_formats():
-        if any(all(fnmatch.filter(names, key) for key in keys) for keys in form.keys):
-            return form
-    return None
+    fits = (
+        form for form in all_formats() if any(all(fnmatch.filter(names, key) for key in keys) for keys in form.keys)
+    )
+    return next(fits, None)
 
 
 def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None:
