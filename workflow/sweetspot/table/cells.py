@@ -14,15 +14,12 @@ def cell_means(frame: pl.DataFrame) -> pl.DataFrame:
     experts_per_token (maxima); energy_sd_j (null for a single repetition); repetitions.
     """
     order = frame.select(GROUP).unique(maintain_order=True).with_row_index("_group")
-    known = [name for name in LATENCIES if name in frame.columns]
     averaged = (
-        frame.filter(pl.col("valid"))
-        .with_columns(pl.lit(None, pl.Float64).alias(name) for name in LATENCIES if name not in known)
+        frame.filter("valid")
+        .with_columns(pl.lit(None, pl.Float64).alias(name) for name in LATENCIES if name not in frame.columns)
         .group_by(*GROUP, "source", *CELL)
         .agg(
-            pl.col("energy_j").mean(),
-            pl.col("duration_s", "idle_w").mean(),
-            pl.col("waves", *LATENCIES).mean(),
+            pl.col("energy_j", "duration_s", "idle_w", "waves", *LATENCIES).mean(),
             pl.col("in_flight").min(),
             pl.col("experts", "experts_per_token").max(),
             energy_sd_j=pl.col("energy_j").std(),

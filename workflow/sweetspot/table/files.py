@@ -1,5 +1,6 @@
 """Table files: text, JSON, spreadsheets and Parquet are loaded as plain frames, without interpreting values."""
 
+import gzip
 import io
 import json
 import zipfile
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
-from sweetspot.table import objects, texts
+from sweetspot.table import texts
 from sweetspot.table.numbers import numbers
 
 _TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".tab", ".dat", ".log", ".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
@@ -21,6 +23,7 @@ _SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
 _SHOWN = 5  # problems listed before the rest are counted
 _LARGEST = 2**30  # bytes of a file when unpacked
+_TOO_LARGE = f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?"
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,8 @@ def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
 
     Lines that begin with # are comments; without `comments`, those with as many fields as the header are rows.
     """
-    suffixes = [suffix.casefold() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    suffix = "".join(suffixes[:-1][-1:] if packed else suffixes[-1:])
+    name = path.name.casefold()
+    suffix = Path(name.removesuffix(".gz")).suffix
     try:
         if not path.is_file():
             raise SweetspotError(f"{path}: no such file")
@@ -58,39 +60,35 @@ def read_file(path: Path, exact: bool = False, comments: bool = True) -> Loaded:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise SweetspotError(f"{shortened([str(path)[:200]])}: cannot be read: {error.strerror}") from None
+        raise SweetspotError(f"{str(path)[:200]}: cannot be read: {error.strerror}") from None
     try:
-        found = _parsed(_unpacked(data) if packed else data, suffix, exact, comments)
+        found = _parsed(_unpacked(data) if name.endswith(".gz") else data, suffix, exact, comments)
+        frame = found.frame
+        frame.columns = [name.strip() for name in frame.columns]
     except texts.TextError as error:
         raise SweetspotError(f"{path}, {error}") from None
     except (pl.exceptions.PolarsError, OSError, ValueError, zipfile.BadZipFile, MemoryError) as error:
         detail = (str(error).splitlines() or ["?"])[0][:300]
         raise SweetspotError(f"{path}: cannot be read: {detail}; {OF_WORKFLOW}") from None
-    frame = _plain(found.frame)
-    if not frame.width:
-        return Loaded(frame, found.notes, found.typed)
-    numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
-    kept = numbered.filter(~pl.all_horizontal(pl.col(name).is_null() for name in frame.columns))
-    return Loaded(kept, found.notes, found.typed)
+    words = cs.by_dtype(pl.Categorical, pl.Enum)
+    frame = frame.with_columns(words.cast(pl.String), cs.decimal().cast(pl.Float64))
+    if frame.width:
+        numbered = frame.with_columns(_row=pl.int_range(1, frame.height + 1))
+        frame = numbered.filter(~pl.all_horizontal(pl.col(frame.columns).is_null()))
+    return Loaded(frame, found.notes, found.typed)
 
 
 def _unpacked(data: bytes) -> bytes:
     """The content of .gz, whole and of bounded size."""
-    parts, size = [], 0
-    while data:
-        packer = zlib.decompressobj(wbits=31)
-        try:
-            part = packer.decompress(data, _LARGEST + 1 - size)
-        except zlib.error as error:
-            raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
-        size += len(part)
-        if size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
-        if not packer.eof:
-            raise ValueError("the compressed data end early: it is cut short; copy the file again")
-        parts.append(part)
-        data = packer.unused_data
-    return b"".join(parts)
+    try:
+        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_LARGEST + 1)
+    except EOFError:
+        raise ValueError("the compressed data end early: it is cut short; copy the file again") from None
+    except (OSError, zlib.error) as error:
+        raise ValueError(f"the compressed data are damaged ({error}); copy the file again") from None
+    if len(content) > _LARGEST:
+        raise ValueError(_TOO_LARGE)
+    return content
 
 
 def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
@@ -102,9 +100,8 @@ def _parsed(data: bytes, suffix: str, exact: bool, comments: bool) -> Loaded:
         return Loaded(frame, notes + more)
     text = texts.decoded(data)
     if suffix in (".json", ".jsonl", ".ndjson") or text.lstrip()[:2] in ('{"', "[{", "{\n", "[\n"):
-        return Loaded(objects.rows(text))
-    frame, notes = texts.separated(text, exact, comments)
-    return Loaded(frame, notes, typed=False)
+        return Loaded(texts.objects(text))
+    return Loaded(*texts.separated(text, exact, comments), typed=False)
 
 
 def _sheet(data: bytes) -> tuple[str, list[str]]:
@@ -112,15 +109,11 @@ def _sheet(data: bytes) -> tuple[str, list[str]]:
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(part.file_size for part in archive.infolist()) > _LARGEST:
-                raise ValueError(f"more than {_LARGEST / 2**30:g} GiB when unpacked; is it a table?")
+                raise ValueError(_TOO_LARGE)
     try:
         sheets = pl.read_excel(
             io.BytesIO(data), sheet_id=0, has_header=False, raise_if_empty=False, infer_schema_length=None
         )
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; save it as CSV, or: pip install fastexcel") from None
-    except (pl.exceptions.PolarsError, OSError, ValueError):
-        raise
     except Exception as error:  # fastexcel's own errors have no common base with others
         raise ValueError(f"not a workbook ({error})") from None
     full = {name: frame for name, frame in sheets.items() if frame.height > 1 and frame.width > 1}
@@ -131,17 +124,6 @@ def _sheet(data: bytes) -> tuple[str, list[str]]:
     return frame.write_csv(include_header=False), [f"sheets left out: {', '.join(others)}"] if others else []
 
 
-def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with categories as text, decimals as floats, and headers without surrounding spaces."""
-    names = [name.strip() for name in frame.columns]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"several columns are called {', '.join(sorted(twice))}; rename them")
-    frame = frame.rename({name: name.strip() for name in frame.columns if name != name.strip()})
-    named = [name for name, kind in frame.schema.items() if kind.base_type() in (pl.Categorical, pl.Enum)]
-    exact = [name for name, kind in frame.schema.items() if kind.base_type() == pl.Decimal]
-    return frame.with_columns(pl.col(named).cast(pl.String), pl.col(exact).cast(pl.Float64))
-
-
 def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]) -> list[pl.DataFrame]:
     """Each file's frame with the columns renamed (theirs to ours).
 
@@ -149,22 +131,15 @@ def renamed(raws: Sequence[tuple[Path, pl.DataFrame]], rename: Mapping[str, str]
     """
     there = sorted({column for _, raw in raws for column in raw.columns if not column.startswith("_")})
     for theirs, ours in rename.items():
+        said = f"--map {theirs}={ours}"
         if theirs not in there:
-            raise SweetspotError(
-                f"--map {theirs}={ours}: there is no column {theirs!r}; there are {shortened(there, ', ', 30)}"
-            )
+            raise SweetspotError(f"{said}: there is no column {theirs!r}; there are {shortened(there, ', ', 30)}")
         if list(rename.values()).count(ours) > 1:
-            raise SweetspotError(f"--map {theirs}={ours}, but another column is mapped to {ours!r}; map one")
-    frames = []
-    for path, raw in raws:
-        present = {theirs: ours for theirs, ours in rename.items() if theirs in raw.columns and theirs != ours}
-        for theirs, ours in present.items():
-            if ours in raw.columns and ours not in present:
-                raise SweetspotError(
-                    f"{path}: --map {theirs}={ours}, but there is already a column {ours!r}; remove one of them"
-                )
-        frames.append(raw.rename(present))
-    return frames
+            raise SweetspotError(f"{said}, but another column is mapped to {ours!r}; map one")
+        for path, raw in raws:
+            if theirs in raw.columns and theirs != ours in raw.columns and rename.get(ours, ours) == ours:
+                raise SweetspotError(f"{path}: {said}, but there is already a column {ours!r}; remove one of them")
+    return [raw.rename(dict(rename), strict=False) for _, raw in raws]
 
 
 def whole_numbers(path: Path, frame: pl.DataFrame, least: Mapping[str, int]) -> pl.DataFrame:

@@ -8,10 +8,9 @@ _FLAGS = {True: "other_board", False: "machine_changed"}
 
 
 def flag_changes(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Flag rows of sessions whose machine differs from the first session's; also returns warnings saying how.
+    """Flag rows of sessions whose machine differs from the first session's on as many boards; also returns warnings.
 
-    The first of those on as many boards: others have more of everything. Column `session` identifies sessions and sorts
-    in the order they began; without it nothing is flagged. Another GPU
+    Column `session` identifies sessions and sorts in the order they began; without it nothing is flagged. Another GPU
     of the same name is `other_board`: boards differ by up to 5 %. Another driver, VBIOS, power limit or ECC mode is
     `machine_changed`.
     """

@@ -1,9 +1,10 @@
 """What a run can cost: bounds of power and energy from the data sheet of the board and the size of the model."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,42 +13,17 @@ from numpy.typing import NDArray
 from sweetspot.errors import SweetspotError
 from sweetspot.gpus import find
 from sweetspot.parallelism import Parallelism
+from sweetspot.table.numbers import as_text
 from sweetspot.table.quantities import Values
+from sweetspot.table.schema import CELL, GROUP
+from sweetspot.table.words import FACTS
 from sweetspot.vocabulary import ONE_GPU
 
-# Mean power over a run, as a share of the board's limit: it idles at a tenth with a model loaded.
-_OF_TDP = (0.09, 1.25)
-# Of unknown boards: lowest and highest power; joules per byte and per FLOP, at least and at most, and watts.
-_ANY_POWER_W = (5.0, 3000.0)
-_LEAST, _MOST = (1e-10, 0.4e-12), (4e-10, 3e-12, 1300.0)
-# From four bits per weight, several tokens a pass and low power, to ten times a pass of 16 bits plus 80 ms of an
-# engine that launches every kernel from Python, plus a second for the run.
-_FAST, _SLOW, _PASS_S, _RUN_S = 0.04, 10.0, 0.08, 1.0
-_SIZES = (0.3e9, 700e9)  # parameters of a model whose name does not say
-_DENSE, _SPARSE = 90.0, 25.0  # a model above so many billions may be a mixture that activates this part of itself
-_CACHE_BYTES = 0.5e6  # per token, of a model of 7 billion parameters without grouped heads
-_SMALLEST_J_PER_TOKEN = 2e-4  # a model of 1 billion parameters needs ten times as much to prefill a token on an H100
-
-
-class Limits(NamedTuple):
-    """Lowest and highest power (W) and energy (J) of each row."""
-
-    low_w: NDArray[np.float64]
-    high_w: NDArray[np.float64]
-    low_j: NDArray[np.float64]
-    high_j: NDArray[np.float64]
-
-    def exceeded(self, known: Values) -> NDArray[np.bool_]:
-        """Rows whose power or energy no such board and model can have; what a row lacks is not judged."""
-        energy = known["energy_j"]
-        with np.errstate(all="ignore"):
-            power = energy / known.get("duration_s", np.full(1, np.nan))
-            wrong = (power < self.low_w) | (power > self.high_w)
-            return np.asarray(wrong | (energy < self.low_j) | (energy > self.high_j))
+_BOUNDS: dict[str, Any] = FACTS["bounds"]
 
 
 @cache
-def size(model: str) -> tuple[float, float]:
+def _size(model: str) -> Sequence[float]:
     """The fewest parameters that a token may need, and the most that the model may have, by its name.
 
     "Qwen3-30B-A3B" is (3e9, 30e9), "Mixtral-8x7B" (7e9, 56e9); an unknown name gives the range of all models.
@@ -56,55 +32,82 @@ def size(model: str) -> tuple[float, float]:
     found = [float(count) * float(each) for count, each in re.findall(r"\b(\d+)x(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) for number in re.findall(r"(?:\b|[ax])(\d+(?:\.\d+)?)b\b", text)]
     found += [float(number) / 1e3 for number in re.findall(r"\b(\d+(?:\.\d+)?)m\b", text)]
-    if not found:
-        return _SIZES
-    return min(found) * 1e9 / (_SPARSE if min(found) > _DENSE else 1.0), max(found) * 1e9
+    sizes: Sequence[float] = _BOUNDS["sizes"]
+    least = min(found, default=0.0) / (_BOUNDS["sparse"] if found and min(found) > _BOUNDS["dense"] else 1.0)
+    return (least * 1e9, max(found) * 1e9) if found else sizes
 
 
 @cache
 def _of(gpu: str, model: str) -> tuple[float, ...]:
     """Power of a board (low, high), of it and others (low, high); J per byte and FLOP (low, high), W; parameters."""
-    board, sizes = find(gpu) if gpu else None, size(model)
+    board = find(gpu) if gpu else None
     if board is None:
-        return (0.0, 0.0, *_ANY_POWER_W, *_LEAST, *_MOST, *sizes)
-    powers = (*(share * board.tdp_w for share in _OF_TDP), 0.0, 0.0)
-    peak = board.peak_flops.get("bfloat16") or board.peak_flops.get("float16") or np.nan
-    byte, flop = board.tdp_w / board.bandwidth_bytes_per_s, board.tdp_w / peak
-    own = (byte, flop) if np.isfinite(byte + flop) else None
-    return (*powers, *(own or _LEAST), *((*own, board.tdp_w) if own else _MOST), *sizes)
+        return (0.0, 0.0, *_BOUNDS["any_power_w"], *_BOUNDS["least"], *_BOUNDS["most"], *_size(model))
+    watts = board.tdp_w
+    peak = board.peak_flops.get("bfloat16") or board.peak_flops["float16"]
+    costs = (watts / board.bandwidth_bytes_per_s, watts / peak)
+    return (*(share * watts for share in _BOUNDS["of_tdp"]), 0.0, 0.0, *costs, *costs, watts, *_size(model))
 
 
-def limits(known: Values, gpu: pl.Series, model: pl.Series) -> Limits:
-    """Bounds for rows with these quantities (batch, input_tokens, output_tokens, gpus) on these boards."""
-    names = {"gpu": _text(gpu), "model": _text(model)}
-    kinds = pl.DataFrame(names).unique().with_row_index("_kind")
-    kind = pl.DataFrame(names).join(kinds, on=["gpu", "model"], how="left", maintain_order="left")["_kind"].to_numpy()
+def exceeded(known: Values, gpu: pl.Series, model: pl.Series) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows whose power, and whose energy, no such boards and models can have; what a row lacks is not judged."""
+    names = pl.DataFrame({"gpu": as_text(gpu).fill_null(""), "model": as_text(model).fill_null("")})
+    kinds = names.unique().with_row_index("_kind")
+    kind = names.join(kinds, on=["gpu", "model"], how="left", maintain_order="left")["_kind"].to_numpy()
     of_kinds = np.array([_of(*names) for _, *names in kinds.iter_rows()] or [_of("", "")])
     each_low, each_high, all_low, all_high, byte_low, flop_low, byte, flop, watts, few, many = of_kinds[kind].T
-    count = np.nan_to_num(known.get("gpus", np.ones(1)), nan=1.0)
-    batch, n, m = (known.get(name, np.full(1, np.nan)) for name in ("batch", "input_tokens", "output_tokens"))
+    nothing = np.full(names.height, np.nan)
+    count = np.nan_to_num(known.get("gpus", nothing), nan=1.0)
+    batch, n, m, energy = (known[name] for name in (*CELL, "energy_j"))
     with np.errstate(all="ignore"):
-        tokens, cached = batch * (n + m), batch * (n + m / 2) * _CACHE_BYTES
+        power = energy / known.get("duration_s", nothing)
+        tokens, cached = batch * (n + m), batch * (n + m / 2) * _BOUNDS["cache_bytes"]
         least = 2 * few * (m * byte_low + tokens * flop_low)
         most = m * (2 * many + cached) * byte + 2 * many * tokens * flop
-        return Limits(
-            count * each_low + all_low,
-            count * each_high + all_high,
-            np.fmax(_FAST * least, _SMALLEST_J_PER_TOKEN * tokens),
-            _SLOW * most + count * watts * (m * _PASS_S + _RUN_S),
-        )
-
-
-def _text(series: pl.Series) -> pl.Series:
-    if series.dtype.is_nested() or series.dtype == pl.Binary:
-        return pl.Series([""] * len(series), dtype=pl.String)
-    return series.cast(pl.String).fill_null("")
+        low_j = np.fmax(_BOUNDS["fast"] * least, _BOUNDS["smallest_j_per_token"] * tokens)
+        high_j = _BOUNDS["slow"] * most + count * watts * (m * _BOUNDS["pass_s"] + _BOUNDS["run_s"])
+        odd_power = (power < count * each_low + all_low) | (power > count * each_high + all_high)
+        return odd_power, (energy < low_j) | (energy > high_j)
 
 
 def boards(labels: pl.Series) -> pl.Series:
     """The number of GPUs of each row by its `parallelism`; 1 if that is not understood, as in rows set aside."""
-    counts = {}
-    for label in _text(labels).unique():
+    counts, texts = {}, as_text(labels).fill_null(ONE_GPU)
+    for label in texts.unique():
         with suppress(SweetspotError):
             counts[label] = float(Parallelism.parse(label or ONE_GPU).gpus)
-    return _text(labels).replace_strict(counts, default=1.0, return_dtype=pl.Float64)
+    return texts.replace_strict(counts, default=1.0, return_dtype=pl.Float64)
+
+
+def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
+    """What a user should check, one sentence each; and whether most valid rows are impossible."""
+    found = []
+    valid = frame.filter("valid").with_columns(_power=pl.col("energy_j") / pl.col("duration_s"))
+    known: Values = {name: valid[name].cast(pl.Float64).to_numpy() for name in (*CELL, "energy_j", "duration_s")}
+    known["gpus"] = valid["_gpus"].fill_null(boards(valid["parallelism"])).to_numpy()
+    odd_power, odd_energy = exceeded(known, valid["gpu"], valid["model"])
+    for row in valid.filter(odd_power).head(1).iter_rows(named=True):
+        board = find(row["gpu"])
+        named = f"{board.name} ({board.tdp_w:g} W) does not draw" if board else "no GPU draws"
+        found.append(
+            f"{odd_power.sum()} rows imply a power that {named}, first {row['_file']}, row {row['_row']}: "
+            f"{row['energy_j']:g} J in {row['duration_s']:g} s is {row['_power']:.3g} W; is energy_j in joules "
+            "(not Wh, kJ or mJ), for the whole batch (not one request) on one board, and duration_s in seconds?"
+        )
+    for row in valid.filter(odd_energy).head(1).iter_rows(named=True):
+        each = row["energy_j"] / (row["batch"] * row["output_tokens"])
+        found.append(
+            f"{odd_energy.sum()} rows have an energy that such a model on such a board cannot need, first "
+            f"{row['_file']}, row {row['_row']}: {row['energy_j']:.4g} J is {each:.2g} J per output token; is energy_j "
+            "in joules (not Wh, kJ or mJ), for the whole batch?"
+        )
+    energy = pl.col("energy_j")
+    cells = valid.group_by(*GROUP, *CELL, maintain_order=True).agg(_rows=pl.len(), _ratio=energy.max() / energy.min())
+    differ = cells.filter(pl.col("_ratio") > _BOUNDS["repeats"])
+    for row in differ.head(1).iter_rows(named=True):
+        found.append(
+            f"{differ.height} cells have repetitions that differ by more than a factor of {_BOUNDS['repeats']:g}, "
+            f"first batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
+            f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
+        )
+    return found, bool(valid.height and (odd_power | odd_energy).mean() >= _BOUNDS["half"])

@@ -8,40 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Values = dict[str, NDArray[np.float64]]
+from sweetspot.table.words import FACTS
 
-# Each line is one relation between quantities (see `words`); the first that gives a missing one is used. The first line
-# holds without copies of the model only, so nothing is checked by it.
-_RELATIONS = """
-gpus = tensor_parallel * pipeline_parallel
-requests = batch * runs
-batch_input_tokens = input_tokens * batch
-batch_output_tokens = output_tokens * batch
-run_input_tokens = input_tokens * requests
-run_output_tokens = output_tokens * requests
-energy_per_request_j = energy_per_output_token_j * output_tokens
-energy_per_request_j = energy_per_total_token_j * tokens
-1 = energy_per_output_token_j * output_tokens_per_j
-1 = energy_per_total_token_j * total_tokens_per_j
-energy_j = energy_per_request_j * batch
-run_energy_j = energy_per_request_j * requests
-run_energy_j * batch = energy_j * requests
-energy_j = energy_per_gpu_j * gpus
-power_w = power_per_gpu_w * gpus
-output_throughput = output_throughput_per_gpu * gpus
-total_throughput = total_throughput_per_gpu * gpus
-run_duration_s * batch = duration_s * requests
-requests = run_duration_s * request_throughput
-run_output_tokens = run_duration_s * output_throughput
-batch = duration_s * request_throughput
-batch_output_tokens = duration_s * output_throughput
-batch * tokens = duration_s * total_throughput
-output_tokens = duration_s * user_throughput
-energy_j = power_w * duration_s
-run_energy_j = power_w * run_duration_s
-power_w = output_throughput * energy_per_output_token_j
-power_w = total_throughput * energy_per_total_token_j
-"""
+Values = dict[str, NDArray[np.float64]]
 
 
 class Relation(NamedTuple):
@@ -50,20 +19,22 @@ class Relation(NamedTuple):
     powers: Mapping[str, int]
     text: str
 
+    def product(self, known: Values, without: str = "") -> NDArray[np.float64]:
+        """The product of its quantities in each row, all or without one."""
+        product = np.ones(1)
+        with np.errstate(all="ignore"):
+            for name, power in self.powers.items():
+                if name != without:
+                    product = product * known[name] ** power
+        return product
+
 
 def _read(line: str) -> Relation:
     left, right = (re.findall(r"[a-z_]+", side) for side in line.split("="))
-    return Relation({**dict.fromkeys(left, 1), **dict.fromkeys(right, -1)}, line.strip())
+    return Relation({**dict.fromkeys(left, 1), **dict.fromkeys(right, -1)}, line)
 
 
-RELATIONS = tuple(map(_read, _RELATIONS.strip().splitlines()))
-
-
-class Conflict(NamedTuple):
-    """Two ways to one quantity that differ by this factor (median over the rows)."""
-
-    relation: Relation
-    ratio: float
+_RELATIONS = tuple(map(_read, FACTS["relations"].strip().splitlines()))
 
 
 def solve(given: Values) -> tuple[Values, dict[str, Relation]]:
@@ -71,22 +42,19 @@ def solve(given: Values) -> tuple[Values, dict[str, Relation]]:
 
     `tokens` is the length of prompt and reply together; a table without `pipeline_parallel` has one stage.
     """
-    known, how = dict(given), {}
-    if "tensor_parallel" in known and "pipeline_parallel" not in known:
-        known["pipeline_parallel"] = np.ones_like(known["tensor_parallel"])
-    found = True
-    while found:
-        found = False
-        if "tokens" not in known and "input_tokens" in known and "output_tokens" in known:
-            known["tokens"], found = known["input_tokens"] + known["output_tokens"], True
-        for relation in RELATIONS:
-            missing = [name for name in relation.powers if name not in known]
-            if len(missing) == 1:
-                known[missing[0]] = _product(relation, known) ** -relation.powers[missing[0]]
-                how[missing[0]] = relation
-                found = True
-                break
-    return known, how
+    known = dict(given)
+    how: dict[str, Relation] = {}
+    if "tensor_parallel" in known:
+        known.setdefault("pipeline_parallel", np.ones_like(known["tensor_parallel"]))
+    while True:
+        if {"input_tokens", "output_tokens"} <= known.keys():
+            known.setdefault("tokens", known["input_tokens"] + known["output_tokens"])
+        open_ones = ((one, [name for name in one.powers if name not in known]) for one in _RELATIONS)
+        relation, missing = next(((one, names[0]) for one, names in open_ones if len(names) == 1), (None, ""))
+        if relation is None:
+            return known, how
+        known[missing] = relation.product(known, missing) ** -relation.powers[missing]
+        how[missing] = relation
 
 
 def origins(name: str, given: Values, how: Mapping[str, Relation]) -> dict[str, Fraction]:
@@ -102,25 +70,14 @@ def origins(name: str, given: Values, how: Mapping[str, Relation]) -> dict[str, 
 
 def ratios(known: Values) -> Iterator[tuple[Relation, NDArray[np.float64]]]:
     """Each relation all of whose quantities are known, and its product in each row: 1 where it holds."""
-    for relation in RELATIONS[1:]:
-        if all(name in known for name in relation.powers):
-            yield relation, _product(relation, known)
+    return ((one, one.product(known)) for one in _RELATIONS[1:] if one.powers.keys() <= known.keys())
 
 
-def conflicts(known: Values, tolerance: float) -> list[Conflict]:
-    """The relations that do not hold within a factor, in most rows that have all their quantities."""
+def conflicts(known: Values, tolerance: float) -> list[tuple[Relation, float]]:
+    """The relations that do not hold within a factor, in most rows that have all their quantities, and the factor."""
     found = []
     for relation, ratio in ratios(known):
         sure = ratio[np.isfinite(ratio) & (ratio > 0)]
         if len(sure) and abs(np.log(typical := float(np.median(sure)))) > np.log(tolerance):
-            found.append(Conflict(relation, typical))
+            found.append((relation, typical))
     return found
-
-
-def _product(relation: Relation, known: Values) -> NDArray[np.float64]:
-    product = np.ones(1)
-    with np.errstate(all="ignore"):
-        for name, power in relation.powers.items():
-            if name in known:
-                product = product * known[name] ** power
-    return product

@@ -2,29 +2,24 @@
 table's own other columns and with what its boards can draw; if several still do, the user is asked, with all of them.
 """
 
+import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table import physics
-from sweetspot.table.numbers import Clues, clues, numbers, parsed
-from sweetspot.table.quantities import Conflict, Relation, Values, conflicts, ratios, solve
-from sweetspot.table.schema import CELL, Row
-from sweetspot.table.words import (
-    COUNTS,
-    NUMBERS,
-    UNITS,
-    Meaning,
-    folded,
-    meanings,
-)
+from sweetspot.table.numbers import Clues, clues, matches, numbers, parsed
+from sweetspot.table.quantities import Relation, Values, conflicts, origins, ratios, solve
+from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
+from sweetspot.table.words import COUNTS, FACTS, LIMITS, NUMBERS, QUANTITIES, Meaning, folded, meanings
 
-_COLUMNS = Row.to_schema().columns
-_REQUIRED = [name for name, column in _COLUMNS.items() if "default" not in (column.metadata or {})]
 DERIVED = (*CELL, "energy_j", "duration_s")
 _WRONG, _DOUBTFUL = 1.5, 1.1  # factors by which two ways to one quantity may differ: another scope, another moment
 _TWICE = 0.02  # relative difference of two columns that are one quantity, rounded
@@ -33,28 +28,25 @@ _SAMPLE = 2000  # rows on which readings are compared
 _MOST_READINGS = 512
 ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
 _HALF = 0.5  # share of impossible rows from which a reading is impossible
-# How a header may also be meant, if the table counts requests, runs or boards.
-OF_RUN = {"energy_j": "run_energy_j", "duration_s": "run_duration_s"}
-OF_BOARD = {"power_w": "power_per_gpu_w", "energy_j": "energy_per_gpu_j"}
+BOARDS = ("gpus", "tensor_parallel", "pipeline_parallel")
 _UNITLESS = ("energyconsumed", "energyconsumption")  # codecarbon's are in kWh
-_PLAIN = {
-    "batch_input_tokens": "input_tokens",
-    "batch_output_tokens": "output_tokens",
-}
+FALSE = r"(?i)^(false|no|n|f|0|0\.0)$"
+_TRIED = 32  # readings
+_UNITS = {"energy": ("mJ", "kJ", "Wh", "kWh"), "time": ("ms", "min"), "power": ("mW", "kW")}  # usual ones
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What each header means, the decimal mark, and what follows from it."""
+    """What each header means (those left out are not there), the decimal mark, and what follows from it."""
 
-    chosen: Mapping[str, Meaning | None]
+    chosen: Mapping[str, Meaning]
     decimal: str
-    given: Values = field(default_factory=dict)
-    known: Values = field(default_factory=dict)
-    how: Mapping[str, Relation] = field(default_factory=dict)
-    wrong: Sequence[Conflict] = ()
-    loose: int = 0  # relations that hold only roughly
-    impossible: float = 0.0
+    given: Values
+    known: Values
+    how: Mapping[str, Relation]
+    wrong: Sequence[tuple[Relation, float]]
+    loose: int  # relations that hold only roughly
+    impossible: float  # share of rows
 
     @property
     def holds(self) -> bool:
@@ -62,36 +54,25 @@ class Reading:
         return not self.wrong and self.impossible < _HALF
 
     @property
-    def checks(self) -> int:
-        """How many relations hold that were not needed to derive something."""
-        return sum(1 for _ in ratios(self.known)) - len(self.how)
-
-    @property
     def missing(self) -> list[str]:
-        """Required columns that do not follow."""
-        return [name for name in ("batch", "input_tokens", "output_tokens", "energy_j") if name not in self.known]
+        """Required columns of numbers that do not follow."""
+        return [name for name in REQUIRED if name in NUMBERS and name not in self.known]
 
     @property
-    def j_per_token(self) -> float:
-        """Median joules per output token."""
+    def j_per_token(self) -> str:
+        """Median joules per output token, in words."""
         with np.errstate(all="ignore"):
             each = self.known["energy_j"] / (self.known["batch"] * self.known["output_tokens"])
-        return float(np.nanmedian(each)) if np.isfinite(each).any() else float("nan")
+        return f"{np.nanmedian(each) if np.isfinite(each).any() else np.nan:.3g} J per output token"
 
     def same(self, other: "Reading") -> bool:
         """Whether both lead to the same rows; a duration that is only derived does not count."""
-        if self.missing != other.missing:
-            return False
-        for name in DERIVED:
-            here, there = self.known.get(name), other.known.get(name)
-            if here is None or there is None:
-                if name != "duration_s" and (here is not there):
-                    return False
-            elif not (name == "duration_s" and name in self.how and name in other.how) and not np.allclose(
-                here, there, rtol=_ALIKE, atol=0, equal_nan=True
-            ):
-                return False
-        return True
+        both = (
+            {*DERIVED} & self.known.keys() & other.known.keys() - ({"duration_s"} & self.how.keys() & other.how.keys())
+        )
+        pairs = [(self.known[name], other.known[name]) for name in both]
+        alike = (np.allclose(*pair, rtol=_ALIKE, atol=0, equal_nan=True) for pair in pairs)
+        return self.missing == other.missing and all(alike)
 
 
 class Reader:
@@ -100,179 +81,266 @@ class Reader:
     def __init__(self, place: str, frame: pl.DataFrame, settled: Sequence[str] = (), decimal: str = "") -> None:
         """`settled` headers are meant as they are called; `decimal` is the mark, if the user gave it."""
         self.place, self.frame, self.settled = place, frame, set(settled)
-        keep = _valid(frame)
-        sample = frame.filter(keep) if keep is not None and keep.any() else frame
-        self.sample = sample.gather_every(max(1, sample.height // _SAMPLE)) if sample.height else sample
-        self.options = {name: self._meant(name) for name in frame.columns if not name.startswith("_")}
-        self.options = {name: found for name, found in self.options.items() if found}
-        self._in_context()
-        self.decimals, self.clues = self._decimals(decimal)
-        self._cache: dict[tuple[str, str], pl.Series] = {}
+        valid = frame["valid"].cast(pl.String) if "valid" in frame.columns else pl.Series([""])
+        valid_rows = frame.filter(~matches(valid, FALSE))
+        sample = valid_rows if valid_rows.height else frame
+        self.sample = sample.gather_every(max(1, sample.height // _SAMPLE))
+        names = [name for name in frame.columns if not name.startswith("_")]
+        self.options = {name: found for name in names if (found := self._meant(name))}
+        many, boards = self._several("requests", "runs"), self._several(*BOARDS)
+        for name in self.options.keys() - self.settled:
+            self.options[name] = self._in_context(name, many, boards)
+        self.clues = Clues()
+        self.decimals = [decimal] if decimal else self._decimals()
+        self._values: dict[tuple[str, Meaning, str], NDArray[np.float64]] = {}
 
-    def _meant(self, name: str) -> list[Meaning | None]:
+    def _meant(self, name: str) -> list[Meaning]:
         found = list(meanings(name))
         own = {one.quantity for one in found}
-        if not found or (own == {"duration_s"} and name != "duration_s" and "duration_s" in self.frame.columns):
+        if own == {"duration_s"} and name != "duration_s" and "duration_s" in self.frame.columns:
             return []  # a moment, or another time
-        if own & NUMBERS.keys() and self.sample.height:
+        if own & NUMBERS.keys() and name not in COLUMNS:
             # Text under a header such as "time" or "requests" is another thing.
-            decimal = "," if clues(self.sample[name]).comma else "."
-            value = numbers(parsed(self.sample[name], NUMBERS[found[0].quantity], decimal)[0])
-            given = self.sample[name].drop_nulls().len()
-            if name not in _COLUMNS and given and value.drop_nulls().len() < _HALF * given:
-                return []
-        return [*found]
+            series = self.sample[name]
+            value = numbers(parsed(series, found[0].kind, "," if clues(series).comma else ".")[0])
+            return [] if value.count() < _HALF * series.count() else found
+        return found
 
     def _several(self, *quantities: str) -> bool:
         """Whether a column counts more than one of these in some row."""
-        for name, found in self.options.items():
-            if any(one and one.quantity in quantities for one in found):
-                most = numbers(self.sample[name]).max()
-                if isinstance(most, float) and most > 1:
-                    return True
-        return False
+        names = [name for name, found in self.options.items() if any(one.quantity in quantities for one in found)]
+        return any((numbers(self.sample[name]) > 1).any() for name in names)
 
-    def _in_context(self) -> None:
-        many, boards = self._several("requests", "runs"), self._several("gpus", "tensor_parallel", "pipeline_parallel")
-        for name, found in self.options.items():
-            if name in self.settled:
-                continue
-            for one in [one for one in found if one]:
-                plain = folded(name)
-                if many and one.quantity in OF_RUN and name != "duration_s":
-                    found.append(one._replace(quantity=OF_RUN[one.quantity]))
-                if many and one.quantity == "duration_s" and name == "duration_s":
-                    found.append(one._replace(quantity="run_duration_s"))
-                summed = "total" in plain or name == "energy_j" or ("gpu" not in plain and one.quantity == "energy_j")
-                if boards and one.quantity in OF_BOARD and not summed:
-                    found.append(one._replace(quantity=OF_BOARD[one.quantity]))
-                if plain in _UNITLESS:
-                    found += [one._replace(factor=UNITS["energy"][unit], unit=unit) for unit in ("kWh", "Wh")]
-                if one.quantity in _PLAIN and name != one.quantity:
-                    found.append(one._replace(quantity=_PLAIN[one.quantity]))
-            if not many:
-                self.options[name] = [one for one in found if not one or not one.quantity.startswith("run_")] or found
+    def _in_context(self, name: str, many: bool, boards: bool) -> list[Meaning]:
+        """What a header may mean in a table that counts requests or runs, or boards."""
+        found, plain = list(self.options[name]), folded(name)
+        for one in self.options[name]:
+            summed = "total" in plain or name == "energy_j" or ("gpu" not in plain and one.quantity == "energy_j")
+            scopes = {"run": many, "board": boards and not summed, "request": name != one.quantity}
+            found += [other for scope, may_be in scopes.items() if may_be for other in one.of(scope)]
+            if plain in _UNITLESS:
+                found += [one.within("kWh"), one.within("Wh")]
+        return found if many else [one for one in found if not one.quantity.startswith("run_")] or found
 
-    def _decimals(self, decimal: str) -> tuple[list[str], Clues]:
-        if decimal:
-            return [decimal], Clues()
-        found = Clues()
-        places: dict[str, str] = {}
-        for name, options in self.options.items():
-            if options[0] and options[0].quantity in NUMBERS:
-                own = clues(self.frame[name])
-                for kind in ("point", "comma"):
-                    if (value := getattr(own, kind)) and kind not in places:
-                        places[kind] = f"{name} is {value}"
-                found |= own
-        if found.point and found.comma:
+    def _decimals(self) -> list[str]:
+        """The marks that the numbers may have. Raises SweetspotError if they show both."""
+        shown = {name: clues(self.frame[name]) for name, found in self.options.items() if found[0].quantity in NUMBERS}
+        point, comma, unclear = (
+            next(((name, value[kind]) for name, value in shown.items() if value[kind]), ("", None)) for kind in range(3)
+        )
+        self.clues = Clues(point[1], comma[1], unclear[1])
+        if self.clues.point and self.clues.comma:
             raise SweetspotError(
-                f"{self.place}: {places['point']}, with a decimal point, but {places['comma']}, with a decimal comma; "
-                "write all numbers in one way"
+                f"{self.place}: {point[0]} is {point[1]}, with a decimal point, but {comma[0]} is {comma[1]}, with a "
+                "decimal comma; write all numbers in one way"
             )
-        if found.point:
-            self._check_points()
-        marked = found.point or found.comma
-        return ([","] if found.comma else [".", ","] if found.unclear and not marked else ["."]), found
-
-    def _check_points(self) -> None:
-        """Refuse counts such as 1.024 among 64 and 128, where other columns have decimal points."""
-        for name, options in self.options.items():
-            if options[0] and options[0].quantity in COUNTS and (unclear := clues(self.frame[name]).unclear):
-                plain = self.frame[name].filter(self.frame[name].str.contains(r"^\s*\d+\s*$").fill_null(False))
-                if plain.len() and "." in unclear:
+        for name, (*_, odd) in shown.items():  # counts such as 1.024 among 64 and 128
+            if self.clues.point and self.options[name][0].quantity in COUNTS and odd and "." in odd:
+                for other in self.frame[name].filter(matches(self.frame[name], r"^\s*\d+\s*$")).head(1):
                     raise SweetspotError(
-                        f"{self.place}: {name} is {unclear} in one row and {plain[0]} in another: if the point "
-                        f"separates thousands, write {unclear.replace('.', '')}; if it marks decimals, add --decimal ."
+                        f"{self.place}: {name} is {odd} in one row and {other} in another: if the point separates "
+                        f"thousands, write {odd.replace('.', '')}; if it marks decimals, add --decimal ."
                     )
+        return [","] if self.clues.comma else [".", ","] if self.clues.unclear and not self.clues.point else ["."]
 
     def readings(self) -> Iterator[Reading]:
         """Every way in which the headers may be meant; a quantity that two headers give is taken from either."""
-        options = {name: list(found) for name, found in self.options.items()}
-        for names in self.rivals().values():
-            exact = [name for name in names if name in _COLUMNS or name in self.settled]
-            for name in names:
-                if name not in exact:
-                    options[name].append(None)
-        if np.prod([float(len(found)) for found in options.values()]) > _MOST_READINGS:
+        options: dict[str, list[Meaning | None]] = {name: [*found] for name, found in self.options.items()}
+        for name in set(itertools.chain(*self.rivals().values())):
+            options[name] += [None] * (name not in COLUMNS and name not in self.settled)
+        if math.prod(map(len, options.values())) > _MOST_READINGS:
             options = {name: found if len(found) < 4 else found[:3] for name, found in options.items()}
-        products = itertools.product(*options.values())
-        for combination in itertools.islice(products, 4 * _MOST_READINGS):
-            if len({_scope(one) for name, one in zip(options, combination, strict=True) if self._sums(name)}) > 1:
-                continue  # prompts and replies are counted alike
-            for decimal in self.decimals:
-                if reading := self.evaluate(dict(zip(options, combination, strict=True)), decimal, self.sample):
-                    yield reading
-
-    def _sums(self, name: str) -> bool:
-        return any(one and one.quantity in _PLAIN for one in self.options[name])
+        sums = [name for name, found in self.options.items() if any(one.of("request") for one in found)]
+        for combination in itertools.islice(itertools.product(*options.values()), 4 * _MOST_READINGS):
+            chosen = {name: one for name, one in zip(options, combination, strict=True) if one}
+            if len({_scope(chosen.get(name)) for name in sums}) < 2:  # prompts and replies are counted alike
+                yield from filter(None, (self.evaluate(chosen, decimal) for decimal in self.decimals))
 
     def rivals(self) -> dict[str, list[str]]:
         """Quantities that several headers may give."""
         by: dict[str, list[str]] = {}
         for name, found in self.options.items():
-            for quantity in {one.quantity for one in found if one}:
+            for quantity in {one.quantity for one in found}:
                 by.setdefault(quantity, []).append(name)
         return {quantity: names for quantity, names in by.items() if len(names) > 1}
 
-    def evaluate(self, chosen: Mapping[str, Meaning | None], decimal: str, rows: pl.DataFrame) -> Reading | None:
+    def evaluate(self, chosen: Mapping[str, Meaning], decimal: str) -> Reading | None:
         """What follows from a choice; None if two headers give one quantity differently."""
         given: Values = {}
         for name, one in chosen.items():
-            if one is None or one.quantity not in NUMBERS:
-                continue
-            values = self.column(name, one, decimal, rows).to_numpy() * 1.0
-            if one.quantity in given:
-                with np.errstate(all="ignore"):
-                    ratio = np.nanmedian(values / given[one.quantity]) if len(values) else 1.0
-                if not abs(ratio - 1) < _TWICE:
-                    return None
-                continue
-            given[one.quantity] = values
+            if one.quantity in NUMBERS:
+                if (key := (name, one, decimal)) not in self._values:
+                    self._values[key] = values_of(self.sample[name], one, decimal)
+                first, values = given.setdefault(one.quantity, self._values[key]), self._values[key]
+                if first is not values and len(values):
+                    with np.errstate(all="ignore"):
+                        ratio = values / first
+                    if not np.isfinite(ratio).any() or abs(np.nanmedian(ratio) - 1) >= _TWICE:
+                        return None
         known, how = solve(given)
         wrong = conflicts(known, _WRONG)
         share = 0.0
-        if not {"batch", "output_tokens", "input_tokens", "energy_j"} - known.keys():
-            off = self.limits(chosen, known, rows).exceeded(known)
-            with np.errstate(all="ignore"):
-                judged = np.broadcast_to(np.prod([known[name] for name in (*CELL, "energy_j")], axis=0) > 0, off.shape)
+        if known.keys() >= {*CELL, "energy_j"}:
+            text = {one.quantity: self.sample[name] for name, one in chosen.items() if one.kind == "text"}
+            nothing = pl.Series([None] * self.sample.height, dtype=pl.String)
+            boards = {"gpus": physics.boards(self.sample["parallelism"]).to_numpy()} if "parallelism" in text else {}
+            off = np.logical_or(*physics.exceeded(boards | known, text.get("gpu", nothing), text.get("model", nothing)))
+            judged = np.all([np.broadcast_to(known[name], off.shape) > 0 for name in (*CELL, "energy_j")], axis=0)
             share = float(off[judged].mean()) if judged.any() else 0.0
-        if len(self.decimals) > 1 and self._breaks_counts(chosen, decimal, rows):
-            share = 1.0
+        for name in [name for name, one in chosen.items() if one.quantity in COUNTS and len(self.decimals) > 1]:
+            count = numbers(parsed(self.sample[name], "count", decimal)[0])
+            share = 1.0 if (count != count.round()).any() else share  # a batch and a length have no decimals
         loose = len(conflicts(known, _DOUBTFUL)) - len(wrong)
         return Reading(chosen, decimal, given, known, how, wrong, loose, share)
 
-    def _breaks_counts(self, chosen: Mapping[str, Meaning | None], decimal: str, rows: pl.DataFrame) -> bool:
-        """Whether a batch or a length would have decimals."""
-        counts = [name for name, one in chosen.items() if one and one.quantity in COUNTS]
-        values = [numbers(parsed(rows[name], "count", decimal)[0]).drop_nulls() for name in counts]
-        return any((each != each.round()).any() for each in values)
-
-    def limits(self, chosen: Mapping[str, Meaning | None], known: Values, rows: pl.DataFrame) -> physics.Limits:
-        """What the boards of these rows can draw and cost."""
-        text = {one.quantity: rows[name] for name, one in chosen.items() if one and one.quantity in ("gpu", "model")}
-        nothing = pl.Series([None] * rows.height, dtype=pl.String)
-        if "gpus" not in known and "parallelism" in rows.columns:
-            known = {**known, "gpus": physics.boards(rows["parallelism"]).to_numpy()}
-        return physics.limits(known, text.get("gpu", nothing), text.get("model", nothing))
-
-    def column(self, name: str, one: Meaning, decimal: str, rows: pl.DataFrame) -> pl.Series:
-        """The values of a header as floats in our unit, NaN where there is none."""
-        text, _ = parsed(rows[name], NUMBERS[one.quantity], decimal, one.factor)
-        values = numbers(text).fill_null(float("nan"))
-        if one.quantity in COUNTS:  # means are rounded before anything is derived from them
-            whole = values.round()
-            values = whole.zip_with((values - whole).abs() <= ROUNDED * values, values)
-        return values
-
 
 def _scope(one: Meaning | None) -> str:
+    """Of what tokens are counted: "batch", "run" or "" for one request."""
     return one.quantity.removesuffix("_tokens").rpartition("_")[0] if one else ""
 
 
-def _valid(frame: pl.DataFrame) -> pl.Series | None:
-    if "valid" not in frame.columns:
-        return None
-    return ~frame["valid"].cast(pl.String).str.to_lowercase().is_in(["false", "no", "n", "f", "0", "0.0"]).fill_null(
-        False
-    )
+def values_of(series: pl.Series, one: Meaning, decimal: str) -> NDArray[np.float64]:
+    """The values of a column as floats in our unit, NaN where there is none."""
+    values = numbers(parsed(series, one.kind, decimal, one.factor)[0]).cast(pl.Float64).fill_null(float("nan"))
+    if one.quantity in COUNTS:  # means are rounded before anything is derived from them
+        whole = values.round()
+        values = whole.zip_with((values - whole).abs() <= ROUNDED * values, values)
+    return values.to_numpy()
+
+
+def choose(reader: Reader) -> tuple[Reading, list[str]]:
+    """The reading that the table and its boards allow, and notes. Raises SweetspotError if several or none do."""
+    found = list(reader.readings())
+    if not found:
+        rivals = reader.rivals()
+        quantity = next((name for name in DERIVED if name in rivals), next(iter(rivals)))
+        raise ambiguous(reader.place, rivals[quantity], quantity)
+    fullest = min(len(one.missing) for one in found)
+    found = [one for one in found if len(one.missing) == fullest]
+    good = [one for one in found if one.holds] or [new for one in found for new in _in_other_units(reader, one)]
+    if not good:
+        return _least_wrong(reader, found), []
+    least = min(_cost(reader, one) for one in good)
+    best = [one for one in good if _cost(reader, one) == least]
+    distinct = [one for i, one in enumerate(best) if not any(one.same(other) for other in best[:i])]
+    if len(distinct) > 1 and not distinct[0].missing:
+        raise SweetspotError(f"{reader.place}: {_question(distinct, reader)}")
+    reading, notes = distinct[0], []
+    times = [one.known["duration_s"] for one in best if one.same(reading) and "duration_s" in one.known]
+    if not all(np.allclose(each, times[0], rtol=1e-3, equal_nan=True) for each in times):
+        reading = replace(reading, chosen={name: one for name, one in reading.chosen.items() if one.kind != "rate"})
+    if len(reader.decimals) > 1:
+        mark = "point" if reading.decimal == "." else "comma"
+        notes.append(f"{reader.clues.unclear} and the like are read with a decimal {mark}: the other way is impossible")
+    elif reading.decimal == "," and reader.clues.comma:
+        notes.append(f"numbers are read with a decimal comma, as in {reader.clues.comma}")
+    if left := [name for name in reader.options if name not in reading.chosen]:
+        notes.append(f"not used, as other columns are read for the same: {', '.join(left)}")
+    return reading, notes
+
+
+def ambiguous(place: str, names: Sequence[str], quantity: str) -> SweetspotError:
+    """That several columns could be one quantity, and only the user can choose."""
+    choice = shlex.quote(f"{names[0]}={quantity}")
+    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; choose one with --map {choice}")
+
+
+def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:
+    """How many columns it leaves out, whether it takes some as of a run and others as of a batch, and how it agrees."""
+    scopes = set()
+    for name, options in reader.options.items():
+        of_run = [one.quantity.startswith("run_") for one in options]
+        if any(of_run) and not all(of_run):
+            scopes.add(name in reading.chosen and reading.chosen[name].quantity.startswith("run_"))
+    return len(reader.options) - len(reading.chosen), len(scopes), reading.loose
+
+
+def _in_other_units(reader: Reader, reading: Reading) -> Iterator[Reading]:
+    """Readings that hold if a header that states no unit is in another one than ours."""
+    for name, one in reading.chosen.items():
+        if name not in COLUMNS and name not in reader.settled and not reader.options[name][0].unit:
+            units = [
+                reader.evaluate({**reading.chosen, name: one.within(unit)}, reading.decimal)
+                for unit in _UNITS.get(one.kind, ())
+            ]
+            yield from (again for again in units if again and again.holds)
+
+
+def proposals(reader: Reader, readings: Sequence[Reading]) -> str:
+    """`--map` options with which the table holds, each tried on it: another unit, or another scope of a column."""
+    found: dict[str, str] = {}
+    for reading in readings[:_TRIED]:
+        for change in _changes(reading):
+            again = reader.evaluate({**reading.chosen, **change}, reading.decimal)
+            if again and again.holds and not again.missing and _is_as_sure(again, reading):
+                found.setdefault(_maps(change), again.j_per_token)
+    return " or ".join(f"{maps} ({joules})" for maps, joules in found.items())
+
+
+def _maps(change: Mapping[str, Meaning]) -> str:
+    return " ".join(f"--map {shlex.quote(f'{name}={one.header}')}" for name, one in change.items())
+
+
+def _changes(reading: Reading) -> Iterator[dict[str, Meaning]]:
+    lengths = {one.quantity: name for name, one in reading.chosen.items() if one.quantity in CELL[1:]}
+    for scope in ("batch", "run") if len(lengths) == 2 else ():
+        yield {name: Meaning(f"{scope}_{length}") for length, name in lengths.items()}
+    for name, one in reading.chosen.items():
+        yield from ({name: other} for scope in ("run", "board", "each") for other in one.of(scope))
+        yield from ({name: one.within(unit)} for unit in _UNITS.get(one.kind, ()))
+
+
+def _is_as_sure(other: Reading, reading: Reading) -> bool:
+    """Whether a reading does not hold only because nothing is left that it must agree with."""
+    assumed = {"gpus", "requests", "runs", "batch"} & other.how.keys() - reading.how.keys()
+    gone = {*DERIVED} & reading.known.keys() - other.known.keys()
+    unneeded = len([*ratios(other.known)]) - len(other.how)  # relations that hold and derived nothing
+    return not assumed and not gone and (not reading.wrong or unneeded > 0)
+
+
+def _least_wrong(reader: Reader, found: Sequence[Reading]) -> Reading:
+    """The reading by the plain meaning of the headers, if only its size is doubtful; otherwise a SweetspotError."""
+    reading = min(found, key=lambda one: (_cost(reader, one), len(one.wrong), one.impossible))
+    if not reading.wrong:
+        return reading
+    causes = []
+    for relation, ratio in reading.wrong:
+        cause = {origin for name in relation.powers for origin in origins(name, reading.given, reading.how)}
+        causes.append((cause | {*CELL[1:]} if "tokens" in cause else cause, relation.text, max(ratio, 1 / ratio)))
+    cause, relation_text, factor = min(causes, key=lambda each: len(each[0]))
+    names = ", ".join(name for name, one in reading.chosen.items() if one.quantity in cause)
+    advice = proposals(reader, [reading, *found])
+    tail = f"what would agree: {advice}" if advice else "correct or remove one of these columns"
+    raise SweetspotError(f"{reader.place}: {names} disagree by a factor of {factor:.3g} ({relation_text}); {tail}")
+
+
+def _question(several: Sequence[Reading], reader: Reader) -> str:
+    """Which of several readings is right, for the user to say, with the option for each."""
+    if len({one.decimal for one in several}) > 1:
+        ways = ", or ".join(f"--decimal {one.decimal} ({one.j_per_token})" for one in several)
+        mark = "point" if "." in str(reader.clues.unclear) else "comma"
+        return f"{reader.clues.unclear} may have a decimal {mark}, or it separates thousands; say which: {ways}"
+    differing = [name for name in reader.options if len({one.chosen.get(name) for one in several}) > 1]
+    kinds = {name: {one.chosen[name].kind for one in several if name in one.chosen} for name in differing}
+    # A rate only has to agree; it does not decide what the rows are.
+    differing = [name for name in differing if not kinds[name] <= {"rate", "efficiency"}] or differing
+    lines = []
+    for one in several:
+        meant = {name: one.chosen[name] for name in differing if name in one.chosen}
+        words = {name: QUANTITIES[of.quantity].get("says", of.quantity) for name, of in meant.items()}
+        said = [f"{name} is {words[name]}{f' in {of.unit}' * (of.factor != 1)}" for name, of in meant.items()]
+        lines.append(f"\n  {' and '.join(said)}: {_maps(meant)} ({one.j_per_token})")
+    rivals = {quantity for quantity, names in reader.rivals().items() if {*names} & {*differing}}
+    which = f"can be read in {len(several)} ways"
+    if rivals and len(differing) > 1:
+        which = f"could all be {' or '.join(sorted(rivals))}"
+    return f"{' and '.join(differing)} {which}; only you can say which:{''.join(lines)}"
+
+
+def hints(name: str, columns: Iterable[str]) -> list[str]:
+    """Columns that may be meant by a missing one, most likely first; limits of the engine are not among them."""
+    plain = {folded(column): column for column in columns if folded(column) not in LIMITS}
+    known = [alias for alias in FACTS["hints"].get(name, ()) if alias in plain]
+    if name in CELL and not known:  # energies differ in scope
+        known = difflib.get_close_matches(folded(name), plain, n=1, cutoff=0.7)
+    return [plain[alias] for alias in known]

@@ -14,26 +14,16 @@ from pathlib import Path
 import polars as pl
 
 from sweetspot.errors import SweetspotError
-from sweetspot.table.choice import hints
 from sweetspot.table.files import read_file, renamed, shortened, whole_numbers
-from sweetspot.table.numbers import NO_NUMBER, blank, clues, numbers, parsed
-from sweetspot.table.words import folded, meanings
+from sweetspot.table.numbers import NO_NUMBER, blank, clues, matches, numbers, parsed
+from sweetspot.table.readings import ambiguous, hints
+from sweetspot.table.words import FACTS, folded, meanings
 
 _LENGTHS = ("input_tokens", "output_tokens")
-_TIMES = "timestamp time created createdat starttime requeststart arrivaltime arrivaltimestamp arrivedat arrival "
-_TIMES += "requesttime datetime date ts startts receivedat requestedat loggedat"
-_STATES = "status state finishreason finishreasons error errortype statuscode httpstatus outcome success"
-_FAILED = r"abort|cancel|fail|error|timeout|timed out|disconnect|reject|^false$|^[45]\d\d$|incomplete"
-_MOST_ABORTED = 0.5
+_TIMES, _STATES = FACTS["log"]["times"].split(), FACTS["log"]["states"].split()
+_MOST_ABORTED = 0.5  # share of requests without a reply up to which that is no mistake
 # Numbers of this size are seconds, milliseconds, microseconds or nanoseconds since 1970, or seconds from a start.
 _SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (0.0, 1.0))
-_WRITTEN = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y/%m/%d %H:%M:%S%.f",
-    "%d/%b/%Y:%H:%M:%S",
-    "%m/%d/%Y %H:%M:%S",
-    "%d.%m.%Y %H:%M:%S",
-)
 
 
 @dataclass(frozen=True)
@@ -60,34 +50,28 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     if not frame.height:
         raise SweetspotError(f"{path}: no requests; give rows with {' and '.join(_LENGTHS)}")
     columns = _columns(path, frame)
-    theirs = [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]
-    if theirs:
+    if theirs := [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]:
         notes.append(f"read {', '.join(theirs)}")
-    decimals = {ours: frame[column] for ours, column in columns.items()}
-    comma = not loaded.typed and any(map(_separates_thousands, decimals.values()))
-    kept = frame.select(
-        *(parsed(series, "count", "," if comma else ".")[0].alias(ours) for ours, series in decimals.items()),
-        "_row",
-        _aborted=_aborted(frame),
-        _time=_times(frame, notes),
-    )
-    if "count" not in kept.columns:
-        kept = kept.with_columns(count=pl.lit(1))
-    kept = kept.with_columns(pl.col("count").fill_null(pl.lit(1, kept.schema["count"])))
-    replies = numbers(blank(kept["output_tokens"])).alias("reply")
-    lost = kept.with_columns(replies).select(pl.col("_aborted") | (pl.col("reply") == 0).fill_null(False)).to_series()
-    prompt = blank(kept["input_tokens"])
-    silent = blank(kept["output_tokens"]).is_null() & (prompt.is_null() | numbers(prompt).is_not_null()) & ~lost
-    if (lost | silent).mean() <= _MOST_ABORTED:  # type: ignore[operator]
+    # A count has no decimals: in 1.024 the point separates thousands.
+    seen = [] if loaded.typed else [clues(frame[name]) for name in columns.values()]
+    mark = "," if any(one.comma or ("." in (one.unclear or "") and not one.point) for one in seen) else "."
+    given = {ours: blank(parsed(frame[column], "count", mark)[0]) for ours, column in columns.items()}
+    prompt, reply = given["input_tokens"], given["output_tokens"]
+    counts = given.get("count", pl.repeat(1, frame.height, eager=True))
+    kept = frame.select("_row", _time=_times(frame, notes), input_tokens=prompt, output_tokens=reply, count=counts)
+    kept = kept.with_columns(pl.col("count").fill_null(pl.lit(1, counts.dtype)))
+    lost = _aborted(frame) | (numbers(reply) == 0).fill_null(False)
+    silent = reply.is_null() & (prompt.is_null() | numbers(prompt).is_not_null()) & ~lost
+    if (lost | silent).sum() <= _MOST_ABORTED * frame.height:
         lost = lost | silent
     elif lost.all():
         raise SweetspotError(f"{path}: no requests; all {kept.height} were aborted or have a reply of 0 tokens")
-    kept = whole_numbers(path, kept.filter(~lost), {"input_tokens": 1, "output_tokens": 1, "count": 0})
     if lost.any():
-        where = frame.filter(lost)["_row"][0]
         notes.append(
-            f"{lost.sum()} of {frame.height} requests were aborted or have no reply (first in row {where}): left out"
+            f"{lost.sum()} of {kept.height} requests were aborted or have no reply (first in row "
+            f"{kept.filter(lost)['_row'][0]}): left out"
         )
+    kept = whole_numbers(path, kept.filter(~lost), {"input_tokens": 1, "output_tokens": 1, "count": 0})
     counted = kept.group_by(_LENGTHS).agg(pl.col("count").sum()).filter(pl.col("count") > 0)
     if not counted.height:
         raise SweetspotError(f"{path}: no requests; every count is 0")
@@ -97,65 +81,42 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
 
 def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
     """The columns of lengths and counts, ours to theirs."""
+    there = [name for name in frame.columns if not name.startswith("_")]
     found: dict[str, str] = {}
     for ours in (*_LENGTHS, "count"):
-        if ours in frame.columns:
-            found[ours] = ours
-            continue
-        names = [name for name in frame.columns if any(one.quantity == ours for one in meanings(name))]
-        full = [name for name in names if frame[name].null_count() < frame.height] or names
-        first = full[0] if full else ""
-        if differing := [name for name in full[1:] if not frame[name].equals(frame[first].alias(name))]:
-            raise SweetspotError(
-                f"{path}: {first} and {differing[0]} could both be {ours}, and differ; choose one with --map "
-                + shlex.quote(f"{first}={ours}")
-            )
-        if first:
-            found[ours] = first
+        names = [name for name in there if any(one.quantity == ours for one in meanings(name))]
+        names = [ours] if ours in names else [name for name in names if frame[name].count()] or names
+        if differing := [name for name in names[1:] if not frame[name].equals(frame[names[0]])]:
+            raise ambiguous(str(path), [names[0], differing[0]], ours)
+        if names:
+            found[ours] = names[0]
     if missing := [name for name in _LENGTHS if name not in found]:
-        there = [name for name in frame.columns if not name.startswith("_")]
-        spare = [name for name in there if name not in found.values()]
-        likely = {name: [each for each in hints(name, spare) if _counts(frame[each])] for name in missing}
-        maps = [f"{next(iter(likely[name]), 'THEIRS')}={name}" for name in missing]
-        remedy = " ".join(f"--map {shlex.quote(each)}" for each in maps)
+        spare = [name for name in there if name not in found.values() and (numbers(frame[name]) % 1 == 0).any()]
+        maps = [shlex.quote(f"{next(iter(hints(name, spare)), 'THEIRS')}={name}") for name in missing]
         raise SweetspotError(
             f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
-            f"{shortened(there, ', ', 30)}; if the file has other names for them, add {remedy}"
+            f"{shortened(there, ', ', 30)}; if the file has other names for them, add --map {' --map '.join(maps)}"
         )
     return found
 
 
-def _separates_thousands(series: pl.Series) -> bool:
-    """Whether points separate thousands, as in 1.024: a count has no decimals."""
-    found = clues(series)
-    return bool(found.comma or (found.unclear and "." in found.unclear and not found.point))
-
-
-def _counts(series: pl.Series) -> bool:
-    """Whether a column holds whole numbers, as lengths are."""
-    values = numbers(series).drop_nulls()
-    return bool(len(values) and (values == values.floor()).all() and (values > 0).any())
-
-
 def _aborted(frame: pl.DataFrame) -> pl.Series:
     """Rows whose status says that there was no whole reply."""
-    lost = pl.Series([False] * frame.height)
+    lost = pl.repeat(False, frame.height, eager=True)
     for name in frame.columns:
-        plain = folded(name.rpartition(".")[2])
-        plain = "error" if ".error." in f".{name}" else plain
-        if plain in _STATES.split() and not frame[name].dtype.is_nested():
+        plain = "error" if ".error." in f".{name}" else folded(name.rpartition(".")[2])
+        if plain in _STATES and not frame[name].dtype.is_nested():
             text = blank(frame[name].cast(pl.String), NO_NUMBER).str.to_lowercase()
             if plain in ("error", "errortype"):
                 lost = lost | (text.is_not_null() & ~text.is_in(["false", "0", "{}", "[]"]))
             else:
-                lost = lost | text.str.contains(_FAILED).fill_null(False)
+                lost = lost | matches(text, FACTS["log"]["failed"])
     return lost
 
 
 def _times(frame: pl.DataFrame, notes: list[str]) -> pl.Series:
     """When each request arrived, in s; null throughout if no column says, or one that is not understood."""
-    nothing = pl.Series("_time", [None] * frame.height, dtype=pl.Float64)
-    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _TIMES.split()):
+    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _TIMES):
         series = frame[name]
         if series.dtype.is_temporal() and series.dtype != pl.Duration:
             return series.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) * 1e-6
@@ -166,11 +127,10 @@ def _times(frame: pl.DataFrame, notes: list[str]) -> pl.Series:
             return values * (1e-3 if relative_ms else next(factor for least, factor in _SINCE_1970 if size >= least))
         if series.dtype == pl.String:
             plain = series.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True)
-            for form in _WRITTEN:
+            zone = series.str.extract(r"([+-]\d\d:?\d\d)$").str.slice(0, 3).cast(pl.Float64).fill_null(0.0)
+            for form in FACTS["log"]["written"]:
                 read = plain.str.to_datetime(form, strict=False, time_unit="ns")
                 if not read.null_count():
-                    zone = series.str.extract(r"([+-]\d\d:?\d\d)$")
-                    hours = zone.str.slice(0, 3).cast(pl.Float64).fill_null(0.0)
-                    return read.dt.timestamp("ns").cast(pl.Float64) * 1e-9 - hours * 3600.0
+                    return read.dt.timestamp("ns").cast(pl.Float64) * 1e-9 - zone * 3600.0
         notes.append(f"times in column {name} are not understood, for example {series.drop_nulls().head(1).to_list()}")
-    return nothing
+    return pl.repeat(None, frame.height, dtype=pl.Float64, eager=True)

@@ -60,6 +60,10 @@ class Row(pa.DataFrameModel):
     valid: bool = _optional("Whether the row passed its checks; `false` rows are kept but not fitted.", True)
 
 
+COLUMNS = Row.to_schema().columns
+REQUIRED = [name for name, column in COLUMNS.items() if "default" not in (column.metadata or {})]
+
+
 def rows_of(frame: pl.DataFrame, group: Mapping[str, Any]) -> pl.DataFrame:
     """The rows of `frame` that belong to `group`."""
     return frame.filter(*(pl.col(name) == group[name] for name in GROUP))

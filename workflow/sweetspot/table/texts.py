@@ -1,19 +1,20 @@
-"""Text as a table: encodings, separators, the line of the header, and reports of several blocks."""
+"""Text as a table: encodings; separators, the line of the header, reports of several blocks; JSON."""
 
 import csv
-import io
+import json
 import re
-from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
-from sweetspot.table.words import UNITS, folded, meanings
+from sweetspot.table.words import FACTS, UNITS, folded, meanings
 
 _SEPARATORS = (",", ";", "\t", "|", " ")
 _SEARCHED = 40  # lines at the start among which the header is
 _WIDEST = 100_000  # columns
 _UNIT_WORDS = {folded(unit) for units in UNITS.values() for unit in units} | {""}
+_STATISTIC = re.compile(r"avg|min|max|sum|std|p\d+")
 csv.field_size_limit(2**30)
 
 
@@ -23,12 +24,11 @@ class TextError(ValueError):
 
 def decoded(data: bytes) -> str:
     """The text of a file as editors and spreadsheets write it, with line feeds. Raises ValueError if it is no text."""
+    even, odd = (data[start:200:2].count(0) / len(data[start:200:2] or b" ") for start in (0, 1))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = data.decode("utf-16")
-    elif (zeros := [data[start:200:2].count(0) / len(data[start:200:2] or b" ") for start in (0, 1)]) and _one_sided(
-        zeros
-    ):
-        text = data.decode("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be")
+    elif max(even, odd) > 0.5 > 10 * min(even, odd):  # every other byte is zero: UTF-16 without a mark
+        text = data.decode("utf-16-le" if odd > even else "utf-16-be")
     elif b"\0" in data:
         raise ValueError("not a text file")
     else:
@@ -39,11 +39,6 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _one_sided(zeros: list[float]) -> bool:
-    """Whether every other byte is mostly zero, as in UTF-16 without a mark."""
-    return max(zeros) > 0.5 > 10 * min(zeros)
-
-
 def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl.DataFrame, list[str]]:
     """The table in a text, and notes on lines left out. Raises TextError for a row with too many fields.
 
@@ -52,163 +47,182 @@ def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl
     """
     notes: list[str] = []
     lines = text.split("\n")
-    forced = re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0].strip("\n"), re.IGNORECASE)
-    if forced:  # a line for Excel
+    if forced := re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0], re.IGNORECASE):  # a line for Excel
         lines[0] = ""
-    if _first(lines).casefold().lstrip('"').startswith("metric") and len(_first(lines)) < 2000:
-        return _blocks("\n".join(lines)), notes
+    first = next((line for line in lines if line.strip()), "")
+    if first[:7].casefold().lstrip('"').startswith("metric"):
+        return _blocks(lines), notes
     start, separator = _header(lines, forced[1] if forced else None)
-    if start is None:
-        return pl.DataFrame(), notes
     above = [line for line in lines[:start] if line.strip(" ,;\t|") and not line.startswith("#")]
     if above:
         notes.append(f"lines above the header left out: {len(above)}, first {above[0].strip()[:80]!r}")
+    said = [line for line in lines[:start] if line.startswith("#")]
     if lines[start].lstrip().startswith("#"):
         lines[start] = lines[start].lstrip("# \t")
-    if found := _comments(lines, None if comments else (separator, lines[start].count(separator))):
-        notes.append(f"comment lines left out: {len(found)}, first {lines[found[0]].strip()[:80]!r}")
-        for index in found:
-            lines[index] = "\0"
-    lines[:start] = [""] * start
-    if separator == " ":
-        lines = [re.sub(r"[ \t]+", "\t", line.strip()) for line in lines]
-        separator = "\t"
-    names = next(csv.reader([lines[start]], delimiter=separator))
+    (_, names), *records = _records(lines, start, separator)
     if len(names) > _WIDEST:
         raise TextError(f"line {start + 1}: {len(names):,} columns; is it a table?")
-    body = "\n".join(line for line in lines[start + 1 :] if line != "\0")
-    if exact:
-        _check_fields(lines, start, separator, exact)
-    # An unnamed last column is what a separator at the end of each line makes.
-    unnamed = [f"column {place}" if not name.strip() else name.strip() for place, name in enumerate(names, 1)]
-    unique, again = _unique(unnamed)
-    if not body.strip():
-        return pl.DataFrame(schema=dict.fromkeys(unique, pl.String)), notes
-    header = io.StringIO()
-    csv.writer(header, delimiter=separator, lineterminator="\n").writerow(unique)
-    try:
-        frame = pl.read_csv(
-            io.BytesIO((header.getvalue() + body).encode()),
-            separator=separator,
-            infer_schema=False,  # a word among numbers is then reported with its row
-        )
-    except pl.exceptions.PolarsError as error:
-        _check_fields(lines, start, separator, exact)
-        raise TextError(f"line {start + 1}: {str(error).splitlines()[0]}") from None
-    frame = frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
-    frame, notes = _same(frame, again, start + 1, notes)
-    empty = [name for name, given in zip(unique, names, strict=True) if not given.strip()]
-    return _units(frame.drop(name for name in empty if frame[name].is_null().all())), notes
+    rows = []
+    for number, fields in records:
+        if lines[number].startswith("#") and (comments or len(fields) != len(names)):
+            said.append(lines[number])
+        elif len(fields) > len(names) or (exact and 0 < len(fields) < len(names)):
+            raise TextError(f"line {number + 1}: {len(fields)} fields, but the header has {len(names)}")
+        else:
+            rows.append([*(field.strip() or None for field in fields), *[None] * (len(names) - len(fields))])
+    if said:
+        notes.append(f"comment lines left out: {len(said)}, first {said[0].strip()[:80]!r}")
+    columns: dict[str, pl.Series] = {}
+    for place, (name, *values) in enumerate(zip(names, *rows, strict=True), 1):
+        # An unnamed column is an index, or what a separator at the end of each line makes.
+        named, series = name.strip() or f"column {place}", pl.Series(values, dtype=pl.String)
+        if named not in columns:
+            if name.strip() or series.count():
+                columns[named] = series
+        elif columns[named].equals(series):
+            notes.append(f"column {named} is there twice, with equal values")
+        else:
+            raise TextError(f"line {start + 1}: two columns are called {named!r} and differ; rename or remove one")
+    return _units(pl.DataFrame(columns)), notes
 
 
-def _first(lines: list[str]) -> str:
-    return next((line for line in lines if line.strip()), "")
-
-
-def _header(lines: list[str], forced: str | None) -> tuple[int | None, str]:
+def _header(lines: list[str], forced: str | None) -> tuple[int, str]:
     """The index of the header and the separator: where most names are known, otherwise the first line."""
-    best: tuple[tuple[int, int, int], int, str] | None = None
-    written = ((index, line) for index, line in enumerate(lines) if line.strip(" \t,;|\ufeff"))
-    for index, line in islice(written, _SEARCHED):
-        comment = line.lstrip().startswith("#")
-        plain = line.lstrip("# \t") if comment else line
+    best = (0, 0, 0), 0, forced or ","
+    for index in [index for index, line in enumerate(lines) if line.strip(" \t,;|\ufeff")][:_SEARCHED]:
+        comment = lines[index].lstrip().startswith("#")
+        plain = lines[index].lstrip("# \t") if comment else lines[index]
         for separator in [forced] if forced else _SEPARATORS:
             fields = plain.split() if separator == " " else [part.strip(' "') for part in plain.split(separator)]
             known = sum(bool(meanings(part)) for part in fields[:500])
-            if known < (max(3, len(fields)) if separator == " " else 2 if comment else 0):
-                continue
-            rank = (known if known > 1 else 0, -index, 0 if separator == " " else len(fields))
-            if best is None or rank > best[0]:
-                best = rank, index, separator
-    return (best[1], best[2]) if best else (None, ",")
+            if known >= (max(3, len(fields)) if separator == " " else 2 if comment else 0):
+                rank = (known if known > 1 else 0, -index, 0 if separator == " " else len(fields))
+                if best[0] == (0, 0, 0) or rank > best[0]:
+                    best = rank, index, separator
+    return best[1], best[2]
 
 
-def _comments(lines: list[str], data: tuple[str, int] | None) -> list[int]:
-    """The indices of lines that begin with # outside of quoted text, except those with this count of separators."""
-    found: list[int] = []
-    if any(line.startswith("#") for line in lines):
-        inside = False
-        for index, line in enumerate(lines):
-            if not inside and line.startswith("#") and not (data and line.count(data[0]) == data[1]):
-                found.append(index)
-            elif line.count('"') % 2:
-                inside = not inside
-    return found
-
-
-def _unique(names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Names of which none occurs twice, and which of them repeat which other."""
-    counts: Counter[str] = Counter()
-    unique, again = [], {}
-    for name in names:
-        counts[name] += 1
-        unique.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
-        if counts[name] > 1:
-            again[unique[-1]] = name
-    return unique, again
-
-
-def _same(frame: pl.DataFrame, again: dict[str, str], line: int, notes: list[str]) -> tuple[pl.DataFrame, list[str]]:
-    for name, first in again.items():
-        if not frame[name].equals(frame[first].alias(name), null_equal=True):
-            raise TextError(f"line {line}: two columns are called {first!r} and differ; rename or remove one of them")
-        notes = [*notes, f"column {first} is there twice, with equal values"]
-    return frame.drop(again), notes
+def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row from the header on, with the index of its first line."""
+    if separator == " ":
+        yield from ((index, lines[index].split()) for index in range(start, len(lines)))
+        return
+    reader = csv.reader((f"{line}\n" for line in lines[start:]), delimiter=separator, strict=True)
+    while (first := start + reader.line_num) < len(lines):
+        try:
+            fields, spoilt = next(reader), False
+        except csv.Error:
+            fields, spoilt = [], True
+        whole = lines[first : start + reader.line_num]
+        odd = [number for number, line in enumerate(whole, first + 1) if line.count('"') % 2]
+        if not whole[0].startswith("#") and (spoilt or len(odd) % 2):
+            raise TextError(f"line {odd[0] if odd else first + 1}: a quotation mark is not closed; remove it")
+        yield first, fields
 
 
 def _units(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with a row of units below the header moved into the header."""
-    if frame.height < 2:
+    units = {name: value for name, value in frame[:1].row(0, named=True).items() if value} if frame.height > 1 else {}
+    if not units or any(folded(value) not in _UNIT_WORDS for value in units.values()):
         return frame
-    row = [(name, value or "") for name, value in zip(frame.columns, frame.row(0), strict=True)]
-    if not any(value for _, value in row) or any(folded(value) not in _UNIT_WORDS for _, value in row):
-        return frame
-    return frame[1:].rename({name: f"{name} ({value.strip('()[] ')})" for name, value in row if value})
+    return frame[1:].rename({name: f"{name} ({value.strip('()[] ')})" for name, value in units.items()})
 
 
-def _check_fields(lines: list[str], start: int, separator: str, exact: bool) -> None:
-    """Raise TextError, naming the line, for a row with another number of fields than the header.
-
-    More fields are always wrong, fewer only if `exact`. Also for a quotation mark that is never closed.
-    """
-    body = [line if line != "\0" else "" for line in lines[start:]]
-    for number, line in enumerate(body, start + 1):
-        if line.count('"') % 2:
-            raise TextError(f"line {number}: a quotation mark is not closed; remove it")
-    reader = csv.reader(io.StringIO("\n".join(body)), delimiter=separator)
-    header = 0
-    for fields in filter(None, reader):
-        header = header or len(fields)
-        if len(fields) > header or (exact and len(fields) < header):
-            what = f"{len(fields)} fields, but the header has {header}"
-            raise TextError(f"line {start + reader.line_num}: {what}")
-
-
-def _blocks(text: str) -> pl.DataFrame:
+def _blocks(lines: list[str]) -> pl.DataFrame:
     """One row of a report of several blocks: "Request Latency (ms).avg", and of each GPU "… [0].avg"."""
     row: dict[str, str | None] = {}
     header: list[str] = []
-    for fields in csv.reader(io.StringIO(text)):
+    for fields in csv.reader(lines):
         if not any(fields):
             header = []
         elif not header:
-            header = [field.strip() for field in fields]
-            if "Metric" not in header:
-                header = []
+            header = [field.strip() for field in fields] if "Metric" in fields else []
         else:
             named = dict(zip(header, (field.strip() for field in fields), strict=False))
-            own = [named[key] for key in header if key not in ("Metric", "Value", "Unit") and not _statistic(key)]
+            own = [
+                named[key] for key in named if key not in ("Metric", "Value", "Unit") and not _STATISTIC.fullmatch(key)
+            ]
             place = f" [{' '.join(own)}]" if own else ""
-            metric = named["Metric"] + (f" ({named['Unit']})" if named.get("Unit") else "")
-            for key, value in named.items():
-                if _statistic(key):
-                    row[f"{metric}{place}.{key}"] = value or None
-                elif key == "Value":
-                    row[f"{metric}{place}"] = value or None
-                elif key == "GPU_Name":
-                    row["GPU_Name"] = value
-    return pl.DataFrame([row], schema=dict.fromkeys(row, pl.String))
+            metric = named["Metric"] + (f" ({named['Unit']})" if named.get("Unit") else "") + place
+            row |= {f"{metric}.{key}": value or None for key, value in named.items() if _STATISTIC.fullmatch(key)}
+            row |= {metric: named["Value"] or None} if "Value" in named else {}
+            row |= {"GPU_Name": named["GPU_Name"]} if "GPU_Name" in named else {}
+    return pl.DataFrame(row, schema=dict.fromkeys(row, pl.String))
 
 
-def _statistic(key: str) -> bool:
-    return bool(re.fullmatch(r"avg|min|max|sum|std|p\d+", key))
+def objects(text: str) -> pl.DataFrame:
+    """The rows of a JSON text: an array, rows one after another, columns, or one result; nested names have dots.
+
+    Raises TextError, naming the line or the row, if it is none."""
+    try:
+        found = list(_values(text.strip()))
+        found = _of_one(found[0]) if len(found) == 1 else found
+        for number, row in enumerate(found, 1):
+            if not isinstance(row, dict):
+                raise TextError(f"row {number} is not a JSON object")
+        rows = [dict(_flat(row)) for row in found]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pl.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    except RecursionError:
+        raise TextError("line 1: nested too deeply for a table") from None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON values in a text, one after another."""
+    decoder = json.JSONDecoder(
+        parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits), parse_constant=lambda _: None
+    )
+    place = 0
+    while place < len(text):
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            early = error.pos >= len(text) - 1 or "Unterminated" in error.msg
+            why = "the text ends inside a value: it is cut short" if early else error.msg
+            row = f" (row {text.count(chr(10), 0, place) + 1} is not a JSON object)" if place else ""
+            raise TextError(f"line {error.lineno}: not JSON: {why}{row}") from None
+        yield value
+        place = end
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+
+
+def _of_one(value: Any) -> list[Any]:
+    """The rows of one JSON value: of an array, of columns, of a result with its rows, or itself as the only row."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    parts = list(value.values())
+    if parts and all(isinstance(part, list) and len(part) == len(parts[0]) > 0 for part in parts):
+        return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]
+    if len(parts) > 1 and all(isinstance(part, dict) and part and part.keys() == parts[0].keys() for part in parts):
+        if all(name.isdigit() for name in parts[0]):  # as pandas writes a frame
+            return [{name: part[key] for name, part in value.items()} for key in parts[0]]
+        if all(name.isdigit() for name in value):
+            return parts
+    for name in FACTS["rows"]:
+        inner = value.get(name)
+        if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner):
+            beside = {key: part for key, part in value.items() if key != name and not isinstance(part, list)}
+            return [beside | row for row in inner]
+    return [value]
+
+
+def _flat(row: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            one_word = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+            yield f"{above}{name}", value[0] if one_word else value
+
+
+def _column(values: list[Any]) -> pl.Series:
+    """Of numbers, or lists of them, if all values are; otherwise of text. NaN is missing."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds in (set(), {bool}):
+        return pl.Series(values)
+    if kinds <= {int, float}:
+        return pl.Series(values, strict=False)
+    if kinds == {list} and {type(part) for value in values for part in value or ()} <= {int, float}:
+        return pl.Series(values, strict=False)
+    return pl.Series([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])

@@ -10,16 +10,16 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from importlib.resources import files
-from pathlib import Path
+from operator import add
 from typing import Any
 
 import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table.numbers import blank, numbers, parsed
-from sweetspot.table.schema import Row
+from sweetspot.table.schema import COLUMNS
 from sweetspot.table.words import NUMBERS, UNITS, Meaning, meanings
 
 _ALIKE = 0.01  # relative difference up to which two columns are one
@@ -38,10 +38,6 @@ class Format:
     choose: Mapping[str, Sequence[str]]
     sample: Mapping[str, Any]
 
-    def fits(self, names: Sequence[str]) -> bool:
-        """Whether a table with these columns is of this format."""
-        return any(all(fnmatch.filter(names, key) for key in keys) for keys in self.keys)
-
     def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         """Our columns and quantities, without those that the format does not name, except ours; and their names.
 
@@ -53,8 +49,8 @@ class Format:
         for quantity in [name for name in self.choose if name not in given]:
             several = {name: _column(frame, quantity, name) for name in self.choose[quantity]}
             there = {name: series for name, series in several.items() if series is not None and (series > 0).any()}
-            first, *others = there.values()
-            if any(((other - first).abs() > _ALIKE * first).any() for other in others):
+            one, *others = there.values()
+            if any(((other - one).abs() > _ALIKE * one).any() for other in others):
                 ways = [name.replace("]", "").split(" [") for name in there]
                 maps = [f"--map {name}={Meaning(quantity, 0.0, unit).header}" for name, unit in ways]
                 raise SweetspotError(
@@ -62,25 +58,16 @@ class Format:
                     f"only you can say which counts: {' or '.join(maps)}"
                 )
             sources[quantity] = [*there]
-        for quantity, names in sources.items():
-            if quantity in given:
-                continue
-            for name in names:
-                series = _column(frame, quantity, name)
-                if series is not None and series.drop_nulls().len():
-                    found[quantity] = series.alias(quantity)
-                    break
-        ours = {*Row.to_schema().columns, *NUMBERS, *settled}
+        for quantity in [name for name in sources if name not in given]:
+            series = (_column(frame, quantity, name) for name in sources[quantity])
+            first = next((each for each in series if each is not None and each.count()), None)
+            if first is not None:
+                found[quantity] = first
+        ours = {*COLUMNS, *NUMBERS, *settled}
         kept = frame.select(name for name in frame.columns if name.startswith("_") or name in ours)
-        for name, value in self.constants.items():
-            if name not in found and name not in kept.columns:
-                found[name] = pl.Series(name, [value] * frame.height, dtype=pl.String)
-        kept = kept.drop(name for name in found if name in kept.columns)
-        return kept.with_columns(found.values()), [*found]
-
-    def told(self, path: Path) -> list[str]:
-        """Two lines: what was recognised, and how it is read."""
-        return [f"{path} is of {self.name}", self.says]
+        for name in self.constants.keys() - found.keys() - {*kept.columns}:
+            found[name] = pl.repeat(self.constants[name], frame.height, eager=True)
+        return kept.with_columns(series.alias(name) for name, series in found.items()), [*found]
 
 
 @cache
@@ -96,30 +83,24 @@ def all_formats() -> tuple[Format, ...]:
 
 def recognised(names: Sequence[str]) -> Format | None:
     """The format of a table with these columns; None if it is of none."""
-    return next((form for form in all_formats() if form.fits(names)), None)
+    fits = (
+        form for form in all_formats() if any(all(fnmatch.filter(names, key) for key in keys) for keys in form.keys)
+    )
+    return next(fits, None)
 
 
 def _column(frame: pl.DataFrame, quantity: str, source: str) -> pl.Series | None:
     expression, unit = re.fullmatch(r"(.*?)(?: \[([^]]+)\])?", source).groups()  # type: ignore[union-attr]
     kind = NUMBERS.get(quantity, "text")
     factor = UNITS[kind][unit] if unit else 1.0
-    many = re.fullmatch(r"(sum|first|count)\((.*)\)", expression)
-    if many:
-        names = fnmatch.filter(frame.columns, many[2])
-        if many[1] == "count":
-            return pl.Series(quantity, [len(names)] * frame.height, dtype=pl.Float64) if names else None
-        names = names if many[1] == "sum" else names[:1]
-    else:
-        names = [part.strip() for part in expression.split(" + ")]
+    names = expression.split(" + ")
+    if many := re.fullmatch(r"(sum|first|count)\((.*)\)", expression):
+        names = fnmatch.filter(frame.columns, many[2])[: 1 if many[1] == "first" else None]
+        if names and many[1] == "count":
+            return pl.repeat(float(len(names)), frame.height, eager=True)
     if not names or not all(name in frame.columns for name in names):
         return None
     if kind == "text":
         return blank(frame[names[0]].cast(pl.String))
-    if len(names) == 1:
-        return parsed(blank(frame[names[0]]), kind, ".", factor)[0]
-    values = [numbers(parsed(blank(frame[name]), kind)[0]) for name in names]
-    return (
-        pl.DataFrame([value.alias(str(i)) for i, value in enumerate(values)])
-        .select(pl.sum_horizontal(pl.all(), ignore_nulls=False) * factor)
-        .to_series()
-    )
+    values = [parsed(blank(frame[name]), kind, ".", factor)[0] for name in names]
+    return values[0] if len(values) == 1 else reduce(add, map(numbers, values))
