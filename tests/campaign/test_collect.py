@@ -26,17 +26,17 @@ def test_copies_of_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.
     rows: list[dict[str, Any]] = measure(prepare(tmp_path), job(CELLS))
     once = collected(tmp_path, rows)
     assert once.height == len(rows)
-    assert "copies" not in capsys.readouterr().out
+    assert "twice" not in capsys.readouterr().out
     later = [{**row, "uncertainty_drift": 0.5, "flags": "drifted"} for row in rows[:2]]  # of a larger block
     for blocks in ([rows, rows], [rows + rows], [rows, later, rows[2:]]):
         assert collected(tmp_path, *blocks).equals(once)
-        assert f"warning: {len(rows)} rows are copies of others and were left out" in capsys.readouterr().out
+        assert f"warning: {len(rows)} rows are there twice and counted once, first " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["energy_j", "duration_s", "energy_instant_j"])
 def test_rows_that_disagree_on_a_measurement_are_refused(tmp_path: Path, name: str) -> None:
     rows: list[dict[str, Any]] = measure(prepare(tmp_path), job(CELLS))
-    with pytest.raises(SweetspotError, match=r"two rows disagree on one measurement \(model opt, batch 4, session .*"):
+    with pytest.raises(SweetspotError, match=r"are one measurement .* that disagree on it"):
         collected(tmp_path, rows, [{**rows[3], name: 1.001 * rows[3][name]}])
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from energies import energy
 from sweetspot.commands.main import main
-from sweetspot.predict import predictor
 from sweetspot.table.read import read
 
 LENGTHS = (64, 256, 512, 1024, 2048)
@@ -69,13 +68,3 @@ def test_a_power_is_judged_by_the_number_of_gpus(tmp_path: Path, label: str, odd
     table.with_columns(duration_s=pl.col("energy_j") / 4000).write_csv(tmp_path / "power.csv")
     notes = "\n".join(read([tmp_path / "power.csv"]).notes)
     assert ("does not draw" in notes) == odd
-
-
-def test_a_predictor_from_before_there_were_several_gpus_is_read(tmp_path: Path) -> None:
-    table = rows(tmp_path / "rows.csv", {"": 1.0})
-    assert main(["fit", str(table), "--out", str(tmp_path)]) == 0
-    content = json.loads((tmp_path / "predictor.json").read_text())
-    for group in content["groups"]:
-        del group["parallelism"]
-    (tmp_path / "old.json").write_text(json.dumps(content))
-    assert predictor.predict(predictor.load(tmp_path / "old.json"), "m", 512, 512).parallelism == "tp1"

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 
-from sweetspot.campaign.collect import once
 from sweetspot.errors import SweetspotError
 from sweetspot.measure import journal
 from sweetspot.table import read as table
@@ -41,7 +40,7 @@ def write(results: Path, out: Path) -> pl.DataFrame:
         raise SweetspotError(f"{results}: no measurements/ in it; name the directory of a measured campaign")
     if out.exists():
         raise SweetspotError(f"{out}: exists; choose a new name or remove it (nothing is overwritten)")
-    frame, _ = flag_changes(once(table.read(files).frame)[0])
+    frame, _ = flag_changes(table.read(files).frame)
     frame = frame.filter(pl.col("reasons") != "not_measured_yet")
     if not frame.height:
         raise SweetspotError(f"{results}: nothing was measured yet; run the campaign first")

@@ -28,6 +28,7 @@ _RULES = {"greater_than": "above", "greater_than_or_equal_to": "at least", "less
 # Frames here have columns _file and _row, which say where each row comes from. Each check returns the frame and notes.
 _PLACE = pl.format("{}, row {}", "_file", "_row")
 # With a cell and a repetition, these identify a measured row: no two measurements begin at one moment of one session.
+_MEASURED = ("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "batch_runs")  # the same in any block
 _MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestamp")
 _COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
@@ -214,9 +215,10 @@ def _rule(name: str) -> str:
 
 
 def _without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Drop rows that another file, or the same measurement, has already.
+    """Drop rows that another file has already, and further copies of a measured row, known by cell, session and time.
 
-    Raises SweetspotError, naming both, if one measurement has two energies.
+    What a later, larger block says of the same measurement may differ, as its drift. Raises SweetspotError, naming
+    both rows, if what was measured differs.
     """
     plain = [name for name, kind in frame.schema.items() if not kind.is_nested()]
     moment = [name for name in _MOMENT if name in plain]
@@ -230,14 +232,16 @@ def _without_copies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         identity = [*GROUP, *CELL, *moment, "repetition"]
         measured = frame.filter("valid", known, pl.col("repetition").is_not_null())
         clash = measured.group_by(identity, maintain_order=True).agg(
-            _one=_PLACE.first(), _other=_PLACE.last(), _kinds=pl.col("energy_j").n_unique()
+            _one=_PLACE.first(),
+            _other=_PLACE.last(),
+            _kinds=pl.struct([name for name in _MEASURED if name in frame.columns]).n_unique(),
         )
         for row in clash.filter(pl.col("_kinds") > 1).head(1).iter_rows(named=True):
             raise SweetspotError(
                 f"{row['_one']} and {row['_other']} are one measurement (session {row['session']}, repetition "
-                f"{row['repetition']}) with two energies; remove the wrong one"
+                f"{row['repetition']}) that disagree on it; remove the wrong one"
             )
-        again = again | frame.select(known & ~pl.struct(whole).is_first_distinct()).to_series()
+        again = again | frame.select(known & ~pl.struct(identity).is_first_distinct()).to_series()
     if not again.any():
         return frame, []
     first = frame.filter(again).select(_PLACE).item(0, 0)
