@@ -15,9 +15,9 @@ from sweetspot.table.columns import named
 from sweetspot.table.files import read_file, renamed, shortened
 from sweetspot.table.numbers import NO_NUMBER, NOTHING, as_text, blank, matches, numbers
 from sweetspot.table.physics import doubts
-from sweetspot.table.readings import BOARDS, FALSE, ROUNDED
+from sweetspot.table.readings import FALSE, ROUNDED
 from sweetspot.table.schema import CELL, COLUMNS, GROUP, SOURCES, Row, group_name
-from sweetspot.table.words import folded, meanings
+from sweetspot.table.setups import apart, is_among, two_modes
 from sweetspot.vocabulary import LATENCIES, UNSPECIFIED
 
 # Columns in which zero means not measured, or not applicable.
@@ -33,7 +33,6 @@ _MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestam
 _COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
 # Rows with different numbers of boards, or values under these headers (folded), are not repetitions of one measurement.
-_SETUPS = ("dp", "ep", "task", "dataset", "quantization")
 _MANY = 0.1  # share of cells with mixed units above which a table is refused
 _TWO_UNITS = 50.0  # repetitions of a cell never differ by this factor; kilojoules and watt-hours do
 _FEW = 0.5  # share of a group's rows without a source up to which they are set aside
@@ -102,12 +101,13 @@ def read(
     for remark, (first, *others) in remarks.items():
         said.append(f"{f'{len(others) + 1} rows, first ' if others else ''}{first}: {remark}")
     said += copies
-    for step in (_with_latencies, _apart):
+    for step in (_with_latencies, apart):
         frame, notes = step(frame)
         said += notes
     _check_units(frame)
     frame, notes = _of_one_source(frame)
     odd, impossible = doubts(frame)
+    odd += two_modes(frame)
     if odd and advice:
         odd[0] += f" {'; '.join(advice)}"
     if invalid := frame.height - int(frame["valid_as_given"].sum()):
@@ -265,29 +265,6 @@ def _with_latencies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return frame, notes
 
 
-def _apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Keep rows of different set-ups apart by giving each its own engine name: they are not repetitions."""
-    notes = []
-    for name in [name for name, kind in frame.schema.items() if not kind.is_nested()]:
-        is_setup = folded(name) in _SETUPS or any(one.quantity in BOARDS for one in meanings(name))
-        if not is_setup or (name == "gpus" and "energy_j_per_gpu" in frame.columns):
-            continue  # in our own tables `gpus` repeats what `parallelism` says
-        cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
-        mixed = cells.filter(pl.col("_values") > 1).select(GROUP).unique()
-        if mixed.height:
-            value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
-            named = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
-            frame = frame.with_columns(engine=pl.when(_is_among(frame, mixed)).then(named).otherwise("engine"))
-            notes.append(f'cells have several values of {name}: each is kept apart, as engine "… {name}=…"')
-    return frame, notes
-
-
-def _is_among(frame: pl.DataFrame, groups: pl.DataFrame) -> pl.Series:
-    """Which rows are of one of the groups."""
-    marked = groups.select(*GROUP, _among=True)
-    return frame.join(marked, on=GROUP, how="left", nulls_equal=True, maintain_order="left")["_among"].fill_null(False)
-
-
 def _check_units(frame: pl.DataFrame) -> None:
     """Raise SweetspotError, naming two rows, if repetitions of many cells differ as much as two units do.
 
@@ -322,6 +299,6 @@ def _of_one_source(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
             f"{group_name(row[name] for name in GROUP)}: mixes rows from {' and '.join(row['source'])} sources; fit "
             "them separately, or give them different names in column engine"
         )
-    aside = _is_among(frame, mixed) & (frame["source"] == UNSPECIFIED) & frame["valid"]
+    aside = is_among(frame, mixed) & (frame["source"] == UNSPECIFIED) & frame["valid"]
     said = "rows without a known source are set aside and not fitted; other rows of their group state theirs"
     return frame.with_columns(valid=frame["valid"] & ~aside), [f"{aside.sum()} {said}"] if aside.any() else []
