@@ -8,7 +8,7 @@ DEV := $(VENV)/ready-dev
 # One worker more than cores: Slurm and browsers mostly wait. Without limit, each would start a thread per core for every
 # small matrix, and they would wait for each other.
 export OMP_NUM_THREADS := 1
-PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses $(shell expr $$(env -u OMP_NUM_THREADS nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-engine mutants broken rehearse walk lint format lock clean

@@ -74,8 +74,10 @@ def _finite(text: str) -> float:
 
 def _check(path: Path, content: Mapping[str, Any]) -> None:
     """Raise SweetspotError unless the content obeys the schema, and its laws are those of this version."""
-    import fastjsonschema  # takes long to import, and for most files is not needed
-
+    try:
+        import fastjsonschema  # not needed for a file as `fit` wrote it, nor there in an engine's environment
+    except ImportError:
+        raise SweetspotError(f"{path}: was changed; to check it, pip install fastjsonschema; or {_AGAIN}") from None
     try:
         fastjsonschema.compile(json.loads(_SCHEMA.read_text()))(content)
     except fastjsonschema.JsonSchemaValueException as error:
