@@ -50,11 +50,19 @@ def test_a_longer_grid_measures_the_new_cells_only(earlier: Checkout) -> None:
     assert "To measure: 18 cells in 6 jobs" in earlier.run("--dry-run"), "3 models, 2 batches, 3 new cells"
 
 
-def test_its_predictor_answers(earlier: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_predictor_is_made_again_from_its_rows(
+    earlier: Checkout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predictor = earlier.out / "predictor.json"
     assert json.loads(predictor.read_text())["schema_version"] == 2
     request = ["--input-tokens", "300", "--output-tokens", "300", "--batch", "8", "--json"]
     architecture = earlier.path / "resources/architectures/llama-3.2-3b.json"
+    assert main(["predict", "--predictor", str(predictor), "--model", "llama-3.2-1b", *request]) == 1
+    assert "make it again from the same rows with `sweetspot fit`" in capsys.readouterr().err
+    rows, architectures = str(earlier.out / "measurements.parquet"), str(earlier.path / "resources/architectures")
+    assert main(["fit", rows, "--out", str(tmp_path), "--architectures", architectures]) == 0
+    predictor = tmp_path / "predictor.json"
+    capsys.readouterr()
     for which in (["--model", "llama-3.2-1b"], ["--architecture", str(architecture)]):
         assert main(["predict", "--predictor", str(predictor), *which, *request]) == 0
         answer = json.loads(capsys.readouterr().out)

@@ -83,7 +83,7 @@ class Protocol:
 _ORDERED = (
     *(("min_repetitions", 1, "repetitions"), ("visits", 1, "repetitions")),  # each visit makes at least one
     *(("warmup_s", 1, "warmup_max_s"), ("window_s", 1, "window_max_s")),
-    *(("poll_s", 2, "poll_gap_s"), ("poll_gap_s", 1, "window_s"), ("poll_gap_s", 1, "idle_s")),  # polls may be late
+    ("poll_s", 2, "poll_gap_s"),  # polls may be late
     *(("sensor_s", 1, "window_s"), ("sensor_s", 1, "idle_s")),
     *(("counter_step_s", 2, "counter_timeout_s"), ("counter_step_s", 1, "window_s")),
 )

@@ -259,7 +259,7 @@ def _with_latencies(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         if lost.height:
             notes.append(
                 f"{name}: values left out, as they are not times in s between 0 and the run's duration: {lost.height}, "
-                f"first {lost.select(pl.format('{}: {}', _PLACE, name)).item(0, 0)}"
+                f"first {lost.select(_PLACE).item(0, 0)}: {lost[name][0]}"
             )
         frame = frame.with_columns(seconds)
     return frame, notes
