@@ -128,6 +128,8 @@ class Walk:
         """The files that the pages take for granted: tables measured elsewhere, other campaigns, a configuration."""
         (self.place / "config/my-campaign.yaml").write_text(CAMPAIGN)
         _write_table(self.place / "rows.csv")
+        usage = [{"usage": {"prompt_tokens": 300 + n, "completion_tokens": 100 + 3 * n}} for n in range(20)]
+        (self.place / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in usage))
         _write_table(self.place / "rows-vllm.csv")
         _write_table(self.place / "rows-trt.csv", scale=0.9)
         predictor = self.demo_predictor()
