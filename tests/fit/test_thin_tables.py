@@ -159,3 +159,13 @@ def test_a_request_that_cannot_run_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert limits["llama-3.1-8b"] == {"tokens": 131072, "because": "the 131072 positions of llama-3.1-8b"}
     assert json.dumps(found)
     assert "cannot run" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [{}, {"gpu": "NVIDIA H100 80GB HBM3"}, {"gpu": "a board", "precision": "fp8"}])
+def test_the_positions_of_a_model_limit_it_on_any_board(tmp_path: Path, columns: dict[str, str]) -> None:
+    frame = measured("steps-8", inputs=(64, 512), outputs=(64, 512), **columns)
+    frame.with_columns(model=pl.lit("opt-6.7b")).write_csv(tmp_path / "rows.csv")
+    architectures = str(ROOT / "resources/architectures")
+    assert main(["fit", str(tmp_path / "rows.csv"), "--out", str(tmp_path), "--architectures", architectures]) == 0
+    with pytest.raises(SweetspotError, match="more than 2048 exceed"):
+        predictor.predict(predictor.load(tmp_path / "predictor.json"), "opt-6.7b", 2000, 1000, 8)

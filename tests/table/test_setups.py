@@ -61,3 +61,16 @@ def test_two_modes_in_one_cell_are_a_doubt(tmp_path: Path) -> None:
     assert "two set-ups that no column tells apart?" in doubt
     several([1.0, 1.02, 0.98, 1.01, 0.99, 1.03], 0.03, repetition=[0, 1, 2, 3, 4, 5]).write_csv(tmp_path / "one.csv")
     assert table.read([tmp_path / "one.csv"]).doubts == []
+
+
+def test_each_group_is_judged_alone_and_our_own_tables_are_left_as_they_are(tmp_path: Path) -> None:
+    """A clock that mattered for one model only, hidden among others that scatter more."""
+    one = several([1.0, 1.1, 1.2], 0.005, sm_clock=[900, 1400, 1980])
+    others = [
+        several([1.0] * 3, 0.15, sm_clock=[900, 1400, 1980]).with_columns(model=pl.lit(name)) for name in ("x", "y", "z")
+    ]
+    pl.concat([one, *others]).write_csv(tmp_path / "rows.csv")
+    engines = table.read([tmp_path / "rows.csv"]).frame.group_by("model").agg(pl.col("engine").n_unique())
+    assert dict(engines.rows()) == {"m": 3, "x": 1, "y": 1, "z": 1}
+    one.with_columns(energy_j_per_gpu=pl.concat_list("energy_j"), gpus=1).write_parquet(tmp_path / "ours.parquet")
+    assert table.read([tmp_path / "ours.parquet"]).frame["engine"].n_unique() == 1

@@ -22,6 +22,7 @@ from sweetspot.predict.laws import LAWS, Law
 from sweetspot.predict.predictor import KIND, SCHEMA_VERSION
 from sweetspot.table.read import Table
 from sweetspot.table.schema import CELL, GROUP, group_name, rows_of
+from sweetspot.vocabulary import UNSPECIFIED
 
 
 def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = None) -> dict[str, Any]:
@@ -187,12 +188,13 @@ def _repetition(frame: pl.DataFrame) -> dict[str, float] | None:
 
 def _limit(architecture: Architecture | None, group: Mapping[str, Any], measured: int) -> dict[str, Any] | None:
     """The longest request that can run (see `Memory.limit`); None if unknown, or if a longer one did run."""
-    board = gpus.find(group["gpu"])
-    if not (architecture and board):
+    if architecture is None:
         return None
-    spread = Parallelism.parse(group["parallelism"])
-    limit = spread.memory(architecture, board, group["precision"]).limit(spread.on(board))
-    return limit if limit["tokens"] >= measured else None
+    limits, board, spread = [architecture.limit], gpus.find(group["gpu"]), Parallelism.parse(group["parallelism"])
+    if board and group["precision"] != UNSPECIFIED:
+        limits.append(spread.memory(architecture, board, group["precision"]).limit(spread.on(board)))
+    possible = [limit for limit in limits if limit["tokens"] >= measured]
+    return min(possible, key=lambda limit: limit["tokens"], default=None)
 
 
 def _experts(cell: Mapping[str, Any]) -> dict[str, int] | None:

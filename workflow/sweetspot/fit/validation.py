@@ -179,7 +179,7 @@ def _choice_again(scheme: str, points: Points, held_out: Mapping[str, Schemes]) 
     if scheme != "5-fold":
         return [], "the choice is made again for 5-fold only"
     found, chosen = [], Counter[str]()
-    for index, fold in enumerate(held_out["steps-8"][scheme]):
+    for index, fold in enumerate(next(iter(held_out.values()))[scheme]):
         others = points.take(~fold.mask)
         name = choose(
             {name: fits(law, others) for name, law in LAWS.items() if law.predicts},

@@ -19,17 +19,23 @@ def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Give each set-up its own engine name, and notes on it.
 
     A set-up is told by a column that names boards or tasks, or by any that explains the scatter of the energies within
-    cells, as a clock or a power limit does.
+    the cells of a group, as a clock or a power limit does. Our own tables record what a campaign kept the same.
     """
     notes = []
+    ours = "energy_j_per_gpu" in frame.columns
     for name in [name for name, kind in frame.schema.items() if not kind.is_nested() and not name.startswith("_")]:
-        if name == "gpus" and "energy_j_per_gpu" in frame.columns:
-            continue  # in our own tables it repeats what `parallelism` says
+        if ours and name == "gpus":
+            continue  # it repeats what `parallelism` says
         named_so = folded(name) in _SETUPS or any(one.quantity in BOARDS for one in meanings(name))
-        share = 0.0 if named_so or name in COLUMNS else _explained(frame, name)
+        if not named_so and (ours or name in COLUMNS):
+            continue
         cells = frame.filter("valid").group_by(*GROUP, *CELL).agg(_values=pl.col(name).n_unique())
         mixed = cells.filter(pl.col("_values") > 1).select(*GROUP).unique()
-        if not mixed.height or not (named_so or share):
+        share = 0.0
+        if not named_so:
+            shares = [_explained(frame.filter(is_among(frame, mixed[[i]])), name) for i in range(mixed.height)]
+            mixed, share = mixed.filter(pl.Series(shares, dtype=pl.Float64) > 0), max(shares, default=0.0)
+        if not mixed.height:
             continue
         value = pl.concat_str(pl.lit(f"{name}="), pl.col(name).cast(pl.String).fill_null("unknown"))
         engine = pl.when(pl.col("engine") == UNSPECIFIED).then(value).otherwise(pl.col("engine") + " " + value)
