@@ -67,7 +67,8 @@ def test_each_group_is_judged_alone_and_our_own_tables_are_left_as_they_are(tmp_
     """A clock that mattered for one model only, hidden among others that scatter more."""
     one = several([1.0, 1.1, 1.2], 0.005, sm_clock=[900, 1400, 1980])
     others = [
-        several([1.0] * 3, 0.15, sm_clock=[900, 1400, 1980]).with_columns(model=pl.lit(name)) for name in ("x", "y", "z")
+        several([1.0] * 3, 0.15, sm_clock=[900, 1400, 1980]).with_columns(model=pl.lit(name))
+        for name in ("x", "y", "z")
     ]
     pl.concat([one, *others]).write_csv(tmp_path / "rows.csv")
     engines = table.read([tmp_path / "rows.csv"]).frame.group_by("model").agg(pl.col("engine").n_unique())
