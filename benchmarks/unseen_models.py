@@ -75,8 +75,8 @@ def left_out(name: str, cells: pl.DataFrame, models: dict[str, Architecture]) ->
 
 
 def learning_curve(cells: pl.DataFrame, models: dict[str, Architecture]) -> None:
-    """Energy error on the other cells of a model left out, after some of its cells; beside its own batch-8."""
-    print("  energy MAPE in % on the other cells of a new model after k of its cells (worst model; coverage); batch-8")
+    """Energy error on the other cells of a model left out, after some of its cells; beside its own steps-8."""
+    print("  energy MAPE in % on the other cells of a new model after k of its cells (worst model; coverage); steps-8")
     entries = {}
     for model in models:
         entries[model] = across.fit_across_models(cells.filter(pl.col("model") != model), models)[0][0]
@@ -152,7 +152,7 @@ def pick(mine: pl.DataFrame, count: int, how: str) -> np.ndarray:
 
 
 def batch_8(given: pl.DataFrame, rest: pl.DataFrame) -> list[float]:
-    """MAPE in percent of the model's own batch-8 law with the same cells; empty where they are too few."""
+    """MAPE in percent of the model's own steps-8 law with the same cells; empty where they are too few."""
     law = LAWS["steps-8"]
 
     def design(frame: pl.DataFrame) -> Any:

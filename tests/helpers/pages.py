@@ -40,7 +40,7 @@ def results(
     batches: tuple[int, ...] = (1, 64),
     source: str = "simulated",
 ) -> Outcome:
-    """A campaign whose rows obey batch-8 within 1 %: one row invalid, one cell of each model without any valid row."""
+    """A campaign whose rows obey steps-8 within 1 %: one row invalid, one cell of each model without any valid row."""
     rng = random.Random(1)
     rows, plan = [], []
     for index, model in enumerate(models):

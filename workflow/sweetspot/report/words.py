@@ -41,7 +41,7 @@ def some(what: str, shown: Sequence[int], every: Iterable[int]) -> str:
 
 
 def law_words(groups: Sequence[Group]) -> str:
-    """The chosen laws for a sentence: "paper-6", or "paper-6 for 10 models, batch-8 for 3"."""
+    """The chosen laws for a sentence: "paper-6", or "paper-6 for 10 models, steps-8 for 3"."""
     laws = [str(group["law"]) for group in groups if group.get("law")]
     counts = {law: laws.count(law) for law in dict.fromkeys(laws)}
     if len(counts) == 1:
