@@ -24,7 +24,7 @@ def main() -> None:
         figures, page = Path(directory) / "figures", Path(directory) / "report.html"
         files = draw_all(results, figures)
         drawn_s = time.perf_counter() - start
-        report.write(results, figures, page)
+        report.write(results, page)
         models, cells = results.rows["model"].n_unique(), results.means.height
         print(f"{models} models, {cells} cells, {results.rows.height} rows")
         written_s = time.perf_counter() - start - drawn_s

@@ -34,6 +34,7 @@ COLUMNS = {
     "temperature_c",
     "sm_clock_mhz",
     "event_reasons",
+    "power_capped_share",
     "valid",
     "reasons",
     "flags",

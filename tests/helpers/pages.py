@@ -129,7 +129,7 @@ def page(results: Outcome, directory: Path) -> str:
     """Draw and write everything as the workflow does; the page as text."""
     prepared = Results.of(**vars(results))
     figures.draw_all(prepared, directory / "figures")
-    report.write(prepared, directory / "figures", directory / "report.html")
+    report.write(prepared, directory / "report.html")
     return (directory / "report.html").read_text(encoding="utf-8")
 
 

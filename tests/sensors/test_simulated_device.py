@@ -95,7 +95,9 @@ def test_the_power_cap_holds_and_shows_up_as_time() -> None:
 def test_long_prompts_in_a_large_batch_hit_the_cap_and_are_flagged() -> None:
     rows = Bench("gemma-2-9b", batch=128).cell(4096, 1)
     assert all("power_capped" in row["flags"] for row in rows)
+    assert all(0 < row["power_capped_share"] <= 1 for row in rows)
     assert rows[0]["sm_clock_mhz"] < 1980
+    assert all(row["power_capped_share"] == 0 for row in Bench("gemma-2-9b", batch=1).cell(64, 64))
 
 
 def test_static_power_rises_with_temperature() -> None:

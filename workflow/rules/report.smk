@@ -6,7 +6,6 @@ rule report:
         predictions="<out>/predictions.parquet",
         plan="<out>/plan.csv",
         campaign="<out>/campaign.json",
-        figures="<out>/figures",
     output:
         report(
             "<out>/report.html",

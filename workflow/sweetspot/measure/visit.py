@@ -172,6 +172,7 @@ def _row(window: Window, runs: int, flags: list[str], protocol: Protocol) -> dic
         "temperature_c": window.temperature_c,
         "sm_clock_mhz": window.sm_clock_mhz,
         "event_reasons": window.event_reasons,
+        "power_capped_share": window.power_capped_share,
         "valid": not window.reasons,
         "reasons": ";".join(window.reasons),
         "flags": ";".join([*flags, *regimes]),

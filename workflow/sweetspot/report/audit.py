@@ -21,7 +21,7 @@ REASONS = {
 }
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
-    "power_capped": "the GPU reached its power limit: runs take longer instead of drawing more power",
+    "power_capped": "the GPU was at its power limit for part of the run: it then takes longer instead of drawing more power",
     "throttled": "the GPU slowed down because of heat or hardware protection",
     "kv_capacity_unknown": "the server does not say how many requests it holds: the batch may have run in waves",
     "requests_unchecked": "the server does not count its tokens: requests of others would have gone unnoticed",
@@ -103,8 +103,15 @@ def invalid(rows: pl.DataFrame) -> Table | None:
 
 
 def flags(rows: pl.DataFrame) -> Table | None:
-    """Rows with a flag, counted by flag."""
-    return _counted("Flagged rows: valid, but in conditions worth knowing", rows, "flags", FLAGS)
+    """Rows with a flag, counted by flag; for the power limit, with the share of the time that it held."""
+    meanings = FLAGS
+    if "power_capped_share" in rows.columns:
+        shares = rows.filter(pl.col("flags").str.contains("power_capped"))["power_capped_share"].drop_nulls()
+        if len(shares):
+            low, middle, high = (percent(100 * float(shares.quantile(q) or 0)) for q in (0.05, 0.5, 0.95))
+            said = f"; it was at the limit {middle} of the time (median of these rows; 90 % of them: {low} to {high})"
+            meanings = {**FLAGS, "power_capped": FLAGS["power_capped"] + said}
+    return _counted("Flagged rows: valid, but in conditions worth knowing", rows, "flags", meanings)
 
 
 def _counted(caption: str, rows: pl.DataFrame, column: str, meanings: Mapping[str, str]) -> Table | None:

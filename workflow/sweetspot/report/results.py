@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sweetspot.predict.laws import LAWS, per_token
+from sweetspot.predict.laws import CHOSEN, LAWS, per_token
 from sweetspot.predict.predictor import chosen, waves
 from sweetspot.report.words import Group, source_label
 from sweetspot.table.cells import cell_means
@@ -152,11 +152,18 @@ def fitted(group: Group, batch: int, n: float, m: float) -> float | None:
 
 
 def of_chosen_law(frame: pl.DataFrame, groups: Sequence[Group]) -> pl.DataFrame:
-    """The rows of validation or predictions that belong to each group's chosen law."""
+    """The rows of validation or predictions that belong to each group's chosen law.
+
+    Those of 5-fold are nested where they are there: the choice was made again without the cells held out.
+    """
     keys = [[*(group[name] for name in GROUP), group["law"]] for group in groups if group.get("law")]
     schema = dict.fromkeys((*GROUP, "law"), pl.String)
     chosen = pl.DataFrame(keys, schema=schema, orient="row")
-    return frame.join(chosen, on=list(schema), how="semi", maintain_order="left")
+    told = "mape_percent" if "mape_percent" in frame.columns else "ape_percent"
+    nested = frame.filter(pl.col("law") == CHOSEN, pl.col(told).is_not_null())
+    nested = nested.join(chosen, on=GROUP, how="semi", maintain_order="left")
+    own = frame.join(chosen, on=list(schema), how="semi", maintain_order="left")
+    return pl.concat([own.join(nested, on=[*GROUP, "scheme"], how="anti", maintain_order="left"), nested])
 
 
 def coverage(validation: pl.DataFrame) -> pl.DataFrame:

@@ -127,7 +127,7 @@ class Window(Verdict):
 
     `tail_j`, already subtracted from `energy_j`, is the energy between the work and the counter's steps around it.
     `edge_error` is the possible error of the counter, as `_counter_error` saw it. `flags` are what its row must say
-    without being invalid.
+    without being invalid; `power_capped_share` is the share of the samples at the power limit, None without samples.
     """
 
     start_s: float
@@ -137,6 +137,7 @@ class Window(Verdict):
     sm_clock_mhz: float | None
     flags: tuple[str, ...]
     event_reasons: int
+    power_capped_share: float | None
     readings: tuple[Readings, ...]
 
     @property
@@ -180,6 +181,7 @@ def window_of(readings: Sequence[Readings], limits: Limits, step_s: float, unlis
         temperature_c=mean_of_known(s.temperature_c for s in samples),
         sm_clock_mhz=mean_of_known(s.sm_clock_mhz for s in samples),
         event_reasons=union(s.event_reasons or 0 for s in samples),
+        power_capped_share=mean_of_known(bool((s.event_reasons or 0) & _POWER_CAP) for s in samples),
         flags=_flags_of(readings, unlisted),
         readings=tuple(readings),
     )
