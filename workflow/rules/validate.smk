@@ -3,7 +3,9 @@ rule validate:
         rows="<out>/measurements.parquet",
         architectures=expand("<out>/architectures/{model}.json", model=CAMPAIGN.models),
     output:
-        errors="<out>/validation.csv",
+        errors=report(
+            "<out>/validation.csv", category="Tables", caption="../report/errors.rst"
+        ),
         predictions="<out>/predictions.parquet",
     log:
         "<logs>/validate.log",

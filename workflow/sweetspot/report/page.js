@@ -98,7 +98,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return `${number(joules)} J` + (less > 1 ? `, ${number(less)} % less than in a reply of ${whole(s.m)}` : ", as in the reply asked for");
     };
     if (found.status === "interior") {
-      return `the sweet spot is a reply of ${spot(s.focus, s)} tokens; an output token costs ${there(found.energy_per_output_token_j)} there`;
+      return `the sweet spot is a reply of ${spot(s.focus, s)} tokens; an output token there costs ${there(found.energy_per_output_token_j)}`;
     }
     const ends = DATA.groups[s.focus].measured_range.output_tokens.map((m) => ({ m, p: attempt(() => ask(s.focus, s, { m })) }));
     const able = ends.filter(({ p }) => !p.error).sort((x, y) => x.p.energy_per_output_token_j - y.p.energy_per_output_token_j);
