@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses $(shell expr $$(env -u OMP_NUM_THREADS nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-engine mutants broken rehearse walk lint format lock clean
+.PHONY: help demo docs test test-quick test-engine mutants broken rehearse walk lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -42,6 +42,9 @@ test: $(DEV)  ## run the tests
 
 test-quick: $(DEV)  ## run the tests that need neither Snakemake nor Slurm nor a browser
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PARALLEL) -m "not slow"
+
+docs: $(DEV)  ## build the documentation as a site, build/site/index.html; a dead link fails
+	$(BIN)/python docs/site.py
 
 mutants: $(DEV)  ## change the code in 400 ways and list what no test notices (an hour or more)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/mutants.py

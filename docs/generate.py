@@ -15,6 +15,7 @@ from sweetspot.commands.main import parser
 from sweetspot.measure.protocol import Protocol
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import NAMES, Precision
+from sweetspot.table.schema import COLUMNS, REQUIRED
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Made by docs/generate.py from the code; edit there. -->"
@@ -28,6 +29,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/command-line.md": _command_line(),
         ROOT / "docs/support.md": _support(),
+        ROOT / "docs/columns.md": _columns(),
     }
 
 
@@ -86,6 +88,25 @@ def _protocol() -> str:
         assert field.default is not MISSING, field.name
         rows.append(f"| `{field.name}` | `{field.default}` | {field.metadata['description']} |")
     return "\n".join(rows)
+
+
+def _columns() -> str:
+    rows = ["| column | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, column in COLUMNS.items():
+        default = (column.metadata or {}).get("default")
+        given = "required" if name in REQUIRED else "" if default is None else f"`{json.dumps(default)}`"
+        rows.append(f"| `{name}` | {str(column.dtype).lower()} | {given} | {column.description} |")
+    parts = [
+        "# Columns of a table of measurements",
+        NOTE,
+        "What `sweetspot fit` reads, and what a campaign writes to `measurements.parquet`. Without a default, a column "
+        "may be missing or hold gaps. Other columns pass through unchanged; [other names and "
+        "formats](how-to.md#bring-your-own-table) are understood, too.",
+        "\n".join(rows),
+        "Latencies have names of their own: `ttft_mean_s`, `ttft_p50_s`, `ttft_p95_s`, `ttft_p99_s` for the time to the "
+        "first token, and the same with `tpot` for the time per further token, both in s, over the requests of a batch.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _command_line() -> str:

@@ -1,6 +1,8 @@
 """What is generated from the code is up to date, and links inside the documentation lead somewhere."""
 
 import csv
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,8 +13,10 @@ import pytest
 import yaml
 from test_wings import MAY_IMPORT
 
+from pages import Made
 from sweetspot.campaign.config import Config, ModelRow
 from sweetspot.commands.main import parser
+from sweetspot.predict import predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = (
@@ -151,3 +155,33 @@ def test_make_does_what_the_readme_does_by_hand() -> None:
     recipe = re.sub(r"\$\(BIN\)/python -m | --quiet| --disable-pip-version-check", "", (ROOT / "Makefile").read_text())
     by_hand = re.findall(r"^pip install .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert re.findall(r"^\t(pip install .*)$", recipe.partition("$(DEV):")[0], flags=re.MULTILINE) == by_hand
+
+
+@pytest.fixture
+def demo(simulated: Made, tmp_path: Path) -> Path:
+    """A directory with the results that examples read."""
+    place = tmp_path / "results/demo"
+    place.mkdir(parents=True)
+    predictor.write(simulated.results.predictor, place / "predictor.json")
+    simulated.results.measurements.write_parquet(place / "measurements.parquet")
+    return tmp_path
+
+
+def _runs(code: str, directory: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow"), "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=directory, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_examples_in_python_run(demo: Path) -> None:
+    code = "\n".join(block for page, kind, block in BLOCKS if page.name == "api.md" and kind == "python")
+    said = _runs(code, demo)
+    assert "SIMULATED" in said
+    assert "mape_percent" in said
+
+
+def test_the_notebook_draws_its_figure(demo: Path) -> None:
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text())["cells"]
+    _runs("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), demo)
+    assert (demo / "my-figure.png").stat().st_size > 10_000
