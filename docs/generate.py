@@ -103,8 +103,8 @@ def _columns() -> str:
         "may be missing or hold gaps. Other columns pass through unchanged; [other names and "
         "formats](how-to.md#bring-your-own-table) are understood, too.",
         "\n".join(rows),
-        "Latencies have names of their own: `ttft_mean_s`, `ttft_p50_s`, `ttft_p95_s`, `ttft_p99_s` for the time to the "
-        "first token, and the same with `tpot` for the time per further token, both in s, over the requests of a batch.",
+        "Latencies have names of their own: `ttft_mean_s`, `ttft_p50_s`, `ttft_p95_s`, `ttft_p99_s` for the time to "
+        "the first token, and the same with `tpot` for the time per further token, in s, over the requests of a batch.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -22,10 +22,8 @@ NO_DEMO = "Run `make demo`, then `make docs`: the report of the demo will stand 
 def notebook(path: Path) -> str:
     """A notebook as a page: its text, and its code as blocks."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    parts = ["".join(cell["source"]) for cell in cells]
-    blocks = [
-        part if cell["cell_type"] == "markdown" else f"```python\n{part}\n```" for cell, part in zip(cells, parts)
-    ]
+    parts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    blocks = [part if kind == "markdown" else f"```python\n{part}\n```" for part, kind in parts]
     return "\n\n".join([*blocks, f"[The notebook itself]({path.name})"]) + "\n"
 
 
