@@ -62,8 +62,10 @@ class Chart {
       return;
     }
     const width = this.plot.clientWidth - 12;
-    const config = { ...CONFIG, legend: { ...CONFIG.legend, columns: Math.max(1, Math.floor(width / (made.wide ?? 140))) } };
-    const spec = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config, width, height: made.height ?? 260,
+    const columns = Math.max(1, Math.floor(width / (made.wide ?? 140)));
+    const config = { ...CONFIG, legend: { ...CONFIG.legend, columns } };
+    const legend = made.entries > 1 ? 17 * Math.ceil(made.entries / columns) : 0; // pixels below the plot
+    const spec = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config, width, height: (made.height ?? 230) + legend,
       autosize: { type: "fit", contains: "padding" }, layer: made.layer.filter((one) => one.data.values.length) };
     const before = this.drawn;
     const drawn = this.drawn = await vegaEmbed(this.plot, spec, { renderer: "svg", actions: false, tooltip: false, defaultStyle: false });

@@ -282,7 +282,12 @@ document.addEventListener("DOMContentLoaded", () => {
     showCosts(s, latest);
     get("answer").textContent = told(s, latest) + (s.groups.length ? showInstead(s, own) : "");
     const unable = s.groups.filter((_, i) => latest[i].error);
-    get("cannot").textContent = unable.map((index) => `${DATA.names[index]}: ${latest[s.groups.indexOf(index)].error}`).join("; ");
+    const why = new Map();
+    for (const index of unable) {
+      const said = latest[s.groups.indexOf(index)].error.replace(` of ${DATA.groups[index].model}`, "");
+      why.set(said, [...(why.get(said) ?? []), DATA.names[index]]);
+    }
+    get("cannot").textContent = [...why].map(([said, names]) => `${names.join(", ")}: ${said}.`).join(" ");
     for (const name of document.querySelectorAll(".focus-name")) name.textContent = DATA.names[s.focus];
     get("spot").textContent = s.groups.length ? `${DATA.names[s.focus]} after a prompt of ${whole(s.n)} at batch ${whole(s.batch)}: ` +
       `${sentence(s, own)}.` : "";

@@ -133,9 +133,9 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
     const domain = [least / 1.25, most * 1.25];
     const x = lengths("x", title, xs), y = amounts("j", J, { scale: { domain, clamp: true } });
     const outside = [[xs[0], low], [high, xs.at(-1)]].filter(([a, b]) => b > a).map(([a, b]) => ({ a, b }));
-    const marked = [{ x: s[axis], text: "asked" }];
-    if (full > 0) marked.push({ x: own[full].x, text: `KV cache full: ${own[full].waves} waves` });
-    return { points: [...own, ...lines.filter((p) => p.group !== s.focus), ...dots], x: "x", y: "j", label,
+    const marked = [{ x: s[axis], text: "asked", at: 2 }];
+    if (full > 0) marked.push({ x: own[full].x, text: `KV cache full: ${own[full].waves} waves`, at: 17 });
+    return { entries: groups.length, points: [...own, ...lines.filter((p) => p.group !== s.focus), ...dots], x: "x", y: "j", label,
       layer: [
         { data: data(lines), mark: { type: "line", strokeWidth: 2, clip: true }, ...picking(groups), encoding: { x, y, color: colour(groups), strokeDash: dash(groups), opacity: opacity(groups, 1) } },
         { data: data(outside), mark: { type: "rect", color: GRID, opacity: 0.4 }, encoding: { x: { ...x, field: "a" }, x2: { field: "b" } } },
@@ -143,7 +143,8 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
         { data: data(dots), mark: { type: "point", filled: true, size: 46, stroke: "var(--paper)", strokeWidth: 0.7 }, encoding: { x, y, color: colour(groups), shape: shape(groups), opacity: opacity(groups, 1) } },
         { data: data(marked), mark: { type: "rule", strokeDash: [3, 3], color: MUTED }, encoding: { x } },
         ...["left", "right"].map((align) => ({ data: data(marked.filter((one) => (one.x > Math.sqrt(xs[0] * xs.at(-1)) ? "right" : "left") === align)),
-          mark: { type: "text", align, baseline: "top", dx: align === "left" ? 4 : -4, y: 2, color: MUTED }, encoding: { x, text: { field: "text" } } })),
+          mark: { type: "text", align, baseline: "top", dx: align === "left" ? 4 : -4, color: MUTED },
+          encoding: { x, y: { field: "at", type: "quantitative", scale: null, axis: null }, text: { field: "text" } } })),
       ] };
   }
 
@@ -178,7 +179,7 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
     const x = amounts("late", `${title}, ${unit}`), y = amounts("j", J);
     for (const p of all) Object.assign(p, { front: front.includes(p), over: p.late > s.bound });
     const strong = { condition: [{ test: "datum.over", value: 0.25 }], value: 1 };
-    return { points: all, x: "late", y: "j", height: 330,
+    return { entries: s.groups.length, points: all, x: "late", y: "j", height: 300,
       label: `${J} against ${title} over batches; filled points: no other setting needs less of both`,
       layer: [
         { data: data(all), mark: { type: "line", strokeWidth: 1.2 }, ...picking(s.groups), encoding: { x, y, order: { field: "batch" }, color: colour(s.groups), opacity: opacity(s.groups, 0.5) } },
@@ -195,7 +196,7 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
     const s = state(), all = settings().filter((p) => p.rate);
     if (!all.length) return { empty: "The rows have no durations, so there is nothing to draw." };
     const x = amounts("rate", "output tokens per second, all requests together"), y = amounts("per_joule", "tokens per joule (tokens/s per W)");
-    return { points: all, x: "rate", y: "per_joule", height: 330, label: "Throughput per watt against throughput, over batches",
+    return { entries: s.groups.length, points: all, x: "rate", y: "per_joule", height: 300, label: "Throughput per watt against throughput, over batches",
       layer: [
         { data: data(all), mark: { type: "line", strokeWidth: 1.2 }, ...picking(s.groups), encoding: { x, y, order: { field: "batch" }, color: colour(s.groups), opacity: opacity(s.groups, 0.6) } },
         { data: data(all), mark: { type: "point", filled: true, size: 40 }, encoding: { x, y, color: colour(s.groups), shape: shape(s.groups), opacity: opacity(s.groups, 1) } },
@@ -214,7 +215,7 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
           `[${spot.output_tokens_low === null ? "unbounded" : whole(Math.round(ends[0]))}, ${spot.output_tokens_high === null ? "unbounded" : whole(Math.round(ends[1]))}]` };
     });
     const x = lengths("x", "input tokens", interior.map((spot) => spot.input_tokens)), y = amounts("m", "m*, output tokens");
-    return { points, x: "x", y: "m", label: `Sweet spot against prompt length, batch ${whole(batch)}, with 95 % sets`,
+    return { entries: s.groups.length, points, x: "x", y: "m", label: `Sweet spot against prompt length, batch ${whole(batch)}, with 95 % sets`,
       layer: [
         { data: data(points), mark: { type: "line", strokeWidth: 1.5 }, ...picking(s.groups), encoding: { x, y, color: colour(s.groups), strokeDash: dash(s.groups), opacity: opacity(s.groups, 1) } },
         { data: data(points), mark: { type: "rule", strokeWidth: 1 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour(s.groups), opacity: opacity(s.groups, 0.5) } },
@@ -255,7 +256,7 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
       : s.axis === "j" ? amounts("at", title) : lengths("at", title, points.map((p) => p.at));
     const y = { field: "error", type: "quantitative", title: "predicted / measured − 1, %" };
     const mean = sizes.reduce((a, b) => a + b, 0) / sizes.length;
-    return { points, x: "at", y: "error", height: 300,
+    return { entries: s.groups.length, points, x: "at", y: "error", height: 280,
       label: `Held-out error of ${whole(points.length)} cells against ${title}; MAPE ${number(mean)} %; shaded: 95 % of the cells`,
       layer: [
         { data: data(points), mark: { type: "point", filled: true, size: 26 }, ...picking(s.groups), encoding: { x, y, color: colour(s.groups), shape: shape(s.groups), opacity: opacity(s.groups, 0.65) } },
@@ -280,7 +281,7 @@ function views({ DATA, CELLS, ask, attempt, number, whole, interval, perThousand
     const x = amounts("mape", "MAPE, %"), y = { field: "law", type: "nominal", title: null, sort: laws, axis: { grid: true, domain: false, ticks: false } };
     const place = { field: "said", type: "nominal", sort: order };
     const hue = { ...place, legend: { title: null }, scale: { domain: order, range: ["#8a929b", "#0072b2", "#d55e00", "#009e73", "#c56a9d", "#96741a"] } };
-    return { points: means, x: "mape", y: "law", rows: true, wide: 250, height: (8 + 8 * schemes.length) * laws.length + 110,
+    return { points: means, x: "mape", y: "law", rows: true, wide: 250, entries: schemes.length, height: (8 + 8 * schemes.length) * laws.length + 50,
       label: "MAPE by law and scheme; ticks: mean over the ticked models, dots: each model; dotted: 1.79 %, the paper's mean over its 13 models",
       layer: [
         { data: data(points), mark: { type: "circle", size: 16 }, encoding: { x, y, yOffset: place, color: hue, opacity: { value: 0.55 } } },
