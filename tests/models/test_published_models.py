@@ -10,6 +10,7 @@ import published_models
 from sweetspot import models
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
+from sweetspot.models import quantization
 from sweetspot.precision import ElementBytes, Precision
 
 MODELS = published_models.models()
@@ -225,6 +226,59 @@ def test_a_name_on_the_hub_is_read_from_its_cache(
 def test_the_head_stays_in_16_bits_unless_it_is_named(described: dict[str, Any], head: bool) -> None:
     config = MODELS["meta-llama/Meta-Llama-3.1-8B"]["config"] | {"quantization_config": described}
     assert models.from_config(config, "x").plain_head is head
+
+
+LAYERS_8_BIT = {"-:.*lm_head": {}, r"+:model\.layers\.(0|1)\..*": {"bits": 8}, r"-:model\.layers\.2\.mlp.*": {}}
+INT4 = {"num_bits": 4, "type": "int", "group_size": 128}
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "dynamic": LAYERS_8_BIT}, {0: (8, 8), 2: (4, 16), 3: (4, 4)}),
+        (
+            {
+                "quant_method": "intel/auto-round",
+                "bits": 4,
+                "extra_config": {
+                    "model.layers.0.self_attn.q_proj": {"bits": 8, "group_size": 128},
+                    "model.layers.2.mlp.up_proj": {"bits": 16},
+                },
+            },
+            {0: (8, 4), 2: (4, 16), 3: (4, 4)},
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "a": {"targets": [r"re:.*self_attn\.q_proj$"], "weights": {"num_bits": 8, "type": "int"}},
+                    "b": {"targets": ["Linear"], "weights": INT4},
+                },
+                "ignore": [r"re:.*layers\.2\.mlp.*"],
+            },
+            {0: (8, 4), 2: (8, 16), 3: (8, 4)},
+        ),
+        ({"quant_method": "awq", "bits": 4, "group_size": 32}, {0: (4.625, 4.625)}),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, {0: (4, 4)}),
+    ],
+    ids=["gptqmodel", "auto-round", "compressed-tensors", "small groups", "no groups"],
+)
+def test_layers_of_a_checkpoint_have_their_own_bits(
+    described: dict[str, Any], expected: dict[int, tuple[float, float]]
+) -> None:
+    """Of the query projection and of an MLP's matrix; int4 with the scales and zero points of its groups."""
+    found = quantization.read({"quantization_config": described})
+    assert found is not None
+    for layer, bits in expected.items():
+        for name, wanted in zip(("self_attn.q_proj", "mlp.up_proj"), bits, strict=True):
+            for prefix in ("model.layers", "language_model.model.layers"):
+                scales = 20 / 128 if wanted == 4 and described.get("group_size") != -1 else 0
+                assert found.bits(f"{prefix}.{layer}.{name}") == pytest.approx(wanted + scales), (layer, name)
+
+
+def test_bits_that_no_engine_here_runs_are_refused() -> None:
+    with pytest.raises(SweetspotError, match="bits 3"):
+        quantization.read({"quantization_config": {"quant_method": "gptq", "bits": 4, "dynamic": {".*": {"bits": 3}}}})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """How the weights of a checkpoint are stored: the `quantization_config` of its config.json, in the layouts in use.
 
 Sources: quantization_config.py of transformers for AWQ, GPTQ, FP8, FBGEMM, MXFP4, bitsandbytes and compressed-tensors;
+gptq.py and auto_round.py of vLLM for `dynamic` and `extra_config`, which give modules bits of their own;
 hf_quant_config.json and config.json of NVIDIA's ModelOpt checkpoints.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,17 +35,21 @@ class Quantization:
     """The formats (weights, activations) of the parts of a model, by their names, and that of the KV cache.
 
     `named` has the formats of parts that are listed; all others have `rest`, but those that `ignored` names. Names may
-    be patterns, or the beginnings or the ends of the names of modules.
+    be patterns, or the beginnings or the ends of the names of modules. `matched` has patterns, of which the first that
+    matches the beginning of a module's name decides. `group`: weights of 4 bits that share a scale.
     """
 
     rest: tuple[str, str]
     cache: str = "auto"
     ignored: tuple[str, ...] = ()
     named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    matched: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    group: float = 128
 
     def bits(self, module: str) -> float:
-        """Bits of an element of the weight of `module`."""
-        return precision.BITS[self.format(module)[0]]
+        """Bits of an element of the weight of `module`, with its share of the scales."""
+        name = self.format(module)[0]
+        return 4 + 20 / self.group if name == "int4" else precision.BITS[name]
 
     def format(self, module: str) -> tuple[str, str]:
         """Weights and activations of `module`."""
@@ -54,6 +60,9 @@ class Quantization:
             place = place.rpartition(".")[0]
         if self._left_alone.match(module) or re.search(r"(^|\.)(router|gate)$", module):
             return SIXTEEN, SIXTEEN
+        for pattern, formats in self.matched.items():
+            if re.match(pattern, module) or re.match(pattern, "model." + _place(module)):
+                return formats
         return self.rest
 
     @cached_property
@@ -93,8 +102,11 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
         bits = 4 if found.get("load_in_4bit") else 8 if found.get("load_in_8bit") else None
     if algorithm:
         return Quantization(_algorithm(algorithm), cache, ignored)
-    if method in ("awq", "gptq", "auto-round", "gptqmodel", "bitsandbytes") and bits in (4, 8):
-        return Quantization((f"int{bits}", SIXTEEN), cache, ignored)
+    if method.rpartition("/")[2] in ("awq", "gptq", "auto-round", "gptqmodel", "bitsandbytes") and bits in (4, 8):
+        groups = found.get("group_size", found.get("q_group_size")) or 128
+        return Quantization(
+            _integers(bits), cache, ignored, *_own_bits(found, bits), math.inf if groups < 0 else groups
+        )
     if method in _METHODS:
         return Quantization(_METHODS[method], cache, ignored)
     what = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "quant_algo", "bits") if found.get(key))
@@ -102,6 +114,28 @@ def read(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> 
         f"key 'quantization_config' ({what or 'without quant_method'}) is not a format that is known here "
         f"({', '.join(precision.NAMES)}); choose another checkpoint of this model"
     )
+
+
+def _own_bits(found: Mapping[str, Any], bits: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`named` of `extra_config`, and `matched` of `dynamic`: "-:" before a pattern leaves a module as it is."""
+    extra, dynamic = found.get("extra_config") or {}, found.get("dynamic") or {}
+    named = {name: _integers(part.get("bits", bits)) for name, part in extra.items()}
+    matched = {
+        pattern.removeprefix("-:").removeprefix("+:"): _integers(
+            16 if pattern.startswith("-:") else part.get("bits", bits)
+        )
+        for pattern, part in dynamic.items()
+    }
+    return named, matched
+
+
+def _integers(bits: int) -> tuple[str, str]:
+    if bits not in (4, 8, 16, 32):
+        raise SweetspotError(
+            f"key 'quantization_config' has layers with bits {bits}, which are not known here "
+            f"({', '.join(precision.NAMES)}); choose another checkpoint of this model"
+        )
+    return (SIXTEEN if bits >= 16 else f"int{bits}"), SIXTEEN
 
 
 def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> str:
@@ -114,7 +148,7 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -
 
 def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> Quantization:
     """The layout of compressed-tensors: groups of modules with the same formats, named or all "Linear" ones."""
-    rest, named = (SIXTEEN, SIXTEEN), dict[str, tuple[str, str]]()
+    rest, named, group_size = (SIXTEEN, SIXTEEN), dict[str, tuple[str, str]](), 128.0
     for group in groups.values():
         formats = _numbers(group.get("weights")), _numbers(group.get("input_activations"))
         if formats[1] == "mxfp4":
@@ -122,8 +156,11 @@ def _groups(groups: Mapping[str, Any], cache: str, ignored: tuple[str, ...]) -> 
         targets = group.get("targets") or ["Linear"]
         if "Linear" in targets:
             rest = formats
+        if formats[0] == "int4":
+            group_size = group["weights"].get("group_size") or math.inf
         named |= dict.fromkeys((name for name in targets if name != "Linear"), formats)
-    return Quantization(rest, cache, ignored, named)
+    matched = {name.removeprefix("re:"): named.pop(name) for name in list(named) if name.startswith("re:")}
+    return Quantization(rest, cache, ignored, named, matched, group_size)
 
 
 def _numbers(layout: Mapping[str, Any] | None) -> str:
