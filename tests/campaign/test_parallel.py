@@ -9,6 +9,7 @@ import pytest
 from simulation import ARCHITECTURES, H100
 from sweetspot import models
 from sweetspot.campaign.campaign import Campaign
+from sweetspot.campaign.survey import as_text, survey
 from sweetspot.errors import SweetspotError
 from sweetspot.measure.session import key
 from sweetspot.parallelism import Parallelism
@@ -46,6 +47,14 @@ def test_a_job_asks_for_the_gpus_of_its_model(tmp_path: Path) -> None:
     assert [plan.gpus_of_job(model) for model in ("one", "four", "eight")] == [1, 4, 8]
     assert job(plan, "four")["engine"]["tensor_parallel"] == 4
     assert job(plan, "eight")["engine"]["pipeline_parallel"] == 2
+
+
+def test_the_plan_says_what_each_model_takes(tmp_path: Path) -> None:
+    text = as_text(survey(campaign(tmp_path, ["small opt-1.3b . . .", "large llama-3.1-8b 4 . ."])))
+    small, large = (next(line for line in text.splitlines() if f" {name}: " in line) for name in ("small", "large"))
+    assert "1 cell in 1 job, about" in small
+    assert "GPUs each" not in small
+    assert "1 cell in 1 job, 4 GPUs each, about" in large
 
 
 def test_on_one_gpu_a_job_is_what_it_was_before_there_were_several(tmp_path: Path) -> None:

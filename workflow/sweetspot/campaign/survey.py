@@ -149,6 +149,8 @@ def as_text(found: Survey) -> str:
         f"done:  {_counted(found.done, 'cell')}, {found.spent}",
         f"left:  {_left(found)}" if found.left else "left:  nothing",
     ]
+    if len({model for model, *_ in found.left}) > 1 or any(campaign.gpus_of_job(job[0]) > 1 for job in found.left):
+        lines += [_of_model(found, model) for model in campaign.models if any(job[0] == model for job in found.left)]
     if found.left and campaign.gpu:
         longest = max(found.left, key=lambda job: found.left_cost[job].time_s)
         cost = found.estimate([longest])
@@ -166,6 +168,15 @@ def as_text(found: Survey) -> str:
     ]
     lines += _list("started but not done; the last line of each log", ended)
     return "\n".join(lines)
+
+
+def _of_model(found: Survey, model: str) -> str:
+    """What is left of a model, for display, with the GPUs of each of its jobs if those are several."""
+    jobs, gpus = [job for job in found.left if job[0] == model], found.campaign.gpus_of_job(model)
+    cost = f", about {found.estimate(jobs)}" if found.campaign.gpu else ""
+    each = f", {gpus} GPUs each" if gpus > 1 else ""
+    cells = _counted(sum(found.left[job] for job in jobs), "cell")
+    return f"       {model}: {cells} in {_counted(len(jobs), 'job')}{each}{cost}"
 
 
 def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> None:
