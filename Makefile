@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses $(shell expr $$(env -u OMP_NUM_THREADS nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-quick test-engine mutants broken rehearse walk lint format lock clean
+.PHONY: help demo docs test test-quick test-engine mutants kills broken rehearse walk lint format lock clean
 
 help:  ## print this list
 	@echo "sweetspot: measure, model and predict the energy of LLM inference"
@@ -48,6 +48,9 @@ docs: $(DEV)  ## build the documentation as a site, build/site/index.html; a dea
 
 mutants: $(DEV)  ## change the code in 400 ways and list what no test notices (an hour or more)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/mutants.py
+
+kills: $(DEV)  ## kill Snakemake at 40 random moments, start it again and compare the rows (half an hour)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=workflow:tests/helpers python tests/kills.py
 
 broken: $(DEV)  ## hand 1800 broken files to the commands and list what is neither refused nor read rightly
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=workflow python tests/broken_files.py
