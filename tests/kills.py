@@ -3,7 +3,7 @@
 Each time either Snakemake alone dies, as when a login node drops it, and its jobs go on as orphans, or all of its
 processes at once, as when the machine goes down. What the screen says is then typed. In the end, the rows of every
 campaign must be those of one that nobody disturbed: none lost, none doubled, none different. Each session measures its
-anchor cell again, so of that cell only the number of its own rows must be the same. Twice, a second Snakemake is started
+anchor cell again, so of that cell only the number of its own rows must be the same. Twice, a second Snakemake starts
 beside the first; it must stop and say why.
 """
 
