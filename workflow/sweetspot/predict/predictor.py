@@ -118,7 +118,7 @@ def predict(
     covers.
     """
     choice = {"gpu": gpu, "engine": engine, "precision": precision, "parallelism": parallelism}
-    group = _group(predictor["groups"], model, choice)
+    group = group_of(predictor["groups"], model, choice)
     warnings = []
     if batch is None:
         batch = min(group["batches"])
@@ -200,7 +200,8 @@ def sweet_spot(group: Mapping[str, Any], input_tokens: int, batch: float) -> Swe
     return search(law, values, input_tokens, batch, (low, high), waves_of if capacity else None, share)
 
 
-def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
+def group_of(groups: Sequence[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
+    """The group of a model. Raises SweetspotError unless exactly one has what is `wanted`, by vocabulary.SELECTORS."""
     found = [group for group in groups if group["model"].casefold() == model.casefold()]
     if not found:
         raise SweetspotError(f"no model {model!r} in this predictor{_suggest(model, {g['model'] for g in groups})}")
