@@ -1,5 +1,7 @@
 """The law across models: its features against a walk of every pass, its fit against tables of known prices."""
 
+import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -13,8 +15,9 @@ import pytest
 from test_architecture import LENGTHS, SMALL, small
 
 from simulation import ARCHITECTURES
-from sweetspot import models
+from sweetspot import engines, models
 from sweetspot.architecture import Architecture
+from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.across_models import fit_across_models, read_architectures, summary
 from sweetspot.precision import ElementBytes, element_bytes
@@ -247,6 +250,39 @@ def test_one_batch_or_length_is_not_carried_over_in_silence() -> None:
     assert inside.extrapolates == []
     assert "batch 32 is above the measured 8, the only batch in the rows" in outside.extrapolates
     assert outside.energy_per_request_high_j >= 4 * outside.energy_per_request_j
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_what_several_gpus_exchange_has_a_price(tensor: int) -> None:
+    """Without one, a left-out model on four boards with slow links is off by 8 %."""
+    spread = {model: arch for model, arch in ARCHS.items() if arch.heads % 4 == 0}
+    board, rows = "NVIDIA H100 PCIe", []
+    for (model, arch), (batch, n, m) in itertools.product(spread.items(), CELLS):
+        asked = engines.EngineSpec("simulated", arch, "bfloat16", "none", board, batch, n, m, 0.9, 1)
+        energy, duration, times = simulated.expected(replace(asked, tensor_parallel=tensor), n, m)
+        cell = {"batch": batch, "input_tokens": n, "output_tokens": m, "energy_j": energy, "duration_s": duration}
+        rows.append(
+            {"model": model, "gpu": board, "engine": "e", "precision": "bfloat16", "waves": float(times)} | cell
+        )
+    frame = pl.DataFrame(rows).with_columns(source=pl.lit("simulated"), parallelism=pl.lit(f"tp{tensor}"))
+    entry = fitted(frame, spread)[0]
+    for target in ("energy", "duration"):
+        assert entry[target]["leave_one_model_out"]["mape_percent"] < 0.6
+    answer = predict_by(entry, NEW, 512, 256, 8)
+    asked = engines.EngineSpec("simulated", NEW, "bfloat16", "none", board, 8, 512, 256, 0.9, 1)
+    truth, _, _ = simulated.expected(replace(asked, tensor_parallel=tensor), 512, 256)
+    assert answer.energy_batch_j == pytest.approx(truth, rel=0.01)
+    older = copy.deepcopy(entry)  # a file that has no such price yet is still read
+    for law in (older["energy"], older["duration"]):
+        law["prices"].pop("exchanged_byte", None)
+        law["covariance"] = [line[: len(TERMS)] for line in law["covariance"][: len(TERMS)]]
+    assert predict_by(older, NEW, 512, 256, 8).energy_batch_j <= answer.energy_batch_j
+
+
+def test_that_latency_is_not_predicted_is_said() -> None:
+    answer = predict_by(fitted(table(), ARCHS)[0], NEW, 512, 256, 8)
+    assert answer.latency_s == {}
+    assert any("no time to first token" in warning for warning in answer.warnings)
 
 
 def test_durations_may_be_missing() -> None:

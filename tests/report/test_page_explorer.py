@@ -20,8 +20,9 @@ from sweetspot import models
 from sweetspot.errors import SweetspotError
 from sweetspot.fit.fit import fit_table
 from sweetspot.fit.validation import validate
+from sweetspot.precision import element_bytes
 from sweetspot.predict import advise, predictor, workload
-from sweetspot.predict.across_models import predict_by
+from sweetspot.predict.across_models import features, predict_by
 from sweetspot.predict.laws import LAWS
 from sweetspot.table import read as table
 
@@ -258,6 +259,9 @@ def test_the_law_across_models_is_on_the_page(chromium: Browser, tmp_path: Path)
         except SweetspotError as error:
             theirs = {"error": str(error)}
         assert same(ours, theirs), (model, n, m, batch, ours, theirs)
+    needs = f"priced({DATA}.across[0].architecture, {DATA}.across[0].memory, 512, 256, 16, 2, 'tp4-pp2')"
+    amounts = features(architectures[names[0]], element_bytes("bfloat16"), 512, 256, 16, 2, "tp4-pp2")
+    assert tab.run(needs) == pytest.approx(amounts)
     tab.run("document.getElementById('ask-law').value = 'across-models'")
     tab.run("document.forms.ask.dispatchEvent(new Event('input'))")
     assert tab.run("document.querySelector('#ask-costs tbody tr').lastChild.textContent") == "across-models"

@@ -24,7 +24,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import element_bytes
-from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, waves
+from sweetspot.predict.across_models import EXCHANGED, LAW, TERMS, evaluate, features, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import LEVEL, SIMULATED
 
@@ -52,7 +52,7 @@ _START = Spread(0.05, 0.05, 0.02)
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells of one model: terms (cells × TERMS) and measured values (cells)."""
+    """Cells of one model: amounts (cells × terms, see `features`) and measured values (cells)."""
 
     terms: Array
     measured: Array
@@ -152,7 +152,7 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     entry |= {
         "precisions": cells["precision"].unique(maintain_order=True).to_list() or [first["precision"]],
         "without_architecture": [model for model in everyone if model not in architectures],
-        "reason": _reason(models, everyone, cells.height),
+        "reason": _reason(models, everyone, cells),
         "models": {},
         "power_cap_w": Parallelism.parse(first["parallelism"]).gpus * board.tdp_w if board else None,
         "idle_w": cells["idle_w"].min() if "idle_w" in cells.columns else None,
@@ -190,19 +190,18 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     return entry, [frame.with_columns(ape_percent=error).select(*GROUP, "source", *CELL, *shown)]
 
 
-def _reason(models: Sequence[str], everyone: Sequence[str], cells: int) -> str:
+def _reason(models: Sequence[str], everyone: Sequence[str], cells: pl.DataFrame) -> str:
     if len(models) < FEWEST_MODELS:
         unknown = [model for model in everyone if model not in models]
         return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}" + (
             f"; no architecture for {', '.join(unknown)}" if unknown else ""
         )
-    if cells <= len(TERMS):
-        return f"needs more than {len(TERMS)} cells for its prices; has {cells}"
-    return ""
+    prices = len(TERMS) + (Parallelism.parse(cells["parallelism"][0]).gpus > 1)
+    return "" if cells.height > prices else f"needs more than {prices} cells for its prices; has {cells.height}"
 
 
 def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
-    """cells × TERMS. Waves are as recorded; for tables from elsewhere, which record none, the KV cache implies them."""
+    """cells × terms. Waves are as recorded; for tables from elsewhere, which record none, the KV cache implies them."""
     rows = []
     for row in cells.iter_rows(named=True):
         model, (batch, n, m) = architectures[row["model"]], (row[name] for name in CELL)
@@ -212,7 +211,7 @@ def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> 
                 times = waves(model, row["gpu"], row["precision"], n, m, batch, row["parallelism"])
             except SweetspotError:
                 times = 1  # it did run, so it had more memory than such boards
-        rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times))
+        rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times, row["parallelism"]))
     return np.array(rows)
 
 
@@ -223,7 +222,7 @@ def _law(
     names = cells["model"].unique(maintain_order=True).to_list()
     owner = np.array([names.index(name) for name in cells["model"]])
     measured = cells[column].to_numpy()
-    if len(names) < FEWEST_MODELS or cells.height <= len(TERMS):
+    if len(names) < FEWEST_MODELS or cells.height <= terms.shape[1]:
         return None, np.full((cells.height, 3), np.nan)
     odd = _odd(terms / measured[:, None], owner)
     for row in cells.filter(pl.Series(odd)).iter_rows(named=True):
@@ -263,7 +262,7 @@ def _law_json(prices: Array, covariance: Array, spread: Spread, models: int) -> 
 
 
 def _as_json(prices: Array, covariance: Array) -> dict[str, Any]:
-    return {"prices": dict(zip(TERMS, prices.tolist(), strict=True)), "covariance": covariance.tolist()}
+    return {"prices": dict(zip((*TERMS, EXCHANGED), prices.tolist(), strict=False)), "covariance": covariance.tolist()}
 
 
 def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:

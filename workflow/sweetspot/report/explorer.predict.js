@@ -323,7 +323,7 @@ function savingOf(now, then) {
 
 /* --- the law across models, as in across_models.py --------------------------------------------------------------- */
 /* How much of each priced quantity one batch run needs, in the order of across_models.TERMS. */
-function priced(a, sizes, n, m, batch, waves) {
+function priced(a, sizes, n, m, batch, waves, parallelism) {
   const product = (matrices) => sum(matrices.map(([inputs, outputs]) => inputs * outputs));
   const layers = (of) => sum(a.blocks.map((one) => one.count * of(one)));
   const attended = (one, tokens) => {
@@ -345,8 +345,12 @@ function priced(a, sizes, n, m, batch, waves) {
   const kept = (one) => one.shares_cache ? 0 : Math.min(n, one.window ?? Infinity);
   const cache = layers((one) => (kept(one) + read(one) + m - 1) * one.cached * sizes.cached + (2 * m - 1) * one.state_bytes);
   const together = batch / waves, bytes = passBytes(together * n) + (m - 1) * passBytes(together);
+  const boards = (kind) => +(new RegExp(`${kind}(\\d+)`).exec(parallelism)?.[1] ?? 1);
+  const tensor = boards("tp"), stages = boards("pp");
+  const sums = tensor > 1 ? 2 * layers(() => 1) / stages * 2 * (tensor - 1) / tensor : 0;
+  const sent = (sums + (stages > 1)) * batch * (n + m - 1) * a.hidden * 2;
   return [batch * prefill, batch * decode, waves * bytes, batch * cache, waves * m,
-    waves * m * layers(() => 1), batch * m];
+    waves * m * layers(() => 1), batch * m, sent];
 }
 
 /* `across` is what explorer.py prepares for one model of an entry of the law. */
@@ -365,7 +369,8 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
     }
     waves = Math.ceil(batch / together);
   }
-  const row = priced(a, memory, n, m, batch, waves), asked = { input_tokens: n, output_tokens: m, batch };
+  const row = priced(a, memory, n, m, batch, waves, across.parallelism).slice(0, across.own.energy.prices.length);
+  const asked = { input_tokens: n, output_tokens: m, batch };
   const squares = { true: 0, false: 0 }, extrapolates = [];
   for (const [name, value] of Object.entries(asked)) {
     const [low, high] = range[name];
@@ -386,7 +391,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   };
   const [energy, parts] = evaluate(across.energy, across.own.energy);
   const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
-  const warnings = simulated(across.source);
+  const warnings = [...simulated(across.source), "the law across models knows no time to first token or per token"];
   if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
   return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w], energy,
     { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings, latency_s: {} });
