@@ -362,12 +362,17 @@ def test_a_model_of_few_cells_is_told_of_the_law_across_models(tmp_path: Path) -
     pl.concat([others, few]).drop("waves").write_csv(tmp_path / "rows.csv")
     fitted = sweetspot("fit", tmp_path / "rows.csv", "--out", tmp_path, "--architectures", ARCHITECTURES)
     assert fitted.returncode == 0, fitted.stderr
-    query = ["predict", "--predictor", tmp_path / "predictor.json", "--batch", 16]
-    query += ["--input-tokens", 900, "--output-tokens", 200]
-    for model, told in ((MODELS[1], True), (MODELS[2], False)):
-        answer = sweetspot(*query, "--model", model)
-        assert answer.returncode == 0, answer.stderr
-        assert ("ask it with --architecture" in answer.stderr) == told, answer.stdout
+    query = ["predict", "--predictor", tmp_path / "predictor.json"]
+    for model, batch, said in (
+        (MODELS[1], 16, "uses its cells and predicts it: give its config.json with --architecture"),
+        (MODELS[1], 1, "ask it with --architecture"),
+        (MODELS[2], 16, ""),
+    ):
+        lengths = ["--input-tokens", 300, "--output-tokens", 200, "--batch", batch]
+        answer = sweetspot(*query, "--model", model, *lengths)
+        assert answer.returncode == ("uses its" in said), answer.stderr
+        assert said in answer.stderr
+        assert bool(said) == bool(answer.stderr)
 
 
 def test_resolved_architectures_and_owners_are_read(tmp_path: Path) -> None:

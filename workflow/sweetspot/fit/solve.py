@@ -92,7 +92,9 @@ class Skipped:
 class Solution:
     """Coefficients of a law and how well they are known; arrays have one entry per term, `covariance` terms × terms.
 
-    `prior_sd`: standard deviation before any cell (infinite: no prior). `at_bound`: held at the bound of physics.
+    `from_prior`: coefficients about which the cells say little: they leave most of the prior's standard deviation.
+    `at_bound`: held at the bound of physics. `covariance` is such that `quantile` standard deviations are a 95 %
+    interval.
     `relative_sd`: scatter of the cells about the law as a share of their energy, with `freedom` degrees of freedom, for
     a run of `size` (J or s of a batch); for others it is multiplied by (size / theirs)^`power`. `rms`: what the cells
     alone leave, without the scatter expected before them.
@@ -100,7 +102,7 @@ class Solution:
 
     law: Law
     values: Array
-    prior_sd: Array
+    from_prior: Mask
     at_bound: Mask
     covariance: Array
     relative_sd: float
@@ -113,11 +115,6 @@ class Solution:
     def quantile(self) -> float:
         """Half-width of a two-sided 95 % interval, in standard deviations (Student's t)."""
         return t_quantile(self.freedom)
-
-    @property
-    def from_prior(self) -> Mask:
-        """Coefficients about which the cells say little: they leave most of the prior's standard deviation."""
-        return np.asarray(np.sqrt(np.diag(self.covariance)) > _SILENT * self.prior_sd)
 
     def predict(self, features: Array) -> Array:
         """The target of each row of `features`; NaN where it is not above 0."""
@@ -181,7 +178,7 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
     covariance = found.covariance / np.outer(scale, scale)
     spread = float(np.sqrt(((total / size) ** (2 * power)).mean()))
     return Solution(
-        law, values, sd, found.bounded, covariance, found.sd * spread, found.freedom, size, power, found.rms
+        law, values, found.silent, found.bounded, covariance, found.sd * spread, found.freedom, size, power, found.rms
     )
 
 
@@ -189,6 +186,7 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
 class _Found:
     values: Array
     bounded: Mask
+    silent: Mask
     covariance: Array
     sd: float
     freedom: float
@@ -238,7 +236,14 @@ def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) ->
     if np.isinf(sd).all():
         inverse = inverse * (spread / settled)
     rms = float(np.sqrt(squares / max(freedom, 1.0)))
-    return _Found(values, bounded, inverse @ inverse.T, spread, _PRIOR_FREEDOM + freedom, rms, residuals)
+    posterior, freedom = inverse @ inverse.T, _PRIOR_FREEDOM + freedom
+    seen = posterior @ triangle.T / spread
+    # The prior's part is not estimated from scatter, so the factor of Student's t by which it will be multiplied is
+    # taken out of it.
+    narrow = (t_quantile(np.inf) / t_quantile(freedom)) ** 2
+    covariance = (1 - narrow) * seen @ seen.T + narrow * posterior
+    silent = np.sqrt(np.diag(posterior)) > _SILENT * sd
+    return _Found(values, bounded, silent, covariance, spread, freedom, rms, residuals)
 
 
 def _bounded(upper: Array, right: Array, lower: Array) -> tuple[Array, Mask]:
@@ -274,13 +279,12 @@ def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
 def as_json(solution: Solution, points: Points, features: Array) -> dict[str, Any]:
     """A solution as an entry of predictor.json (docs: its schema)."""
     errors = np.sqrt(np.diag(solution.covariance))
-    silent = solution.from_prior
     terms = {
         term.name: {
             "value": float(solution.values[index]),
             "standard_error": float(errors[index]),
             "at_bound": bool(solution.at_bound[index]),
-            "from_prior": bool(silent[index]),
+            "from_prior": bool(solution.from_prior[index]),
         }
         for index, term in enumerate(solution.law.terms)
     }

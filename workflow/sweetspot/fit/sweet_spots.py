@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, units
+from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, t_quantile, units
 from sweetspot.predict import sweet_spots as search
 from sweetspot.predict.laws import FORMS, Law
 from sweetspot.predict.predictor import waves
@@ -40,7 +40,7 @@ def sweet_spots(
             continue
         shown = _replies_vary(points.n[unit], points.m[unit])
         values = {name: term["value"] for name, term in fit["terms"].items()}
-        draws = _draws(solution, fit["interval_scale"])
+        draws = _draws(solution, fit["interval_scale"] * solution.quantile / t_quantile(np.inf))
         for batch in np.unique(points.batch[unit]):
             of_batch = points.take(unit & (points.batch == batch))
             chosen = float(of_batch.chosen.max()) if law.needs_experts else 1.0

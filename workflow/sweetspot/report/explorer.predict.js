@@ -10,6 +10,7 @@ const ROUTINGS = { // the share of experts that a batch activates, from the shar
 };
 
 const NEXT_TO_NOTHING = 0.05, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
+const UNKNOWN = 0.95; // relative half-width of an interval from which on a request is refused, as in predictor.py
 const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
 const SIMULATED = { // as in vocabulary.py
   "simulated": "SIMULATED",
@@ -194,6 +195,10 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     parts.waves = Math.sqrt(away * (away + 2 * half));
     half += away;
     extrapolates.push(`the measured cells do not determine this batch's number of waves: ${fewest} to ${most}`);
+  }
+  if (half >= UNKNOWN) {
+    throw new Error(`${group.model}: the measured cells do not determine the energy of ${n} + ${m} tokens at batch ` +
+      `${batch} (its interval is ±${rounded(100 * half)}%); measure cells closer to it`);
   }
   let duration = null;
   if (fit.duration) {
