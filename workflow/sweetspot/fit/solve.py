@@ -11,7 +11,7 @@ mean of a linear model; the covariance is that of the coefficients without their
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -167,31 +167,22 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
         mean, sd = np.zeros(len(law.terms)), np.full(len(law.terms), np.inf)
     else:
         mean, sd = prior
-    lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
-    found = _fit(shares / scale, np.ones(len(points)), mean * scale, sd * scale, lower)
     total = points.target * points.tokens
     size = float(np.exp(np.log(total).mean()))
-    if power := power_of_size(found.residuals**2, np.log(total / size)):
+    found = _fit(law, shares / scale, np.ones(len(points)), mean * scale, sd * scale)
+    residuals = shares / scale @ found.values - 1
+    if power := power_of_size(residuals**2, np.log(total / size)):
         weights = (total / size) ** power
-        found = _fit(shares / scale, weights / np.sqrt((weights**2).mean()), mean * scale, sd * scale, lower)
-    values = found.values / scale
-    covariance = found.covariance / np.outer(scale, scale)
-    spread = float(np.sqrt(((total / size) ** (2 * power)).mean()))
-    return Solution(
-        law, values, found.silent, found.bounded, covariance, found.sd * spread, found.freedom, size, power, found.rms
+        weights /= np.sqrt((weights**2).mean())
+        found = _fit(law, shares / scale, weights, mean * scale, sd * scale)
+    return replace(
+        found,
+        values=found.values / scale,
+        covariance=found.covariance / np.outer(scale, scale),
+        relative_sd=found.relative_sd * float(np.sqrt(((total / size) ** (2 * power)).mean())),
+        size=size,
+        power=power,
     )
-
-
-@dataclass(frozen=True)
-class _Found:
-    values: Array
-    bounded: Mask
-    silent: Mask
-    covariance: Array
-    sd: float
-    freedom: float
-    rms: float
-    residuals: Array
 
 
 def _prior(law: Law, points: Points, shares: Array) -> tuple[Array, Array] | None:
@@ -209,8 +200,9 @@ def _prior(law: Law, points: Points, shares: Array) -> tuple[Array, Array] | Non
     return step * mean, step * sd
 
 
-def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) -> _Found:
+def _fit(law: Law, shares: Array, weights: Array, mean: Array, sd: Array) -> Solution:
     """Shares @ values = 1 as well as scatter and prior allow; all in units in which the columns have length 1."""
+    lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
     rotated, triangle = np.linalg.qr(shares * weights[:, None])
     right = rotated.T @ weights
     spread, count = _START_SD, len(weights)
@@ -243,7 +235,7 @@ def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) ->
     narrow = (t_quantile(np.inf) / t_quantile(freedom)) ** 2
     covariance = (1 - narrow) * seen @ seen.T + narrow * posterior
     silent = np.sqrt(np.diag(posterior)) > _SILENT * sd
-    return _Found(values, bounded, silent, covariance, spread, freedom, rms, residuals)
+    return Solution(law, values, silent, bounded, covariance, spread, freedom, 1.0, 0.0, rms)
 
 
 def _bounded(upper: Array, right: Array, lower: Array) -> tuple[Array, Mask]:
