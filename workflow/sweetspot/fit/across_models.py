@@ -9,7 +9,7 @@ the model's own. Energy and time are fitted separately, in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -172,30 +172,28 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
         }
         for (model,), rows in cells.group_by("model", maintain_order=True)
     }
-    frame = cells.with_columns(held_out=pl.lit("model ") + pl.col("model"), law=pl.lit(LAW), scheme=pl.lit(SCHEME))
     terms = terms_of(cells, architectures)
+    predictions: dict[str, Any] = {}
     for target, column in _TARGETS.items():
         known = cells[column].is_not_null().to_numpy()
-        entry[target], predicted = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
-        unit = column.rpartition("_")[2]
         columns = np.full((cells.height, 3), np.nan)
-        columns[known] = predicted
-        frame = frame.with_columns(
-            pl.Series(f"{name}_{unit}", columns[:, i]).fill_nan(None)
-            for i, name in enumerate(("predicted", "low", "high"))
-        )
-    error = 100 * (pl.col("predicted_j") / pl.col("energy_j") - 1).abs()
-    shown = ["energy_j", "predicted_j", "low_j", "high_j", "ape_percent"]
-    shown += ["duration_s", "predicted_s", "low_s", "high_s", "law", "scheme", "held_out"]
-    return entry, [frame.with_columns(ape_percent=error).select(*GROUP, "source", *CELL, *shown)]
+        entry[target], columns[known] = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
+        names = (f"{name}_{column.rpartition('_')[2]}" for name in ("predicted", "low", "high"))
+        predictions |= dict(zip(names, columns.T, strict=True))
+    frame = cells.select(*GROUP, "source", *CELL, *_TARGETS.values()).with_columns(
+        *(pl.Series(name, values, nan_to_null=True) for name, values in predictions.items()),
+        held_out=pl.lit("model ") + pl.col("model"),
+        law=pl.lit(LAW),
+        scheme=pl.lit(SCHEME),
+    )
+    return entry, [frame.with_columns(ape_percent=100 * (pl.col("predicted_j") / pl.col("energy_j") - 1).abs())]
 
 
 def _reason(models: Sequence[str], everyone: Sequence[str], cells: pl.DataFrame) -> str:
     if len(models) < FEWEST_MODELS:
-        unknown = [model for model in everyone if model not in models]
-        return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}" + (
-            f"; no architecture for {', '.join(unknown)}" if unknown else ""
-        )
+        unknown = ", ".join(model for model in everyone if model not in models)
+        missing = f"; no architecture for {unknown}" if unknown else ""
+        return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}{missing}"
     prices = len(TERMS) + (Parallelism.parse(cells["parallelism"][0]).gpus > 1)
     return "" if cells.height > prices else f"needs more than {prices} cells for its prices; has {cells.height}"
 
@@ -256,13 +254,12 @@ def _law(
 
 
 def _law_json(prices: Array, covariance: Array, spread: Spread, models: int) -> dict[str, Any]:
-    relative = {"model": spread.model, "price": spread.price, "cell": spread.cell}
-    quantile = t_quantile(max(models - 1, 2))
-    return _as_json(prices, covariance) | {"relative_sd": relative, "quantile": quantile}
+    return _as_json(prices, covariance) | {"relative_sd": asdict(spread), "quantile": t_quantile(max(models - 1, 2))}
 
 
 def _as_json(prices: Array, covariance: Array) -> dict[str, Any]:
-    return {"prices": dict(zip((*TERMS, EXCHANGED), prices.tolist(), strict=False)), "covariance": covariance.tolist()}
+    named = zip((*TERMS, EXCHANGED), prices.tolist(), strict=False)
+    return {"prices": dict(named), "covariance": covariance.tolist()}
 
 
 def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -276,15 +273,15 @@ def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
                 miss[owner == j] -= np.median(miss[(owner == j) & ~odd])
         miss[odd] = 0
         worst = np.abs(miss).argmax()
-        if not _far(miss)[worst]:
+        if abs(miss[worst]) <= far(miss):
             break
         odd[worst] = True
     return odd
 
 
-def _far(miss: Array) -> NDArray[np.bool_]:
-    """Which logarithmic errors exceed a factor of two and are far larger than usual."""
-    return np.asarray(np.abs(miss) > max(np.log(2), 10 * np.median(np.abs(miss))))
+def far(miss: Array) -> float:
+    """The logarithmic error beyond which a cell is odd: a factor of two, and far larger than usual."""
+    return max(float(np.log(2)), 10 * float(np.median(np.abs(miss))))
 
 
 def _fit(groups: Sequence[_Cells]) -> _Fit:
