@@ -110,7 +110,8 @@ def pool(entry: dict[str, Any], arch: Architecture, cells: pl.DataFrame) -> dict
     )
     prices = np.array(list(law["prices"].values()))
     miss = np.log(terms @ prices / measured)
-    usual = ~across._far(miss - np.median(miss))
+    miss -= np.median(miss)
+    usual = np.abs(miss) <= across.far(miss)
     rows = across._Cells(terms[usual], measured[usual])
     found = across._update(prices, np.array(law["covariance"]), law["relative_sd"]["cell"], rows)
     return {"energy": across._as_json(*found)}

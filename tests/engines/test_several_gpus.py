@@ -20,6 +20,7 @@ from sweetspot.engines import simulated
 from sweetspot.errors import SweetspotError, UnfitMachine
 from sweetspot.measure.protocol import Protocol, open_meter
 from sweetspot.measure.visit import visit_cell
+from sweetspot.parallelism import Parallelism
 
 FOUR = {"tensor_parallel": 2, "pipeline_parallel": 2}
 
@@ -123,7 +124,7 @@ def test_the_exchange_costs_what_its_bytes_and_moments_cost(monkeypatch: pytest.
     wanted = simulation(tensor_parallel=4)
     arch, n, m, batch = wanted.architecture, 1024, 256, 8
     _, with_exchange_s = run_of(wanted, n, m)
-    monkeypatch.setattr(simulated.SimulatedEngine, "_exchange", lambda engine, tokens: (0.0, 0.0))
+    monkeypatch.setattr(Parallelism, "exchanged", lambda *_: (0.0, 0.0))
     _, without_s = run_of(wanted, n, m)
     passes, tokens = 1 + m - 1, batch * (n + m - 1)
     expected_s = 2 * arch.layers * (1.5 * tokens * arch.hidden * 2 / 450e9 + passes * simulated.EXCHANGE_S)

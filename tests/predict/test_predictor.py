@@ -265,9 +265,10 @@ def test_lengths_measured_only_together_leave_others_less_certain(make: Any) -> 
     fitted = make(
         rows("steps-5", SIX, (8,), cells=[(length, length) for length in (64, 128, 256, 512, 1024, 2048, 4096)])
     )
-    same, other = ask(fitted, 1000, 1000), ask(fitted, 4000, 100)
+    same, other = ask(fitted, 1000, 1000), ask(fitted, 2000, 300)
     assert same.warnings == []
     assert other.interval_parts["law"] > 2 * same.interval_parts["law"]
+    assert "do not determine the energy of 4000 + 100 tokens at batch 8 (its interval is" in refused(fitted, 4000, 100)
 
 
 def test_without_a_batch_the_smallest_is_taken_and_said(make: Any) -> None:
@@ -276,9 +277,12 @@ def test_without_a_batch_the_smallest_is_taken_and_said(make: Any) -> None:
     assert any("no batch given: assuming 8" in warning for warning in answer.warnings)
 
 
+BY_BATCH = ((1, 1.0), (8, 0.3), (32, 0.2))
+
+
 def irregular() -> list[pl.DataFrame]:
     """Batches that follow no law of the batch, so that each keeps its own coefficients."""
-    return [rows("steps-5", SIX | {"t0": t0}, (batch,)) for batch, t0 in ((1, 1.0), (8, 3.0), (32, 0.5))]
+    return [rows("steps-5", SIX | {"t0": t0}, (batch,)) for batch, t0 in BY_BATCH]
 
 
 def test_an_unmeasured_batch_falls_back_on_the_law_for_every_batch(make: Any) -> None:
@@ -300,9 +304,9 @@ def test_one_batch_tells_of_another_only_what_gpus_make_likely(make: Any) -> Non
 
 def test_each_batch_has_its_own_coefficients(make: Any) -> None:
     fitted = make(*irregular())
-    for batch, t0 in ((1, 1.0), (8, 3.0), (32, 0.5)):
+    for batch, t0 in BY_BATCH:
         truth = per_token(LAWS["steps-5"], SIX | {"t0": t0}, 500, 700, batch)
-        assert ask(fitted, batch=batch).energy_per_output_token_j == pytest.approx(truth, rel=0.03)
+        assert ask(fitted, batch=batch).energy_per_output_token_j == pytest.approx(truth, rel=0.05)
 
 
 def test_an_unknown_model_lists_close_ones(make: Any) -> None:

@@ -48,6 +48,15 @@ class Parallelism(NamedTuple):
             return 1.0
         return max(1.0, self.tensor / (1 if attends.latent else attends.kv_heads))
 
+    def exchanged(self, architecture: Architecture, tokens: float) -> tuple[float, float]:
+        """Bytes that a board sends to others for a pass of `tokens` tokens, and how often it waits for them.
+
+        Boards that share a layer add up their results twice, around a ring: 2 (t - 1)/t of them pass each link. A stage
+        of the pipeline hands its results over once; stages are taken to be busy all the time.
+        """
+        sums, handed = 2 * architecture.layers / self.pipeline * (self.tensor > 1), float(self.pipeline > 1)
+        return (sums * 2 * (self.tensor - 1) / self.tensor + handed) * tokens * architecture.hidden * 2, sums + handed
+
     def refusal(self, architecture: Architecture) -> str:
         """Why a model cannot be spread like this, or ""."""
         for block in architecture.blocks:

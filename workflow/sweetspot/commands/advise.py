@@ -17,6 +17,13 @@ EPILOG = (
     "Example: sweetspot advise --predictor results/demo/predictor.json --model llama-3.1-8b --input-tokens 2048 "
     "--output-tokens 64 --batch 16 --max-latency 5"
 )
+_WHAT_IFS = {
+    "truncate": "prompts were cut to K tokens",
+    "summarise": "prompts were summarised to K tokens first, including the cost of the summary",
+    "cap": "replies were at most K tokens long",
+    "split": "replies were split into requests of at most K tokens, each with the whole prompt",
+    "batches": "B requests ran together",
+}
 
 
 def add(command: argparse.ArgumentParser) -> None:
@@ -40,27 +47,23 @@ def add(command: argparse.ArgumentParser) -> None:
         "--request-rate",
         type=float,
         metavar="R",
+        dest="rate_per_s",
         help="requests per second to one GPU; the batch follows from it and the predicted durations",
     )
     what = command.add_argument_group("what if")
-    for name, text in (
-        ("truncate", "prompts were cut to K tokens"),
-        ("summarise", "prompts were summarised to K tokens first, including the cost of the summary"),
-        ("cap", "replies were at most K tokens long"),
-        ("split", "replies were split into requests of at most K tokens, each with the whole prompt"),
-    ):
-        what.add_argument(f"--{name}", type=int, nargs="+", metavar="K", help=text)
-    what.add_argument("--batches", type=int, nargs="+", metavar="B", help="B requests ran together")
+    for name, text in _WHAT_IFS.items():
+        what.add_argument(f"--{name}", type=int, nargs="+", metavar="B" if name == "batches" else "K", help=text)
     what.add_argument(
         "--summariser", metavar="MODEL", help="another model of the predictor wrote the summaries, on a separate GPU"
     )
-    what.add_argument("--max-latency", type=float, metavar="S", help="exclude options slower than S seconds")
-    for name, text in (("ttft", "whose first token takes"), ("tpot", "whose further tokens each take")):
+    often = "more than S seconds for more than 1 in 20 requests"
+    for name, text in (
+        ("latency", "slower than S seconds"),
+        ("ttft", f"whose first token takes {often}"),
+        ("tpot", f"whose further tokens each take {often}"),
+    ):
         what.add_argument(
-            f"--max-{name}",
-            type=float,
-            metavar="S",
-            help=f"exclude options {text} more than S seconds for more than 1 in 20 requests",
+            f"--max-{name}", type=float, metavar="S", dest=f"max_{name}_s", help=f"exclude options {text}"
         )
     command.add_argument(
         "--grid-g-per-kwh", type=float, metavar="G", help="also show emissions, at G grams of CO2e per kWh"
@@ -86,16 +89,8 @@ def run(options: argparse.Namespace) -> None:
         for note in log.notes:
             print(f"note: {note}", file=sys.stderr)
         load = workload.of_counts(log.counts)
-    wishes = advise.Wishes(
-        batch=options.batch,
-        rate_per_s=options.request_rate,
-        what_ifs={kind: getattr(options, kind) or [] for kind in advise.KINDS},
-        summariser=options.summariser,
-        max_latency_s=options.max_latency,
-        max_ttft_s=options.max_ttft,
-        max_tpot_s=options.max_tpot,
-        grid_g_per_kwh=options.grid_g_per_kwh,
-    )
+    asked = {name: value for name, value in vars(options).items() if name in vars(advise.Wishes())}
+    wishes = advise.Wishes(**asked, what_ifs={kind: getattr(options, kind) or [] for kind in advise.CHANGES})
     choice = {name: getattr(options, name) for name in SELECTORS}
     answer = advise.advise(predictor.load(options.predictor), options.model, load, wishes, **choice)
     if options.strict and (reasons := advise_text.extrapolations(answer.now, load.is_mix)):

@@ -160,23 +160,14 @@ class SimulatedEngine(Engine):
             pass_s += self._memory_s(sampled) + kernels.HOST_S
             return Work(count * pass_s, count * (kernels.J_PER_FLOP * flops + kernels.J_PER_BYTE * (moved + sampled)))
         boards, layers = self._spec.gpus, self._spec.architecture.layers / self._spec.pipeline_parallel
-        flops, moved, (sent, exchanges) = flops / boards, moved / boards, self._exchange(tokens)
+        flops, moved = flops / boards, moved / boards
+        sent, exchanges = self._spec.parallelism.exchanged(self._spec.architecture, tokens)
         reached = COMPUTE_EFFICIENCY * tokens / (tokens + HALF_TOKENS)
         compute_s = flops / (self._device.gpu.peak_flops[Precision.of(self._spec.precision).activations] * reached)
         overhead_s = LAUNCH_S + LAYER_S * layers + REQUEST_S * requests
         overhead_s += exchanges * EXCHANGE_S + sent / self._device.gpu.link_bytes_per_s
         pass_s = max(compute_s, self._memory_s(moved)) + overhead_s
         return Work(count * pass_s, count * (J_PER_FLOP * flops + J_PER_BYTE * (moved + sent)))
-
-    def _exchange(self, tokens: float) -> tuple[float, float]:
-        """Bytes that a board sends to others in a pass of `tokens` tokens, and how often it waits for them.
-
-        Boards that share a layer add up their results twice, around a ring: 2 (t - 1)/t of them pass each link. A stage
-        of the pipeline hands its results over once; stages are taken to be busy all the time.
-        """
-        arch, tensor, stages = self._spec.architecture, self._spec.tensor_parallel, self._spec.pipeline_parallel
-        sums, handed = 2 * arch.layers / stages * (tensor > 1), float(stages > 1)
-        return (sums * 2 * (tensor - 1) / tensor + handed) * tokens * arch.hidden * 2, sums + handed
 
     def _memory_s(self, moved: float) -> float:
         return moved / (self._device.gpu.bandwidth_bytes_per_s * MEMORY_EFFICIENCY)

@@ -9,7 +9,7 @@ the model's own. Energy and time are fitted separately, in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sweetspot.errors import SweetspotError
 from sweetspot.fit.solve import t_quantile
 from sweetspot.parallelism import Parallelism
 from sweetspot.precision import element_bytes
-from sweetspot.predict.across_models import LAW, TERMS, evaluate, features, waves
+from sweetspot.predict.across_models import EXCHANGED, LAW, TERMS, evaluate, features, waves
 from sweetspot.table.schema import CELL, GROUP, group_name
 from sweetspot.vocabulary import LEVEL, SIMULATED
 
@@ -52,7 +52,7 @@ _START = Spread(0.05, 0.05, 0.02)
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells of one model: terms (cells × TERMS) and measured values (cells)."""
+    """Cells of one model: amounts (cells × terms, see `features`) and measured values (cells)."""
 
     terms: Array
     measured: Array
@@ -152,7 +152,7 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
     entry |= {
         "precisions": cells["precision"].unique(maintain_order=True).to_list() or [first["precision"]],
         "without_architecture": [model for model in everyone if model not in architectures],
-        "reason": _reason(models, everyone, cells.height),
+        "reason": _reason(models, everyone, cells),
         "models": {},
         "power_cap_w": Parallelism.parse(first["parallelism"]).gpus * board.tdp_w if board else None,
         "idle_w": cells["idle_w"].min() if "idle_w" in cells.columns else None,
@@ -172,37 +172,34 @@ def _entry(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> tu
         }
         for (model,), rows in cells.group_by("model", maintain_order=True)
     }
-    frame = cells.with_columns(held_out=pl.lit("model ") + pl.col("model"), law=pl.lit(LAW), scheme=pl.lit(SCHEME))
     terms = terms_of(cells, architectures)
+    predictions: dict[str, Any] = {}
     for target, column in _TARGETS.items():
         known = cells[column].is_not_null().to_numpy()
-        entry[target], predicted = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
-        unit = column.rpartition("_")[2]
         columns = np.full((cells.height, 3), np.nan)
-        columns[known] = predicted
-        frame = frame.with_columns(
-            pl.Series(f"{name}_{unit}", columns[:, i]).fill_nan(None)
-            for i, name in enumerate(("predicted", "low", "high"))
-        )
-    error = 100 * (pl.col("predicted_j") / pl.col("energy_j") - 1).abs()
-    shown = ["energy_j", "predicted_j", "low_j", "high_j", "ape_percent"]
-    shown += ["duration_s", "predicted_s", "low_s", "high_s", "law", "scheme", "held_out"]
-    return entry, [frame.with_columns(ape_percent=error).select(*GROUP, "source", *CELL, *shown)]
+        entry[target], columns[known] = _law(terms[known], cells.filter(pl.Series(known)), column, entry["models"])
+        names = (f"{name}_{column.rpartition('_')[2]}" for name in ("predicted", "low", "high"))
+        predictions |= dict(zip(names, columns.T, strict=True))
+    frame = cells.select(*GROUP, "source", *CELL, *_TARGETS.values()).with_columns(
+        *(pl.Series(name, values, nan_to_null=True) for name, values in predictions.items()),
+        held_out=pl.lit("model ") + pl.col("model"),
+        law=pl.lit(LAW),
+        scheme=pl.lit(SCHEME),
+    )
+    return entry, [frame.with_columns(ape_percent=100 * (pl.col("predicted_j") / pl.col("energy_j") - 1).abs())]
 
 
-def _reason(models: Sequence[str], everyone: Sequence[str], cells: int) -> str:
+def _reason(models: Sequence[str], everyone: Sequence[str], cells: pl.DataFrame) -> str:
     if len(models) < FEWEST_MODELS:
-        unknown = [model for model in everyone if model not in models]
-        return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}" + (
-            f"; no architecture for {', '.join(unknown)}" if unknown else ""
-        )
-    if cells <= len(TERMS):
-        return f"needs more than {len(TERMS)} cells for its prices; has {cells}"
-    return ""
+        unknown = ", ".join(model for model in everyone if model not in models)
+        missing = f"; no architecture for {unknown}" if unknown else ""
+        return f"needs {FEWEST_MODELS} models of known architecture; has {len(models)}{missing}"
+    prices = len(TERMS) + (Parallelism.parse(cells["parallelism"][0]).gpus > 1)
+    return "" if cells.height > prices else f"needs more than {prices} cells for its prices; has {cells.height}"
 
 
 def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> Array:
-    """cells × TERMS. Waves are as recorded; for tables from elsewhere, which record none, the KV cache implies them."""
+    """cells × terms. Waves are as recorded; for tables from elsewhere, which record none, the KV cache implies them."""
     rows = []
     for row in cells.iter_rows(named=True):
         model, (batch, n, m) = architectures[row["model"]], (row[name] for name in CELL)
@@ -212,7 +209,7 @@ def terms_of(cells: pl.DataFrame, architectures: Mapping[str, Architecture]) -> 
                 times = waves(model, row["gpu"], row["precision"], n, m, batch, row["parallelism"])
             except SweetspotError:
                 times = 1  # it did run, so it had more memory than such boards
-        rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times))
+        rows.append(features(model, element_bytes(row["precision"]), n, m, batch, times, row["parallelism"]))
     return np.array(rows)
 
 
@@ -223,7 +220,7 @@ def _law(
     names = cells["model"].unique(maintain_order=True).to_list()
     owner = np.array([names.index(name) for name in cells["model"]])
     measured = cells[column].to_numpy()
-    if len(names) < FEWEST_MODELS or cells.height <= len(TERMS):
+    if len(names) < FEWEST_MODELS or cells.height <= terms.shape[1]:
         return None, np.full((cells.height, 3), np.nan)
     odd = _odd(terms / measured[:, None], owner)
     for row in cells.filter(pl.Series(odd)).iter_rows(named=True):
@@ -257,13 +254,12 @@ def _law(
 
 
 def _law_json(prices: Array, covariance: Array, spread: Spread, models: int) -> dict[str, Any]:
-    relative = {"model": spread.model, "price": spread.price, "cell": spread.cell}
-    quantile = t_quantile(max(models - 1, 2))
-    return _as_json(prices, covariance) | {"relative_sd": relative, "quantile": quantile}
+    return _as_json(prices, covariance) | {"relative_sd": asdict(spread), "quantile": t_quantile(max(models - 1, 2))}
 
 
 def _as_json(prices: Array, covariance: Array) -> dict[str, Any]:
-    return {"prices": dict(zip(TERMS, prices.tolist(), strict=True)), "covariance": covariance.tolist()}
+    named = zip((*TERMS, EXCHANGED), prices.tolist(), strict=False)
+    return {"prices": dict(named), "covariance": covariance.tolist()}
 
 
 def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -277,15 +273,15 @@ def _odd(shares: Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
                 miss[owner == j] -= np.median(miss[(owner == j) & ~odd])
         miss[odd] = 0
         worst = np.abs(miss).argmax()
-        if not _far(miss)[worst]:
+        if abs(miss[worst]) <= far(miss):
             break
         odd[worst] = True
     return odd
 
 
-def _far(miss: Array) -> NDArray[np.bool_]:
-    """Which logarithmic errors exceed a factor of two and are far larger than usual."""
-    return np.asarray(np.abs(miss) > max(np.log(2), 10 * np.median(np.abs(miss))))
+def far(miss: Array) -> float:
+    """The logarithmic error beyond which a cell is odd: a factor of two, and far larger than usual."""
+    return max(float(np.log(2)), 10 * float(np.median(np.abs(miss))))
 
 
 def _fit(groups: Sequence[_Cells]) -> _Fit:

@@ -66,8 +66,9 @@ def choose(
         return several and not LAWS[name].has_batch_terms, size[name], round(fold_errors[name], 6)
 
     name = min(left, key=preference)
+    titles = {"5-fold": "leave-one-cell-out"} if len(points) < FEWEST_FOR_FOLDS else {}
     shown = ", ".join(
-        f"{_scheme_name(scheme, points)} {_shown(name, of, judged, several)}"
+        f"{titles.get(scheme, scheme)} {_shown(name, of, judged, several)}"
         for scheme, of in errors.items()
         if name in of
     )
@@ -124,26 +125,22 @@ def _worse(error: Array, best: Array) -> bool:
 
 def _shown(name: str, errors: Mapping[str, Array], judged: Sequence[str], several: bool) -> str:
     """A law's error under a scheme and the lowest one, as in the validation, with the number of cells if not all."""
-    most = max(_known(errors[law]) for law in judged if law in errors)
+    rivals = [law for law in judged if law in errors]
+    most = max(_known(errors[law]) for law in rivals)
+    best = min(rivals, key=lambda law: np.nanmean(errors[law]))
 
     def said(law: str) -> str:
         part = f" over {_known(errors[law])} of {most} cells" if _known(errors[law]) < most else ""
         return f"{np.nanmean(errors[law]):.3g} %{part}"
 
-    best = min((law for law in judged if law in errors), key=lambda law: np.nanmean(errors[law]))
     if best == name:
         return f"{said(name)} (lowest)"
     alone = ", fitted to each batch separately," if several and not LAWS[best].has_batch_terms else ""
-    both = np.isfinite(errors[name]) & np.isfinite(errors[best])
-    same = ""
-    if both.any() and both.sum() < max(_known(errors[name]), _known(errors[best])):
+    both, same = np.isfinite(errors[name]) & np.isfinite(errors[best]), ""
+    if 0 < both.sum() < max(_known(errors[name]), _known(errors[best])):
         means = " and ".join(f"{errors[law][both].mean():.3g}" for law in (name, best))
         same = f"; over the {both.sum()} cells that both predict, {means} %"
     return f"{said(name)} (lowest: {best}{alone} {said(best)}{same})"
-
-
-def _scheme_name(scheme: str, points: Points) -> str:
-    return "leave-one-cell-out" if scheme == "5-fold" and len(points) < FEWEST_FOR_FOLDS else scheme
 
 
 def _covered(fits: Sequence[dict[str, Any]], points: Points) -> int:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -28,9 +28,8 @@ _DEEPEST = 2
 Cell = tuple[int, int, int]  # batch, input_tokens, output_tokens
 
 
-@dataclass(frozen=True)
-class Energy:
-    """Energy of a cell, with the relative half-width of its 95 % interval (None: unknown).
+class Energy(NamedTuple):
+    """Joules per request of a cell, with the relative half-width of its 95 % interval (None: unknown).
 
     `common`: whether neighbouring cells share their error (predictions of one law) or err independently (measured).
     """
@@ -40,26 +39,27 @@ class Energy:
     common: bool
 
 
-@dataclass(frozen=True)
-class Side:
-    """One group of a predictor; or one of a table, with the means of its cells in joules per request."""
+class Side(NamedTuple):
+    """One group of a predictor; or one of a table, with the means of its cells."""
 
     group: Mapping[str, Any]
     means: Mapping[Cell, Energy] | None = None
 
-    def energy(self, cell: Cell) -> Energy | None:
-        """The mean of a cell's valid repetitions, or its energy by the chosen law; None outside what was measured."""
+    def energies(self, cells: Iterable[Cell]) -> dict[Cell, Energy]:
+        """The means of a cell's valid repetitions, or its energy by the chosen law, where it was measured."""
         if self.means is not None:
-            return self.means.get(cell)
-        batch, n, m = cell
-        try:
-            answer = predictor.predict({"groups": [self.group]}, self.group["model"], n, m, batch)
-        except SweetspotError:
-            return None
-        if answer.extrapolates:
-            return None
-        width = answer.energy_per_request_high_j - answer.energy_per_request_low_j
-        return Energy(answer.energy_per_request_j, width / 2 / answer.energy_per_request_j, common=True)
+            return {cell: self.means[cell] for cell in cells if cell in self.means}
+        found = {}
+        for batch, n, m in cells:
+            try:
+                answer = predictor.predict({"groups": [self.group]}, self.group["model"], n, m, batch)
+            except SweetspotError:
+                continue
+            width = answer.energy_per_request_high_j - answer.energy_per_request_low_j
+            if not answer.extrapolates:
+                half = width / 2 / answer.energy_per_request_j
+                found[batch, n, m] = Energy(answer.energy_per_request_j, half, common=True)
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,18 @@ class Region:
         low, high = (_shown(end) for end in sorted(map(abs, ends)))
         return f"B uses {_shown(abs(percent))} % [{low}, {high}] {'less' if percent < 0 else 'more'}"
 
+    def within(self, overall: "Region") -> str:
+        """What distinguishes it from all cells: "batch 64, at least 512 output tokens"."""
+        words = []
+        for name, (low, high) in self.where.items():
+            least, most = overall.where[name]
+            span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            if low < high and (low == least or high == most):
+                span = f"at least {low:,}" if high == most else f"up to {high:,}"
+            if (low, high) != (least, most):
+                words.append(f"batch {span}" if name == "batch" else f"{span} {name.replace('_', ' ')}")
+        return ", ".join(words)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -106,9 +118,7 @@ class Comparison:
         lines = [f"{letter}: {_described(side)}" for letter, side in (("A", self.a), ("B", self.b))]
         lines.append(f"  over {self.overall.cells} cells: {self.overall.verdict}")
         if len(self.regions) > 1:
-            lines += [
-                f"  {_where(region, self.overall)}: {region.verdict} ({region.cells} cells)" for region in self.regions
-            ]
+            lines += [f"  {one.within(self.overall)}: {one.verdict} ({one.cells} cells)" for one in self.regions]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
@@ -172,17 +182,17 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
     if len(a) == len(b) == 1:
         return [(a[0], b[0])]
     pairs = []
-    for model in dict.fromkeys(str(side.group["model"]) for side in a):
-        ours, theirs = ([s for s in sides if str(s.group["model"]).casefold() == model.casefold()] for sides in (a, b))
-        if not theirs:
-            continue
+    for model in dict.fromkeys(str(side.group["model"]).casefold() for side in a):
+        ours, theirs = ([s for s in sides if str(s.group["model"]).casefold() == model] for sides in (a, b))
         alike = [(s, t) for s in ours for t in theirs if all(s.group[k] == t.group[k] for k in SELECTORS)]
         if len(ours) == len(theirs) == 1:
             alike = [(ours[0], theirs[0])]
-        if not alike:
-            both = [*(f"  A {_described(s.group)}" for s in ours), *(f"  B {_described(s.group)}" for s in theirs)]
-            choices = "\n".join(both)
-            raise SweetspotError(f"{model} has several groups; choose with --a and --b KEY=VALUE:\n{choices}")
+        if theirs and not alike:
+            choices = (f"  {side} {_described(s.group)}" for side, found in (("A", ours), ("B", theirs)) for s in found)
+            named = ours[0].group["model"]
+            raise SweetspotError(
+                f"{named} has several groups; choose with --a and --b KEY=VALUE:\n" + "\n".join(choices)
+            )
         pairs += alike
     if not pairs:
         names = [", ".join(sorted({str(s.group["model"]) for s in sides})) for sides in (a, b)]
@@ -193,9 +203,8 @@ def _pairs(a: Sequence[Side], b: Sequence[Side]) -> list[tuple[Side, Side]]:
 
 
 def _compared(a: Side, b: Side) -> Comparison:
-    places = list(_cells(a.group, b.group, b.means or a.means))
-    of_a, of_b = ({place: energy for place in places if (energy := side.energy(place))} for side in (a, b))
-    cells = ratios(of_a, of_b)
+    places = _grid(a.group, b.group) if a.means is b.means is None else list(b.means or a.means or ())
+    cells = ratios(a.energies(places), b.energies(places))
     if not cells:
         raise SweetspotError(
             f"{_described(a.group)} and {_described(b.group)}: no cell in common; both must have measured the same "
@@ -205,16 +214,18 @@ def _compared(a: Side, b: Side) -> Comparison:
     return Comparison(described[0], described[1], region(cells), list(_regions(cells)), _notes(a, b))
 
 
-def _cells(a: Mapping[str, Any], b: Mapping[str, Any], measured: Iterable[Cell] | None) -> Iterable[Cell]:
-    """The measured cells; for two predictors, doubling lengths in the range of both, at the batches they share."""
-    if measured is not None:
-        return measured
-    n, m = (_doubling([g["measured_range"][name] for g in (a, b)]) for name in ("input_tokens", "output_tokens"))
-    return [(batch, i, o) for batch in {*a["batches"]} & {*b["batches"]} for i in n for o in m]
+def _grid(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Cell]:
+    """Powers of two within the lengths that both measured, and the ends of their overlap, at the batches they share."""
+    lengths = []
+    for name in ("input_tokens", "output_tokens"):
+        lows, highs = zip(*(group["measured_range"][name] for group in (a, b)), strict=True)
+        low, high = max(lows), min(highs)
+        inside = {low, high, *(2**k for k in range(31) if low <= 2**k <= high)}
+        lengths.append(sorted(inside) if low <= high else [])
+    return [(batch, n, m) for batch in {*a["batches"]} & {*b["batches"]} for n in lengths[0] for m in lengths[1]]
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     """The logarithm of B's energy over A's in a cell."""
 
     cell: Cell
@@ -231,18 +242,18 @@ def ratios(a: Mapping[Cell, Energy], b: Mapping[Cell, Energy]) -> list[Ratio]:
 
 def _regions(cells: Sequence[Ratio], deep: int = 0) -> Iterable[Region]:
     """These cells as one region, or the regions they split into."""
-    best: tuple[float, list[Ratio], list[Ratio]] | None = None
+    splits = []
     for axis in range(len(CELL)):
         for value in sorted({ratio.cell[axis] for ratio in cells})[1:]:
-            low = [ratio for ratio in cells if ratio.cell[axis] < value]
-            high = [ratio for ratio in cells if ratio.cell[axis] >= value]
-            left = sum(statistics.pvariance([r.log for r in part]) * len(part) for part in (low, high))
-            if min(len(low), len(high)) >= _FEWEST_CELLS and (best is None or left < best[0]):
-                best = left, low, high
-    if best is not None and deep < _DEEPEST:
-        means, halves = zip(*(_mean(part) for part in best[1:]), strict=True)
+            parts = [[ratio for ratio in cells if (ratio.cell[axis] >= value) == above] for above in (False, True)]
+            if min(map(len, parts)) >= _FEWEST_CELLS:
+                left = sum(statistics.pvariance([ratio.log for ratio in part]) * len(part) for part in parts)
+                splits.append((left, parts))
+    if splits and deep < _DEEPEST:
+        _, parts = min(splits, key=lambda split: split[0])
+        means, halves = zip(*map(_mean, parts), strict=True)
         if abs(means[0] - means[1]) > max(_LEAST_STEP, *(half or 0.0 for half in halves)):
-            for part in best[1:]:
+            for part in parts:
                 yield from _regions(part, deep + 1)
             return
     yield region(cells)
@@ -281,12 +292,10 @@ def _mean(cells: Sequence[Ratio]) -> tuple[float, float | None]:
 
 
 def _notes(a: Side, b: Side) -> list[str]:
-    notes = []
-    sources = {side.group["source"] for side in (a, b)}
+    notes, sources = [], {side.group["source"] for side in (a, b)}
     labels = [SIMULATED[source] for source in sorted(sources & SIMULATED.keys())]
     if labels:
-        both = sources <= SIMULATED.keys()
-        sides = "both sides" if both else "one side only, so it proves nothing"
+        sides = "both sides" if len(labels) == len(sources) else "one side only, so it proves nothing"
         notes.append(f"{' and '.join(labels)}: {sides}")
     if len(labels) < len(sources):
         notes.append("the energy sensors of two boards may each be off by up to 5 %; no interval here includes that")
@@ -295,31 +304,9 @@ def _notes(a: Side, b: Side) -> list[str]:
     return notes
 
 
-def _doubling(ranges: Sequence[Sequence[int]]) -> list[int]:
-    """Powers of two within all of these ranges, and the ends of their overlap."""
-    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
-    return sorted({low, high, *(2**k for k in range(31) if low <= 2**k <= high)}) if low <= high else []
-
-
 def _described(group: Mapping[str, Any]) -> str:
     rest = ", ".join(dict.fromkeys(str(group[k]) for k in (*SELECTORS, "source") if group[k] not in UNSAID))
     return f"{group['model']} ({rest})" if rest else str(group["model"])
-
-
-def _where(region: Region, overall: Region) -> str:
-    """What distinguishes a region from all cells: "batch 64, at least 512 output tokens"."""
-    words = []
-    for name, (low, high) in region.where.items():
-        least, most = overall.where[name]
-        if (low, high) == (least, most):
-            continue
-        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        if low < high == most:
-            span = f"at least {low:,}"
-        elif least == low < high:
-            span = f"up to {high:,}"
-        words.append(f"batch {span}" if name == "batch" else f"{span} {name.replace('_', ' ')}")
-    return ", ".join(words)
 
 
 def _shown(percent: float, sign: str = "") -> str:

@@ -11,7 +11,7 @@ mean of a linear model; the covariance is that of the coefficients without their
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -92,7 +92,9 @@ class Skipped:
 class Solution:
     """Coefficients of a law and how well they are known; arrays have one entry per term, `covariance` terms × terms.
 
-    `prior_sd`: standard deviation before any cell (infinite: no prior). `at_bound`: held at the bound of physics.
+    `from_prior`: coefficients about which the cells say little: they leave most of the prior's standard deviation.
+    `at_bound`: held at the bound of physics. `covariance` is such that `quantile` standard deviations are a 95 %
+    interval.
     `relative_sd`: scatter of the cells about the law as a share of their energy, with `freedom` degrees of freedom, for
     a run of `size` (J or s of a batch); for others it is multiplied by (size / theirs)^`power`. `rms`: what the cells
     alone leave, without the scatter expected before them.
@@ -100,7 +102,7 @@ class Solution:
 
     law: Law
     values: Array
-    prior_sd: Array
+    from_prior: Mask
     at_bound: Mask
     covariance: Array
     relative_sd: float
@@ -113,11 +115,6 @@ class Solution:
     def quantile(self) -> float:
         """Half-width of a two-sided 95 % interval, in standard deviations (Student's t)."""
         return t_quantile(self.freedom)
-
-    @property
-    def from_prior(self) -> Mask:
-        """Coefficients about which the cells say little: they leave most of the prior's standard deviation."""
-        return np.asarray(np.sqrt(np.diag(self.covariance)) > _SILENT * self.prior_sd)
 
     def predict(self, features: Array) -> Array:
         """The target of each row of `features`; NaN where it is not above 0."""
@@ -170,30 +167,22 @@ def solve(law: Law, points: Points, features: Array | None = None) -> Solution |
         mean, sd = np.zeros(len(law.terms)), np.full(len(law.terms), np.inf)
     else:
         mean, sd = prior
-    lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
-    found = _fit(shares / scale, np.ones(len(points)), mean * scale, sd * scale, lower)
     total = points.target * points.tokens
     size = float(np.exp(np.log(total).mean()))
-    if power := power_of_size(found.residuals**2, np.log(total / size)):
+    found = _fit(law, shares / scale, np.ones(len(points)), mean * scale, sd * scale)
+    residuals = shares / scale @ found.values - 1
+    if power := power_of_size(residuals**2, np.log(total / size)):
         weights = (total / size) ** power
-        found = _fit(shares / scale, weights / np.sqrt((weights**2).mean()), mean * scale, sd * scale, lower)
-    values = found.values / scale
-    covariance = found.covariance / np.outer(scale, scale)
-    spread = float(np.sqrt(((total / size) ** (2 * power)).mean()))
-    return Solution(
-        law, values, sd, found.bounded, covariance, found.sd * spread, found.freedom, size, power, found.rms
+        weights /= np.sqrt((weights**2).mean())
+        found = _fit(law, shares / scale, weights, mean * scale, sd * scale)
+    return replace(
+        found,
+        values=found.values / scale,
+        covariance=found.covariance / np.outer(scale, scale),
+        relative_sd=found.relative_sd * float(np.sqrt(((total / size) ** (2 * power)).mean())),
+        size=size,
+        power=power,
     )
-
-
-@dataclass(frozen=True)
-class _Found:
-    values: Array
-    bounded: Mask
-    covariance: Array
-    sd: float
-    freedom: float
-    rms: float
-    residuals: Array
 
 
 def _prior(law: Law, points: Points, shares: Array) -> tuple[Array, Array] | None:
@@ -211,8 +200,9 @@ def _prior(law: Law, points: Points, shares: Array) -> tuple[Array, Array] | Non
     return step * mean, step * sd
 
 
-def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) -> _Found:
+def _fit(law: Law, shares: Array, weights: Array, mean: Array, sd: Array) -> Solution:
     """Shares @ values = 1 as well as scatter and prior allow; all in units in which the columns have length 1."""
+    lower = np.array([-np.inf if term.lower is None else term.lower for term in law.terms])
     rotated, triangle = np.linalg.qr(shares * weights[:, None])
     right = rotated.T @ weights
     spread, count = _START_SD, len(weights)
@@ -238,7 +228,14 @@ def _fit(shares: Array, weights: Array, mean: Array, sd: Array, lower: Array) ->
     if np.isinf(sd).all():
         inverse = inverse * (spread / settled)
     rms = float(np.sqrt(squares / max(freedom, 1.0)))
-    return _Found(values, bounded, inverse @ inverse.T, spread, _PRIOR_FREEDOM + freedom, rms, residuals)
+    posterior, freedom = inverse @ inverse.T, _PRIOR_FREEDOM + freedom
+    seen = posterior @ triangle.T / spread
+    # The prior's part is not estimated from scatter, so the factor of Student's t by which it will be multiplied is
+    # taken out of it.
+    narrow = (t_quantile(np.inf) / t_quantile(freedom)) ** 2
+    covariance = (1 - narrow) * seen @ seen.T + narrow * posterior
+    silent = np.sqrt(np.diag(posterior)) > _SILENT * sd
+    return Solution(law, values, silent, bounded, covariance, spread, freedom, 1.0, 0.0, rms)
 
 
 def _bounded(upper: Array, right: Array, lower: Array) -> tuple[Array, Mask]:
@@ -274,13 +271,12 @@ def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
 def as_json(solution: Solution, points: Points, features: Array) -> dict[str, Any]:
     """A solution as an entry of predictor.json (docs: its schema)."""
     errors = np.sqrt(np.diag(solution.covariance))
-    silent = solution.from_prior
     terms = {
         term.name: {
             "value": float(solution.values[index]),
             "standard_error": float(errors[index]),
             "at_bound": bool(solution.at_bound[index]),
-            "from_prior": bool(silent[index]),
+            "from_prior": bool(solution.from_prior[index]),
         }
         for index, term in enumerate(solution.law.terms)
     }

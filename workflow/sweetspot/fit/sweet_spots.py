@@ -13,12 +13,9 @@ from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, units
 from sweetspot.predict import sweet_spots as search
 from sweetspot.predict.laws import FORMS, Law
 from sweetspot.predict.predictor import waves
-from sweetspot.vocabulary import CONFIDENCE
 
 _LENGTHS_OF_A_MINIMUM = 3  # two output lengths show no minimum, whatever the law
 _APART = 0.9  # if ranks of prompts and replies correlate more, only the law's form separates their costs
-_DRAWS = 500  # of the coefficients, for the confidence set
-_SEED = 0
 _WIDE = 1.25  # a plateau is wide if it ends at this many times its beginning
 _REACH, _REPLIES = 64, 961  # the confidence set is searched up to this factor away, over this many replies
 
@@ -40,7 +37,6 @@ def sweet_spots(
             continue
         shown = _replies_vary(points.n[unit], points.m[unit])
         values = {name: term["value"] for name, term in fit["terms"].items()}
-        draws = _draws(solution, fit["interval_scale"])
         for batch in np.unique(points.batch[unit]):
             of_batch = points.take(unit & (points.batch == batch))
             chosen = float(of_batch.chosen.max()) if law.needs_experts else 1.0
@@ -49,8 +45,8 @@ def sweet_spots(
                 spot = search.SweetSpot("not identified")
                 if shown and _identifies_spot(solution):
                     spot = search.sweet_spot(law, values, float(n), float(batch), measured, waves_of, chosen)
-                misfit = np.sqrt(2) * solution.quantile * solution.relative_sd * fit["interval_scale"]
-                low, high = _confidence_set(solution, draws, misfit, n, batch, chosen, spot, waves_of, measured)
+                scale = fit["interval_scale"]
+                low, high = _confidence_set(solution, scale, n, batch, chosen, spot, waves_of, measured)
                 if spot.output_tokens is not None:  # nothing finer than the step of the measured replies is known
                     replies = np.unique(of_batch.m[of_batch.n == n])
                     low = low and min(low, _or(replies[replies <= spot.output_tokens][-1:], low))
@@ -76,8 +72,7 @@ def plateau(spot: Mapping[str, Any]) -> str:
 
 def _confidence_set(
     solution: Solution,
-    draws: Array,
-    misfit: float,
+    scale: float,
     n: float,
     batch: float,
     chosen: float,
@@ -85,10 +80,9 @@ def _confidence_set(
     waves_of: Callable[[int], int] | None,
     measured: tuple[float, float],
 ) -> tuple[float | None, float | None]:
-    """The ends of the replies that may need the least energy, by the coefficients and by the law's misfit.
+    """The ends of the replies that may need the least energy: those whose energy is not clearly above the least.
 
-    Within them lie 95 % of the sweet spots of the drawn coefficients, and every reply whose energy exceeds the least by
-    no more than the share `misfit`, by which two cells may differ from the law.
+    A difference is clear beyond its 95 % interval, from the coefficients and from the law's misfit in two cells.
     """
     if spot.output_tokens is None:
         return None, None
@@ -100,11 +94,13 @@ def _confidence_set(
     else:
         replies = np.array(inside, dtype=float)
     features = _features(solution.law, n, replies, batch if one_wave else together, chosen)
-    found = (features @ draws.T).argmin(axis=0)
-    low, high = (int(end) for end in np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"))
     energies = features @ solution.values
-    flat = np.flatnonzero(energies <= (1 + misfit) * energies.min())
-    low, high = min(low, int(flat[0])), max(high, int(flat[-1]))
+    least = int(energies.argmin())
+    difference = features - features[least]
+    variance = np.einsum("ij,jk,ik->i", difference, solution.covariance, difference)
+    variance = np.maximum(variance, 0) + 2 * (solution.relative_sd * energies[least]) ** 2
+    possible = np.flatnonzero(energies - energies[least] <= solution.quantile * scale * np.sqrt(variance))
+    low, high = int(possible[0]), int(possible[-1])
     if one_wave:  # at an end of the search: no minimum on that side
         return (float(replies[low]) if low > 0 else None), (float(replies[high]) if high < len(replies) - 1 else None)
     # widened by the step of the search
@@ -114,17 +110,6 @@ def _confidence_set(
 def _features(law: Law, n: float, replies: Array, batch: Array | float, chosen: float) -> Array:
     """replies × terms."""
     return np.stack([np.broadcast_to(t.value(n, replies, batch, chosen), replies.shape) for t in law.terms], axis=1)
-
-
-def _draws(solution: Solution, scale: float) -> Array:
-    """Coefficients that the cells allow: draws × terms, normal with their covariance, within the bounds."""
-    random = np.random.default_rng(_SEED)
-    sd = np.sqrt(np.diag(solution.covariance))
-    units_ = np.where(sd > 0, sd, 1.0)  # coefficients differ by orders of magnitude
-    spread, directions = np.linalg.eigh(solution.covariance / np.outer(units_, units_))
-    normal = random.standard_normal((_DRAWS, len(spread))) * np.sqrt(np.maximum(spread, 0)) * scale
-    lower = np.array([-np.inf if term.lower is None else term.lower for term in solution.law.terms])
-    return np.asarray(np.maximum(solution.values + normal @ directions.T * units_, np.minimum(lower, solution.values)))
 
 
 def _replies_vary(prompts: Array, replies: Array) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 
 from sweetspot import gpus
 from sweetspot.architecture import Architecture
+from sweetspot.errors import SweetspotError
 from sweetspot.files import write_atomically
 from sweetspot.fit.across_models import SCHEME, fit_across_models
 from sweetspot.fit.choice import Schemes, choose, fits, hold_out_all
@@ -124,7 +125,7 @@ def summary(predictor: Mapping[str, Any], errors: pl.DataFrame) -> str:
         ]
         notes += [f"{name}: set aside, not fitted: {_cell_words(row)}" for row in group["outliers"]]
         if group["outliers"] and error is not None:
-            off = [_error_of(predictor, group, row) for row in group["outliers"]]
+            off = list(filter(None, (_error_of(predictor, group, row) for row in group["outliers"])))
             with_them = (error * group["cells"] + sum(off)) / (group["cells"] + len(off))
             notes.append(f"{name}: 5-fold {error:.3g} %, with the {len(off)} set aside {with_them:.3g} %")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -138,11 +139,14 @@ def _ends(spot: Mapping[str, Any]) -> str:
     return f"{f'{low:,.0f}' if low else 'without bound below'} to {f'{high:,.0f}' if high else 'without bound above'}"
 
 
-def _error_of(predictor: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """APE in percent of the prediction for a row that was set aside."""
+def _error_of(predictor: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
+    """APE in percent of the prediction for a row that was set aside; None if it is refused."""
     where = {name: group[name] for name in GROUP if name != "model"}
     asked = (row["input_tokens"], row["output_tokens"], row["batch"])
-    expected = predictors.predict(predictor, group["model"], *asked, **where).energy_batch_j
+    try:
+        expected = predictors.predict(predictor, group["model"], *asked, **where).energy_batch_j
+    except SweetspotError:
+        return None
     return float(100 * abs(expected / row["energy_j"] - 1))
 
 

@@ -28,6 +28,9 @@ TERMS = {
 }
 """The terms and the unit that each one prices. No price is negative."""
 
+EXCHANGED = "exchanged_byte"
+"""One more term if the model runs on several GPUs: a byte that a GPU sends to others."""
+
 LAW = "across-models"
 
 _KINDS = {"experts": "experts", "latent": "a latent KV cache", "state_flops": "recurrent layers"}
@@ -40,13 +43,16 @@ def features(
     output_tokens: int,
     batch: float,
     waves: float = 1.0,
+    parallelism: str = ONE_GPU,
 ) -> tuple[float, ...]:
-    """The amount of each of TERMS in one run of a whole batch; `sizes` comes from `element_bytes`.
+    """The amount of each of TERMS in one run of a whole batch, and on several GPUs of EXCHANGED.
+
+    `sizes` comes from `element_bytes`.
 
     If the KV cache is too small for all requests at once, they run in waves, and each wave repeats the per-pass terms.
     `batch` and `waves` enter linearly, so they may be means over repetitions (or a mean running batch).
     """
-    n, m = input_tokens, output_tokens
+    n, m, spread = input_tokens, output_tokens, Parallelism.parse(parallelism)
     prefill = architecture.prefill_flops(n)
     return (
         batch * float(prefill),
@@ -56,6 +62,7 @@ def features(
         waves * m,
         waves * m * architecture.layers,
         batch * m,
+        *([spread.exchanged(architecture, batch * (n + m - 1))[0]] if spread.gpus > 1 else []),
     )
 
 
@@ -92,52 +99,41 @@ def predict(
     input_tokens: int,
     output_tokens: int,
     batch: int | None = None,
-    gpu: str | None = None,
-    engine: str | None = None,
-    precision: str | None = None,
-    parallelism: str | None = None,
+    **choice: str | None,
 ) -> Prediction:
-    """Predict a model from its architecture, with the entry of `predictor["across_models"]` that the selectors match.
+    """Predict a model from its architecture, with the entry of `predictor["across_models"]` that `choice` matches.
 
-    If the entry was fitted to rows of this model too, they are used. `batch` defaults to the smallest measured one.
-    Raises SweetspotError if the predictor has no such law.
+    `choice` is of vocabulary.SELECTORS. If the entry was fitted to rows of this model too, they are used. `batch`
+    defaults to the smallest measured one. Raises SweetspotError if the predictor has no such law.
     """
-    entry = choose(predictor.get("across_models", []), gpu, engine, precision, parallelism)
+    entry = choose(predictor.get("across_models", []), **choice)
     batch = entry["measured_range"]["batch"][0] if batch is None else batch
-    found = predict_by(entry, architecture, input_tokens, output_tokens, batch, precision=precision)
+    found = predict_by(entry, architecture, input_tokens, output_tokens, batch, choice.get("precision"))
     return replace(found, warnings=[*found.warnings, *predictor.get("table_warnings", [])])
 
 
-def choose(
-    entries: Sequence[Mapping[str, Any]],
-    gpu: str | None = None,
-    engine: str | None = None,
-    precision: str | None = None,
-    parallelism: str | None = None,
-) -> Mapping[str, Any]:
+def choose(entries: Sequence[Mapping[str, Any]], **choice: str | None) -> Mapping[str, Any]:
     """The entry that the selectors match; part of a name is enough. Raises SweetspotError unless one is usable."""
     if not entries:
         raise SweetspotError(
             "this predictor has no law across models; fit one with `sweetspot fit --architectures DIR` from rows of at "
             "least three models"
         )
-    found = [
-        entry
-        for entry in entries
-        if (gpu or "").casefold() in entry["gpu"].casefold()
-        and (engine or "").casefold() in entry["engine"].casefold()
-        and (precision is None or precision in entry["precisions"])
-        and parallelism in (None, entry["parallelism"])
-    ]
+    found = list(entries)
+    for name, text in choice.items():
+        if text is not None and name in ("gpu", "engine"):
+            found = [entry for entry in found if text.casefold() in entry[name].casefold()]
+        elif text is not None:
+            found = [entry for entry in found if text in (entry.get(name), *(entry["precisions"]))]
     usable = [entry for entry in found if not entry["reason"]]
     if len(usable) == 1:
         return usable[0]
-    there = "\n".join(f"  {_described(entry)}" for entry in usable or found or entries)
+    problem = "has several fits; choose with --gpu, --engine, --precision, --parallelism"
+    if not usable:
+        problem = "has no usable fit here"
     if not found:
         problem = "matches nothing of --gpu, --engine, --precision, --parallelism; choose one of"
-    else:
-        several = "has several fits; choose with --gpu, --engine, --precision, --parallelism"
-        problem = several if usable else "has no usable fit here"
+    there = "\n".join(f"  {_described(entry)}" for entry in usable or found or entries)
     raise SweetspotError(f"the law across models {problem}:\n{there}")
 
 
@@ -160,7 +156,8 @@ def predict_by(
     own = entry["models"].get(architecture.name)
     precision = precision or (own or {}).get("precision") or entry["precisions"][0]
     times = waves(architecture, entry["gpu"], precision, input_tokens, output_tokens, batch, entry["parallelism"])
-    row = features(architecture, element_bytes(precision), input_tokens, output_tokens, batch, times)
+    sizes = element_bytes(precision)
+    row = features(architecture, sizes, input_tokens, output_tokens, batch, times, entry["parallelism"])
     asked = {"input_tokens": input_tokens, "output_tokens": output_tokens, "batch": batch}
     reach = _reach(entry["measured_range"], asked)
     energy, parts = evaluate(entry["energy"], own and own["energy"], row, *reach)
@@ -190,6 +187,7 @@ def evaluate(
     (`blind`) may double or halve the energy.
     """
     known = own or law
+    row = row[: len(known["prices"])]  # a file of an earlier version has no price of what several GPUs exchange
     value = sum(price * amount for price, amount in zip(known["prices"].values(), row, strict=True))
     if value <= 0:
         raise SweetspotError("the law across models gives no positive value here; ask for a request closer to its rows")
@@ -245,7 +243,7 @@ def _warnings(entry: Mapping[str, Any], own: Mapping[str, Any] | None, times: in
             f"error (leave one model out) is {error['mape_percent']:.2g} % on average and "
             f"{error['worst_model_mape_percent']:.2g} % for the worst model"
         )
-    warnings += simulated(entry["source"])
+    warnings += [*simulated(entry["source"]), "the law across models knows no time to first token or per token"]
     if times > 1:
         warnings.append(f"the KV cache cannot hold the batch at once: assumed to run in {times} waves")
     return warnings

@@ -1,34 +1,90 @@
 """What a workload costs in joules, and what other prompts, replies and batches would save. Standard library only."""
 
 import math
-import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweetspot.errors import SweetspotError
 from sweetspot.predict import predictor as predictors
-from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Saving, saving
-from sweetspot.predict.prediction import Prediction
+from sweetspot.predict.costs import Ask, Cost, Costs, Plan, Saving
+from sweetspot.predict.prediction import check_request
 from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.workload import Workload
 
-_MIX = "not defined: the requests have different lengths"
-KINDS = ("truncate", "summarise", "cap", "split", "batches")
 _PROBES = 33  # values tried to bracket a break-even point before bisection
-# Of each limit: its option, the time's name in `Cost`, what takes it, what a predictor without it lacks, the remedy.
-_LATENCY = ("--max-latency", "latency_s", "a request", "durations", "fit a table with duration_s")
-_MEASURED = "fit a table with {}, as campaigns measure it"
-_TTFT = ("--max-ttft", "ttft_s", "the first token", "time to first token in it", _MEASURED.format("ttft_p95_s"))
-_TPOT = ("--max-tpot", "tpot_s", "each further token", "time per token in it", _MEASURED.format("tpot_p95_s"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A what-if: its name with a number, the side of a request that it shortens, and what becomes of a longer one."""
+
+    name: str
+    shortens: str
+    asks: Callable[[Ask, int], Sequence[Ask]]
+
+    def of(self, plan: Plan, number: int) -> Plan:
+        """The plan after the change; requests that are already short enough stay as they are."""
+        return [
+            (share, [new for ask in asks for new in (self.asks(ask, number) if self.length(ask) > number else [ask])])
+            for share, asks in plan
+        ]
+
+    def length(self, ask: Ask) -> int:
+        """Tokens of what it shortens; 0 for nothing."""
+        return {"prompt": ask.input_tokens, "reply": ask.output_tokens}.get(self.shortens, 0)
+
+
+def _summary(ask: Ask, tokens: int) -> Sequence[Ask]:
+    return [Ask(ask.input_tokens, tokens, summary=True), replace(ask, input_tokens=tokens)]
+
+
+def _parts(ask: Ask, tokens: int) -> Sequence[Ask]:
+    parts = math.ceil(ask.output_tokens / tokens)
+    return [replace(ask, output_tokens=(ask.output_tokens + part) // parts) for part in reversed(range(parts))]
+
+
+CHANGES = {
+    "truncate": Change("truncate prompts to {:,}", "prompt", lambda ask, tokens: [replace(ask, input_tokens=tokens)]),
+    "summarise": Change("summarise prompts to {:,}", "prompt", _summary),
+    "cap": Change("cap replies at {:,}", "reply", lambda ask, tokens: [replace(ask, output_tokens=tokens)]),
+    "split": Change("split replies into at most {:,}", "reply", _parts),
+    "batches": Change("batch {:,}", "", lambda ask, _: [ask]),
+}
+"""The what-ifs by their option. The number of the last one is how many requests run together."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on a time of `Cost`: its option, the time, what takes it, and what a predictor without it lacks."""
+
+    option: str
+    time: str
+    what: str
+    missing: str
+    columns: str
+
+    def broken_by(self, cost: Cost, most_s: float) -> str:
+        """Why a cost does not meet the limit; "" if it does."""
+        seconds = getattr(cost, self.time)
+        if seconds is None:
+            return f"the time that {self.what} takes is unknown"
+        return f"{self.what} takes {seconds:.3g} s, more than {most_s:g} s" if seconds > most_s else ""
+
+
+_LIMITS = {
+    "max_latency_s": Limit("--max-latency", "latency_s", "a request", "durations", "duration_s"),
+    "max_ttft_s": Limit("--max-ttft", "ttft_p95_s", "the first token", "time to first token", "ttft_p95_s"),
+    "max_tpot_s": Limit("--max-tpot", "tpot_p95_s", "each further token", "time per token", "tpot_p95_s"),
+}
 
 
 @dataclass(frozen=True)
 class Wishes:
     """What the user asks for; anything None or empty gets a default or is left out.
 
-    `what_ifs` maps kinds (of KINDS) to numbers: tokens of a prompt (truncate, summarise) or of a reply (cap, split),
+    `what_ifs` maps kinds (of CHANGES) to numbers: tokens of a prompt (truncate, summarise) or of a reply (cap, split),
     or batches. The default: half and a quarter of the mean prompt, the sweet spot's reply, every measured batch.
     """
 
@@ -42,34 +98,9 @@ class Wishes:
     grid_g_per_kwh: float | None = None
 
     @property
-    def limits(self) -> list["Limit"]:
-        """The limits on time that were given."""
-        given = ((self.max_latency_s, *_LATENCY), (self.max_ttft_s, *_TTFT), (self.max_tpot_s, *_TPOT))
-        return [Limit(most_s, *rest) for most_s, *rest in given if most_s is not None]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit on a time: its option, the time's name in `Cost`, what takes it, what is missing if none is known."""
-
-    most_s: float
-    option: str
-    name: str
-    what: str
-    missing: str
-    remedy: str
-
-    def of(self, cost: Cost) -> float | None:
-        """The time, in s; None if unknown."""
-        seconds: float | None = getattr(cost, self.name)
-        return seconds
-
-    def broken_by(self, cost: Cost) -> str:
-        """Why a cost does not meet the limit; "" if it does."""
-        seconds = self.of(cost)
-        if seconds is None:
-            return f"the time that {self.what} takes is unknown"
-        return f"{self.what} takes {seconds:.3g} s, more than {self.most_s:g} s" if seconds > self.most_s else ""
+    def limits(self) -> list[tuple[Limit, float]]:
+        """The limits on time that were given, with the most seconds allowed."""
+        return [(limit, getattr(self, name)) for name, limit in _LIMITS.items() if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -78,20 +109,14 @@ class Option:
 
     kind: str
     number: int
-    cost: Cost | None
-    saving: Saving | None
-    excluded: str | None
+    cost: Cost | None = None
+    saving: Saving | None = None
+    excluded: str | None = None
 
     @property
     def name(self) -> str:
         """The what-if in words."""
-        return {
-            "truncate": f"truncate prompts to {self.number:,}",
-            "summarise": f"summarise prompts to {self.number:,}",
-            "cap": f"cap replies at {self.number:,}",
-            "split": f"split replies into at most {self.number:,}",
-            "batches": f"batch {self.number:,}",
-        }[self.kind]
+        return CHANGES[self.kind].name.format(self.number)
 
 
 @dataclass(frozen=True)
@@ -113,7 +138,7 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class Advice:
-    """What a workload costs now, the what-ifs, the break-even points and every caveat."""
+    """What a workload costs now, the what-ifs, the break-even points and notes."""
 
     costs: Costs
     workload: Workload
@@ -123,11 +148,6 @@ class Advice:
     options: Sequence[Option]
     break_evens: Sequence[BreakEven]
     notes: Sequence[str]
-
-    @property
-    def first(self) -> Prediction:
-        """A prediction for the model itself, for its model, GPU, engine and law."""
-        return next(part for (ask, _), (_, part) in self.now.parts.items() if not ask.summary)
 
     @property
     def ranked(self) -> list[Option]:
@@ -140,21 +160,6 @@ class Advice:
         """The options that cannot be predicted or take too long."""
         return [option for option in self.options if option.excluded]
 
-    @property
-    def warnings(self) -> list[str]:
-        """The warnings of all predictions, without repeats, and the notes."""
-        costs = [self.now, *(option.cost for option in self.options if option.cost is not None)]
-        said = (warning for cost in costs for _, part in cost.parts.values() for warning in part.warnings)
-        return [*once(said), *self.notes]
-
-    @property
-    def times_above(self) -> float | None:
-        """Joules per output token now over those at the sweet spot; None unless it lies inside the measured replies."""
-        least = self.spot.energy_per_output_token_j
-        if least is None or self.spot.status != "interior":
-            return None
-        return self.now.energy_j.value / self.now.reply_tokens / least
-
 
 def advise(
     predictor: Mapping[str, Any], model: str, workload: Workload, wishes: Wishes, **choice: str | None
@@ -165,133 +170,89 @@ def advise(
     answer, impossible wishes, a request rate that the GPU cannot keep up with, and a latency limit no option meets.
     """
     _check(wishes, workload)
-    place = Ask(workload.input_tokens, workload.output_tokens)
-    costs = Costs(predictor, model, place, wishes.batch, wishes.rate_per_s, wishes.summariser, **choice)
-    plan: Plan = [(count / workload.requests, (Ask(n, m),)) for n, m, count in workload.lengths]
+    costs = Costs(predictor, model, wishes.batch, wishes.rate_per_s, wishes.summariser, **choice)
+    plan: Plan = [(count / workload.requests, [Ask(n, m)]) for n, m, count in workload.lengths]
     now = costs.cost(plan)
-    for limit in wishes.limits:
-        if limit.of(now) is None:
+    for limit, _ in wishes.limits:
+        if getattr(now, limit.time) is None:
             raise SweetspotError(
-                f"{model}: the predictor has no {limit.missing}, so {limit.option} cannot be checked; {limit.remedy}"
+                f"{model}: the predictor has no {limit.missing} in it, so {limit.option} cannot be checked; fit a "
+                f"table with {limit.columns}, as campaigns measure it"
             )
     notes = list(workload.notes)
     try:
-        spot = predictors.sweet_spot(costs.group, place.input_tokens, max(1.0, now.in_flight))
+        spot = predictors.sweet_spot(costs.group, workload.input_tokens, max(1.0, now.requests_in_flight))
     except SweetspotError as error:
-        spot, notes = SweetSpot("not identified"), [*notes, f"the sweet spot is unknown: {error}"]
-    what_ifs = {kind: list(numbers) for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
+        spot = SweetSpot("not identified")
+        notes.append(f"the sweet spot is unknown: {error}")
+    what_ifs = {kind: numbers for kind, numbers in (wishes.what_ifs or {}).items() if numbers}
     if not what_ifs:
         what_ifs = _usual(costs, workload, now, spot)
         if "cap" not in what_ifs and spot.status == "interior":
             notes.append("no reply is longer than the sweet spot, so capping and splitting are not listed")
-    options = [
-        _option(kind, number, plan, costs, now, wishes)
-        for kind, numbers in what_ifs.items()
-        for number in dict.fromkeys(numbers)
-    ]
-    for limit in wishes.limits:
-        _check_limit(limit, now, options)
-    even = _break_evens(costs, workload, plan, what_ifs, now)
-    if wishes.max_latency_s is not None and wishes.rate_per_s is None:
-        even.append(_even_latency(costs, plan, wishes.max_latency_s))
-    if wishes.rate_per_s is not None and now.in_flight < 1:
+    if wishes.rate_per_s is not None and now.requests_in_flight < 1:
         notes.append(
-            f"at {wishes.rate_per_s:g} requests/s the GPU is busy {100 * now.in_flight:.0f} % of the time; these "
-            "joules do not include its idle draw"
+            f"at {wishes.rate_per_s:g} requests/s the GPU is busy {100 * now.requests_in_flight:.0f} % of the time; "
+            "these joules do not include its idle draw"
         )
+    asked = [(kind, number) for kind, numbers in what_ifs.items() for number in dict.fromkeys(numbers)]
+    options = [_option(kind, number, plan, costs, now, wishes) for kind, number in asked]
+    for limit, most_s in wishes.limits:
+        known = [("as it is now", now), *((option.name, option.cost) for option in options if option.cost)]
+        fastest, name = min((s, name) for name, cost in known if (s := getattr(cost, limit.time)) is not None)
+        if fastest > most_s:
+            raise SweetspotError(
+                f"{limit.option} {most_s:g}: no option meets it; in the fastest, {name}, {limit.what} takes "
+                f"{fastest:.3g} s; allow more, or try other what-ifs (a smaller --batches, a shorter --cap)"
+            )
+    even = list(_break_evens(costs, workload, plan, asked, now, wishes))
     return Advice(costs, workload, wishes, now, spot, options, even, notes)
-
-
-def plan_for(kind: str, tokens: int, plan: Plan) -> Plan:
-    """The plan with its prompts or replies changed; requests that are already short enough stay as they are."""
-
-    def changed(ask: Ask) -> tuple[Ask, ...]:
-        n, m = ask.input_tokens, ask.output_tokens
-        if kind == "truncate":
-            return (Ask(min(n, tokens), m),)
-        if kind == "summarise" and n > tokens:
-            return Ask(n, tokens, summary=True), Ask(tokens, m)
-        if kind == "cap":
-            return (Ask(n, min(m, tokens)),)
-        if kind == "split" and m > tokens:
-            return tuple(Ask(n, part) for part in _shares(m, math.ceil(m / tokens)))
-        return (ask,)
-
-    return [(share, tuple(new for ask in asks for new in changed(ask))) for share, asks in plan]
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    return [total // parts + (number < total % parts) for number in range(parts)]
 
 
 def _check(wishes: Wishes, workload: Workload) -> None:
     if (wishes.batch is None) == (wishes.rate_per_s is None):
         raise SweetspotError("give either --batch B, the requests that run together, or --request-rate R in requests/s")
-    for name, value in (
-        ("--request-rate", wishes.rate_per_s),
-        *((limit.option, limit.most_s) for limit in wishes.limits),
-        ("--grid-g-per-kwh", wishes.grid_g_per_kwh),
-    ):
+    check_request(1, 1, 1 if wishes.batch is None else wishes.batch)
+    numbers = {"--request-rate": wishes.rate_per_s, "--grid-g-per-kwh": wishes.grid_g_per_kwh}
+    for name, value in (numbers | {limit.option: most_s for limit, most_s in wishes.limits}).items():
         if value is not None and not 0 < value < math.inf:
             raise SweetspotError(f"{name} {value:g}: give a number above 0")
-    prompt, reply = (max(lengths[axis] for lengths in workload.lengths) for axis in (0, 1))
-    longest = {"truncate": ("prompt", prompt), "summarise": ("prompt", prompt)}
-    longest |= {"cap": ("reply", reply), "split": ("reply", reply)}
-    for kind, numbers in (wishes.what_ifs or {}).items():
-        for number in numbers:
+    for kind, asked in (wishes.what_ifs or {}).items():
+        side, longest = CHANGES[kind].shortens, max(CHANGES[kind].length(Ask(n, m)) for n, m, _ in workload.lengths)
+        for number in asked:
             if number < 1:
                 raise SweetspotError(f"--{kind} {number}: give a whole number of at least 1")
-            if kind in longest and number >= longest[kind][1]:
-                what, most = longest[kind]
-                what = f"longest {what}" if workload.is_mix else what
-                raise SweetspotError(f"--{kind} {number}: the {what} has {most} tokens; give fewer")
+            if side and number >= longest:
+                what = f"longest {side}" if workload.is_mix else side
+                raise SweetspotError(f"--{kind} {number}: the {what} has {longest} tokens; give fewer")
 
 
-def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict[str, list[int]]:
+def _usual(costs: Costs, workload: Workload, now: Cost, spot: SweetSpot) -> dict[str, Sequence[int]]:
     """The default what-ifs."""
     shortest = costs.group["measured_range"]["input_tokens"][0]
     prompts = [k for k in (workload.input_tokens // 2, workload.input_tokens // 4) if k >= shortest]
-    usual = {"truncate": prompts, "summarise": prompts}
-    if spot.status == "interior" and (best := spot.reply) < max(m for _, m, _ in workload.lengths):
-        usual |= {"cap": [best], "split": [best]}
-    return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.in_flight]}
+    usual: dict[str, Sequence[int]] = {"truncate": prompts, "summarise": prompts}
+    if spot.status == "interior" and spot.reply < max(m for _, m, _ in workload.lengths):
+        usual |= {"cap": [spot.reply], "split": [spot.reply]}
+    return usual | {"batches": [batch for batch in costs.group["batches"] if batch != now.requests_in_flight]}
 
 
 def _option(kind: str, number: int, plan: Plan, costs: Costs, now: Cost, wishes: Wishes) -> Option:
     try:
-        cost = costs.cost(plan, batch=number) if kind == "batches" else costs.cost(plan_for(kind, number, plan))
+        cost = costs.cost(CHANGES[kind].of(plan, number), number if kind == "batches" else None)
     except SweetspotError as error:
-        return Option(kind, number, None, None, str(error))
-    excluded = "; ".join(filter(None, (limit.broken_by(cost) for limit in wishes.limits)))
-    return Option(kind, number, cost, saving(now, cost), excluded or None)
-
-
-def _check_limit(limit: Limit, now: Cost, options: Sequence[Option]) -> None:
-    """Raise SweetspotError if neither today's requests nor any option meets the limit."""
-    costs = [(option.cost, option.name) for option in options if option.cost is not None]
-    known = [
-        (seconds, name) for cost, name in [(now, "as it is now"), *costs] if (seconds := limit.of(cost)) is not None
-    ]
-    fastest, name = min(known)
-    if fastest > limit.most_s:
-        raise SweetspotError(
-            f"{limit.option} {limit.most_s:g}: no option meets it; in the fastest, {name}, {limit.what} takes "
-            f"{fastest:.3g} s; allow more, or try other what-ifs (a smaller --batches, a shorter --cap)"
-        )
-
-
-def _spread(low: int, high: int) -> list[int]:
-    """Whole numbers from `low` to `high`, evenly spaced on a log scale."""
-    steps = range(_PROBES)
-    return sorted({round(low * (high / low) ** (step / (_PROBES - 1))) for step in steps} | {low, high})
+        return Option(kind, number, excluded=str(error))
+    broken = "; ".join(filter(None, (limit.broken_by(cost, most_s) for limit, most_s in wishes.limits)))
+    return Option(kind, number, cost, Saving.of(now, cost), broken or None)
 
 
 def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, int | None]:
     """Where a gain is positive on [low, high]: from or until a number, always, never, or why no point is known."""
+    if low > high:
+        return "not defined: nothing was measured there", None
+    steps = (low * (high / low) ** (step / (_PROBES - 1)) for step in range(_PROBES))
+    probed = sorted({low, high, *map(round, steps)})
     try:
-        if low > high:
-            return "not defined: nothing was measured there", None
-        probed = _spread(low, high)
         pays = [gain(number) > 0 for number in probed]
         turns = [index for index in range(1, len(probed)) if pays[index] != pays[index - 1]]
         if not turns:
@@ -306,62 +267,38 @@ def _crossing(gain: Callable[[int], float], low: int, high: int) -> tuple[str, i
 
 
 def _break_evens(
-    costs: Costs, workload: Workload, plan: Plan, what_ifs: Mapping[str, Sequence[int]], now: Cost
-) -> list[BreakEven]:
+    costs: Costs, workload: Workload, plan: Plan, asked: Sequence[tuple[str, int]], now: Cost, wishes: Wishes
+) -> Iterator[BreakEven]:
     """How often a summary must be used to pay off, from where a single use does, and from which reply a split does."""
-    measured, batches, at = costs.group["measured_range"], costs.group["batches"], now.in_flight
-    n, m = workload.input_tokens, workload.output_tokens
+    measured, batches, at = costs.group["measured_range"], costs.group["batches"], now.requests_in_flight
+    (_, longest), replies = measured["input_tokens"], tuple(measured["output_tokens"])
+    here = {"input_tokens": workload.input_tokens, "output_tokens": workload.output_tokens, "batch": at}
 
-    def even(kind: str, tokens: int, axis: str, span: tuple[int, int], gain: Callable[[int], float]) -> BreakEven:
-        where = (_MIX, None) if workload.is_mix else _crossing(gain, *span)
-        return BreakEven(kind, tokens, axis, *where, at, span)
+    def even(kind: str, number: int | None, axis: str, span: tuple[int, int]) -> BreakEven:
+        def gain(value: int) -> float:
+            place = here | {axis: value}
+            ask = Ask(int(place["input_tokens"]), int(place["output_tokens"]))
+            instead = CHANGES[kind].asks(ask, number or math.ceil(ask.output_tokens / 2))
+            return costs.energy_j([(1, [ask])], place["batch"]) - costs.energy_j([(1, instead)], place["batch"])
 
-    def of_summary(tokens: int) -> list[BreakEven]:
-        def gain(prompt: int, reply: int, in_flight: float) -> float:
-            instead = [Ask(prompt, tokens, summary=True), Ask(tokens, reply)]
-            return costs.energy_j([Ask(prompt, reply)], in_flight) - costs.energy_j(instead, in_flight)
+        mix = "not defined: the requests have different lengths"
+        where = (mix, None) if workload.is_mix else _crossing(gain, *span)
+        return BreakEven(kind, number or 2, axis, *where, at, span)
 
-        summary_j = saved_j = 0.0
-        for (share, (ask,)), (_, (summary, *rest)) in zip(plan, plan_for("summarise", tokens, plan), strict=True):
-            if summary.summary:
-                summary_j += share * costs.energy_j([summary], at)
-                saved_j += share * (costs.energy_j([ask], at) - costs.energy_j(rest, at))
+    for tokens in (number for kind, number in asked if kind == "summarise"):
+        after = CHANGES["summarise"].of(plan, tokens)
+        summaries = [(share, [ask for ask in asks if ask.summary]) for share, asks in after]
+        summary_j = costs.energy_j(summaries, at)
+        saved_j = costs.energy_j(plan, at) + summary_j - costs.energy_j(after, at)
         least = math.floor(summary_j / saved_j) + 1 if saved_j > 0 else None
-        uses = BreakEven("summarise", tokens, "uses", "from" if least else "never", least, at, None)
-        axes: list[tuple[str, tuple[int, int], Callable[[int], float]]] = [
-            ("output_tokens", measured["output_tokens"], lambda reply: gain(n, reply, at)),
-            ("input_tokens", (tokens + 1, max(measured["input_tokens"][1], n)), lambda prompt: gain(prompt, m, at)),
-            ("batch", (min(batches), max(batches)), lambda batch: gain(n, m, batch)),
-        ]
-        return [uses, *(even("summarise", tokens, *axis) for axis in axes[: 1 if workload.is_mix else None])]
-
-    def of_split(reply: int) -> float:
-        parts = [Ask(n, part) for part in _shares(reply, 2)]
-        return costs.energy_j([Ask(n, reply)], at) - costs.energy_j(parts, at)
-
-    found = [one for tokens in dict.fromkeys(what_ifs.get("summarise", ())) for one in of_summary(tokens)]
-    if "split" in what_ifs:
-        low, high = measured["output_tokens"]
-        found.append(even("split", 2, "output_tokens", (max(2, low), high), of_split))
-    return found
-
-
-def _even_latency(costs: Costs, plan: Plan, most_s: float) -> BreakEven:
-    span = (1, max(costs.group["batches"]))
-
-    def spare(batch: int) -> float:
-        latency_s = costs.cost(plan, batch=batch).latency_s
-        return -1.0 if latency_s is None else most_s - latency_s
-
-    return BreakEven("latency", None, "batch", *_crossing(spare, *span), None, span)
-
-
-def once(texts: Iterable[str]) -> list[str]:
-    """The texts without repeats; of those that differ only in numbers, the first and how many more there are."""
-    alike: dict[str, dict[str, None]] = {}
-    for text in texts:
-        alike.setdefault(re.sub(r"\d[\d.]*", "#", text), {})[text] = None
-    return [
-        next(iter(group)) + (f" (and {len(group) - 1} more of this kind)" if len(group) > 1 else "")
-        for group in alike.values()
-    ]
+        yield BreakEven("summarise", tokens, "uses", "from" if least else "never", least, at, None)
+        yield even("summarise", tokens, "output_tokens", replies)
+        if not workload.is_mix:
+            yield even("summarise", tokens, "input_tokens", (tokens + 1, max(longest, workload.input_tokens)))
+            yield even("summarise", tokens, "batch", (min(batches), max(batches)))
+    if any(kind == "split" for kind, _ in asked):
+        yield even("split", None, "output_tokens", (max(2, replies[0]), replies[1]))
+    if (most_s := wishes.max_latency_s) is not None and wishes.rate_per_s is None:
+        span = (1, max(batches))
+        met = _crossing(lambda batch: most_s - (costs.cost(plan, batch).latency_s or math.inf), *span)
+        yield BreakEven("latency", None, "batch", *met, None, span)

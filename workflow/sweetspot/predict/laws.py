@@ -10,6 +10,7 @@ B requests and a context, and what a prefill costs. No price is negative, so the
 or a batch grows.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -353,22 +354,17 @@ LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 
 def check(laws: Sequence[Law] = _LAWS, forms: Sequence[Form] = _FORMS) -> None:
-    """Raise ValueError if two laws, two forms or two terms of a law share a name, or a form or routing is unknown."""
-    known = [form.name for form in forms]
-    for what, names in (("laws", [law.name for law in laws]), ("forms", known)):
+    """Raise ValueError if two laws, two forms or two terms of a law share a name, or a term names what is not there."""
+    named = {"two laws": [law.name for law in laws], "two forms": [form.name for form in forms]}
+    named |= {f"law {law.name}: two terms": [term.name for term in law.terms] for law in laws}
+    for what, names in named.items():
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two {what} are named {', '.join(sorted(twice))}; rename one")
+            raise ValueError(f"{what} are named {', '.join(sorted(twice))}; rename one")
+    known = {"form": named["two forms"], "routing": ["", *ROUTINGS], "prior": ["", *PRIORS]}
     for law in laws:
-        names = [term.name for term in law.terms]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"law {law.name}: two terms are named {', '.join(sorted(twice))}; rename one")
-        for term in law.terms:
-            if term.prior not in (None, *PRIORS):
-                raise ValueError(f"law {law.name}, term {term.name}: no prior {term.prior!r}")
-            if term.form not in known:
-                raise ValueError(f"law {law.name}, term {term.name}: no form {term.form!r}; known: {', '.join(known)}")
-            if term.routing is not None and term.routing not in ROUTINGS:
-                raise ValueError(f"law {law.name}, term {term.name}: no routing {term.routing!r}")
+        for term, (what, there) in itertools.product(law.terms, known.items()):
+            if (asked := getattr(term, what) or "") not in there:
+                raise ValueError(f"law {law.name}, term {term.name}: no {what} {asked!r}; known: {', '.join(there)}")
 
 
 check()

@@ -22,6 +22,10 @@ class Interval:
         """Its numbers by their names for JSON: "energy{}_j" gives energy_j, energy_low_j and energy_high_j."""
         return {name.format(""): self.value, name.format("_low"): self.low, name.format("_high"): self.high}
 
+    def times(self, factor: float) -> "Interval":
+        """The interval of a multiple."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -87,8 +91,8 @@ class Prediction:
         measurement.
         """
         input_tokens, output_tokens, batch = request
-        per_request, per_token = (_divided(energy_batch_j, by) for by in (batch, batch * output_tokens))
-        single = _divided(single_j or energy_batch_j, batch)
+        per_request, per_token = (energy_batch_j.times(1 / by) for by in (batch, batch * output_tokens))
+        single = (single_j or energy_batch_j).times(1 / batch)
         unknown = dict.fromkeys(("duration_s", "duration_low_s", "duration_high_s"))
         durations: dict[str, Any] = duration_s.named("duration{}_s") if duration_s else unknown
         power_w = energy_batch_j.value / duration_s.value if duration_s else None
@@ -177,10 +181,6 @@ def outside(name: str, value: float, low: float, high: float) -> str:
         return ""
     measured = f"{low}-{high}" if low != high else f"{low}"
     return f"{name} {value:.0f} is {'below' if value < low else 'above'} the measured {measured}"
-
-
-def _divided(interval: Interval, by: float) -> Interval:
-    return Interval(interval.value / by, interval.low / by, interval.high / by)
 
 
 def _impossible(power_w: float | None, idle_w: float | None, cap_w: float | None) -> list[str]:

@@ -21,6 +21,7 @@ from sweetspot.vocabulary import SELECTORS
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
 _NEXT_TO_NOTHING = 0.05  # share of the energy
+_UNKNOWN = 0.95  # relative half-width of an interval from which on a request is refused: it all but includes 0
 _LARGEST = 1e100  # of a number in a predictor; products of larger ones overflow
 _SCHEMA = Path(__file__).with_name("predictor.schema.json")
 _AGAIN = "make it again with `sweetspot fit`"
@@ -114,11 +115,11 @@ def predict(
 
     `gpu`, `engine`, `precision` and `parallelism` choose among groups of the same model; part of a name is enough.
     `batch` defaults to the smallest measured one; a mean number of requests in flight need not be whole. Raises
-    SweetspotError for an unknown model, an ambiguous choice, lengths or a batch below 1, or a batch that no fitted law
-    covers.
+    SweetspotError for an unknown model, an ambiguous choice, lengths or a batch below 1, a batch that no fitted law
+    covers, or a request about which the measured cells say next to nothing.
     """
     choice = {"gpu": gpu, "engine": engine, "precision": precision, "parallelism": parallelism}
-    group = _group(predictor["groups"], model, choice)
+    group = group_of(predictor["groups"], model, choice)
     warnings = []
     if batch is None:
         batch = min(group["batches"])
@@ -158,6 +159,12 @@ def predict(
         half += apart
         extrapolates.append(f"the measured cells do not determine this batch's number of waves: {fewest} to {most}")
     energy_batch_j = per_output_token * output_tokens * batch
+    if half >= _UNKNOWN:
+        pooled = _other_way(predictor, group["model"]) if is_pooled(predictor, group["model"]) else ""
+        raise SweetspotError(
+            f"{group['model']}: the measured cells do not determine the energy of {input_tokens} + {output_tokens} "
+            f"tokens at batch {batch:g} (its interval is ±{half:.0%}); measure cells closer to it{pooled}"
+        )
     again = group["repetition"]
     single = math.hypot(half, again["t_quantile_95"] * scatter(again, energy_batch_j)) if again else half
     return Prediction.of(
@@ -200,7 +207,8 @@ def sweet_spot(group: Mapping[str, Any], input_tokens: int, batch: float) -> Swe
     return search(law, values, input_tokens, batch, (low, high), waves_of if capacity else None, share)
 
 
-def _group(groups: list[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
+def group_of(groups: Sequence[dict[str, Any]], model: str, wanted: Mapping[str, str | None]) -> dict[str, Any]:
+    """The group of a model. Raises SweetspotError unless exactly one has what is `wanted`, by vocabulary.SELECTORS."""
     found = [group for group in groups if group["model"].casefold() == model.casefold()]
     if not found:
         raise SweetspotError(f"no model {model!r} in this predictor{_suggest(model, {g['model'] for g in groups})}")

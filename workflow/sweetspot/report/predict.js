@@ -10,6 +10,7 @@ const ROUTINGS = { // the share of experts that a batch activates, from the shar
 };
 
 const NEXT_TO_NOTHING = 0.05, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
+const UNKNOWN = 0.95; // relative half-width of an interval from which on a request is refused, as in predictor.py
 const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
 const SIMULATED = { // as in vocabulary.py
   "simulated": "SIMULATED",
@@ -195,6 +196,10 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
     half += away;
     extrapolates.push(`the measured cells do not determine this batch's number of waves: ${fewest} to ${most}`);
   }
+  if (half >= UNKNOWN) {
+    throw new Error(`${group.model}: the measured cells do not determine the energy of ${n} + ${m} tokens at batch ` +
+      `${batch} (its interval is ±${rounded(100 * half)}%); measure cells closer to it`);
+  }
   let duration = null;
   if (fit.duration) {
     const perToken = kept.reduce((total, name) => total + (fit.duration.terms[name] || 0) * features[name], 0);
@@ -323,7 +328,7 @@ function savingOf(now, then) {
 
 /* --- the law across models, as in across_models.py --------------------------------------------------------------- */
 /* How much of each priced quantity one batch run needs, in the order of across_models.TERMS. */
-function priced(a, sizes, n, m, batch, waves) {
+function priced(a, sizes, n, m, batch, waves, parallelism) {
   const product = (matrices) => sum(matrices.map(([inputs, outputs]) => inputs * outputs));
   const layers = (of) => sum(a.blocks.map((one) => one.count * of(one)));
   const attended = (one, tokens) => {
@@ -345,8 +350,12 @@ function priced(a, sizes, n, m, batch, waves) {
   const kept = (one) => one.shares_cache ? 0 : Math.min(n, one.window ?? Infinity);
   const cache = layers((one) => (kept(one) + read(one) + m - 1) * one.cached * sizes.cached + (2 * m - 1) * one.state_bytes);
   const together = batch / waves, bytes = passBytes(together * n) + (m - 1) * passBytes(together);
+  const boards = (kind) => +(new RegExp(`${kind}(\\d+)`).exec(parallelism)?.[1] ?? 1);
+  const tensor = boards("tp"), stages = boards("pp");
+  const sums = tensor > 1 ? 2 * layers(() => 1) / stages * 2 * (tensor - 1) / tensor : 0;
+  const sent = (sums + (stages > 1)) * batch * (n + m - 1) * a.hidden * 2;
   return [batch * prefill, batch * decode, waves * bytes, batch * cache, waves * m,
-    waves * m * layers(() => 1), batch * m];
+    waves * m * layers(() => 1), batch * m, sent];
 }
 
 /* `across` is what explorer.py prepares for one model of an entry of the law. */
@@ -365,7 +374,8 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
     }
     waves = Math.ceil(batch / together);
   }
-  const row = priced(a, memory, n, m, batch, waves), asked = { input_tokens: n, output_tokens: m, batch };
+  const row = priced(a, memory, n, m, batch, waves, across.parallelism).slice(0, across.own.energy.prices.length);
+  const asked = { input_tokens: n, output_tokens: m, batch };
   const squares = { true: 0, false: 0 }, extrapolates = [];
   for (const [name, value] of Object.entries(asked)) {
     const [low, high] = range[name];
@@ -386,7 +396,7 @@ function predictAcross(across, { input_tokens: n, output_tokens: m, batch }) {
   };
   const [energy, parts] = evaluate(across.energy, across.own.energy);
   const duration = across.duration && across.own.duration ? evaluate(across.duration, across.own.duration)[0] : null;
-  const warnings = simulated(across.source);
+  const warnings = [...simulated(across.source), "the law across models knows no time to first token or per token"];
   if (waves > 1) warnings.push(`the KV cache cannot hold the batch at once: assumed to run in ${waves} waves`);
   return prediction(across, [n, m, batch], energy, duration, [across.idle_w, across.power_cap_w], energy,
     { law: "across-models", cells: across.cells, waves, interval_parts: parts, extrapolates, warnings, latency_s: {} });
