@@ -13,4 +13,4 @@ rule build_engine:
     params:
         job=engine_job,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.measure.session build {params.job} 2> {log:q}"
+        "exec $SWEETSPOT_PYTHON -m sweetspot.measure.session build {params.job} 2> {log:q}"

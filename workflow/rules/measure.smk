@@ -17,4 +17,4 @@ rule measure:
     params:
         job=measure_job,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.measure.session measure {params.job} 2> {log:q}"
+        "exec $SWEETSPOT_PYTHON -m sweetspot.measure.session measure {params.job} 2> {log:q}"

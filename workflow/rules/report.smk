@@ -8,11 +8,12 @@ rule report:
         campaign="<out>/campaign.json",
         figures="<out>/figures",
     output:
-        report(
+        page=report(
             "<out>/report.html",
             category="Energy of inference",
             caption="../report/page.rst",
         ),
+        findings="<out>/findings.txt",
     log:
         "<logs>/report.log",
     conda:
