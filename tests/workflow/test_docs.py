@@ -19,7 +19,6 @@ OTHERS = (
     "README.md",
     "CHANGELOG.md",
     "config/README.md",
-    "envs/tensorrt-llm.md",
     "resources/architectures/README.md",
     "workflow/sweetspot/engines/kernel_times/README.md",
 )

@@ -7,7 +7,7 @@ rule build_engine:
     log:
         "<logs>/engine/{model}/bs{batch}.log",
     conda:
-        "../../envs/engine.yaml"
+        "../../envs/analysis.yaml"
     resources:
         gpu=gpus_of_job,
     params:

@@ -11,7 +11,7 @@ rule measure:
     log:
         "<logs>/measure/{model}/bs{batch}/{block}.log",
     conda:
-        "../../envs/engine.yaml"
+        "../../envs/analysis.yaml"
     resources:
         gpu=gpus_of_job,
     params:
