@@ -66,9 +66,12 @@ class _Group:
 
     def read(self) -> None:
         for path in self._place.journals:
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                lines, whole, _ = file.read().rpartition(b"\n")
+            try:
+                with path.open("rb") as file:
+                    file.seek(self._read.get(path, 0))
+                    lines, whole, _ = file.read().rpartition(b"\n")
+            except OSError:  # the file system of a cluster has moments; there will be another look
+                continue
             self._read[path] = self._read.get(path, 0) + len(lines) + len(whole)
             for line in lines.split(b"\n"):
                 self._take(line)

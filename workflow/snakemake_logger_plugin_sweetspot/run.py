@@ -150,6 +150,7 @@ class Run:
 
     def _start(self, record: logging.LogRecord) -> None:
         about: Any = record
+        self._failed.pop(about.jobid, None)  # it is tried again
         self._jobs[about.jobid] = job = Job(about.rule_name, about.wildcards or {}, tuple(about.output))
         if (stage := (self._stages or {}).get(job.rule)) is not None:
             stage.started_s = stage.started_s or time.monotonic()
@@ -250,8 +251,8 @@ class Run:
             head = f"{name}: {'stopped' if unfinished else 'finished'} after {took}" + (f"; {done}" if done else "")
         self._screen.say(f"{head}{survey.simulated_label(campaign)}", "red" if unfinished else "green")
         page, findings = campaign.directory / "report.html", campaign.directory / "findings.txt"
-        is_new = self._stages is None or "report" in self._stages
-        if not unfinished and is_new and page.exists() and findings.exists():
+        is_new = not unfinished and page.exists() and (self._stages is None or "report" in self._stages)
+        if is_new and findings.exists():
             self._screen.say(findings.read_text().strip())
         skipped = Counter(cell.reason for cell in campaign.cells if cell.status == "skipped")
         for title, counts in (("skipped", skipped), ("without a valid repetition", found.invalid)):
@@ -263,7 +264,7 @@ class Run:
             jobs = "1 job" if len(self._failed) == 1 else f"{len(self._failed)} jobs"
             more = f"{jobs} failed; the reasons are above. " if self._failed else ""
             self._screen.say(f"{more}What was measured is kept: run the same command again to go on.", "red")
-        elif page.exists():
+        elif is_new:
             self._screen.say(f"page: {page}", "green")
         for log in _logs_of_snakemake():
             self._screen.say(f"Snakemake's own log: {log}")
