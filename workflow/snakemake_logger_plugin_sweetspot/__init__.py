@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from snakemake_logger_plugin_sweetspot.run import Run
 
 _BLOCKS = (LogEvent.JOB_INFO, LogEvent.GROUP_INFO, LogEvent.SHELLCMD, LogEvent.WORKFLOW_STARTED)
+# Where words come from that only a run begins with: on shared file systems, on how job states are asked for.
+_BEFORE_A_RUN = ("snakemake/api.py", "snakemake_executor_plugin")
 
 
 class LogHandler(LogHandlerBase):
@@ -64,7 +66,7 @@ class LogHandler(LogHandlerBase):
             self._run = Run(self._stream, bool(self.common_settings.nocolor), self._said)
         elif hasattr(record, "sweetspot"):
             self._said.append((self.format(record), record.sweetspot))
-        elif record.levelno > logging.INFO or record.module != "api":  # "assuming unrestricted shared filesystem usage"
+        elif record.levelno > logging.INFO or not any(source in record.pathname for source in _BEFORE_A_RUN):
             self._as_snakemake(record, event)
 
     def _as_snakemake(self, record: logging.LogRecord, event: Any) -> None:

@@ -69,6 +69,7 @@ class Run:
         self._failed: dict[int, Job] = {}
         self._exceptions: list[str] = []  # of failed jobs, whose error comes next
         self._is_broken = False
+        self._warned = set[str]()
         self._cells: list[Cells] = []
         self._read_s = self._shown = 0.0
         self._first: tuple[float, int] | None = None  # when this run saw its first new visit, and the visits then
@@ -95,9 +96,12 @@ class Run:
                 self._say(text_of(record), record.sweetspot)
             elif "gpu" in (resources := getattr(record, "provided_resources", None) or {}):
                 self._screen.say(f"GPUs of this machine for jobs: {resources['gpu'].value}")
-            elif record.levelno >= logging.WARNING and not self._is_echo(record, event):
-                self._is_broken |= record.levelno >= logging.ERROR
-                self._screen.say(text_of(record), "red" if record.levelno >= logging.ERROR else "yellow")
+            elif record.levelno >= logging.ERROR and not self._is_echo(record, event):
+                self._is_broken = True
+                self._screen.say(text_of(record), "red")
+            elif record.levelno == logging.WARNING and (text := text_of(record)) not in self._warned:
+                self._warned.add(text)
+                self._screen.say(text, "yellow")
 
     def end(self) -> None:
         """End the display and sum up."""
