@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 ENGINE := .venv-engine
 READY := $(VENV)/ready
 DEV := $(VENV)/ready-dev
+# uv installs in seconds what takes pip minutes; both install what the lock files name, and nothing else.
+UV := $(shell command -v uv 2>/dev/null)
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+INSTALLER := $(if $(UV),uv: a minute at most,pip: about three minutes; with uv on the PATH it takes seconds)
+packages = $(words $(shell grep -o '^[a-z][^ ]*==' $(1)))
 # One worker more than cores: Slurm and browsers mostly wait. Without limit, each would start a thread per core for every
 # small matrix, and they would wait for each other.
 export OMP_NUM_THREADS := 1
@@ -21,21 +26,24 @@ help:  ## print this list
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "sweetspot needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
+	@echo "making an environment for $$($(PYTHON) --version) in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 
 $(READY): envs/requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "installing the $(call packages,$<) packages of $< into $(VENV) with $(INSTALLER)"
+	@$(INSTALL) --require-hashes -r $<
+	@echo "installing sweetspot itself, from this directory"
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): envs/requirements-dev.txt $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements-dev.txt
+	@echo "installing the packages of $< that are not there yet, to test and check, with $(INSTALLER)"
+	@$(INSTALL) --require-hashes -r $<
 	@touch $@
 
 demo: $(READY)  ## simulate, fit and report six models on this machine, no GPU needed
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile local
-	@echo "open results/demo/report.html"
 
 test: $(DEV)  ## run the tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PARALLEL)

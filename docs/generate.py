@@ -30,7 +30,17 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/command-line.md": _command_line(),
         ROOT / "docs/support.md": _support(),
         ROOT / "docs/columns.md": _columns(),
+        ROOT / "envs/analysis.yaml": _conda(),
     }
+
+
+def _conda() -> str:
+    """The environment that the rules name, with exactly the packages of the lock file, which the tests use."""
+    lock = (ROOT / "envs/requirements.txt").read_text()
+    pins = [line.removesuffix("\\").strip() for line in lock.splitlines() if line[:1].isalnum()]
+    note = "# Made by docs/generate.py from envs/requirements.txt. Conda brings Python and pip only."
+    head = ["channels: [conda-forge, nodefaults]", "dependencies:", "  - python =3.12", "  - pip", "  - pip:"]
+    return "\n".join([note, *head, *(f'      - "{pin}"' for pin in pins)]) + "\n"
 
 
 def _schema(model: type[BaseModel]) -> str:

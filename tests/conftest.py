@@ -19,7 +19,7 @@ FIRST = ("workflow/test_slurm.py", "measure/test_faults.py", "workflow/test_work
 # What starts Snakemake, Slurm or a browser, or fits many tables: everything that `make test-quick` leaves out.
 SLOW_FIXTURES = {"finished", "checkout", "cluster", "chromium", "earlier", "slow", "simulated", "measured"}
 SLOW_FILES = ("test_new_law.py", "test_any_table.py", "test_outliers.py", "test_validation.py", "test_unattended.py")
-SLOW_FILES += ("test_catalog.py", "test_nvml_commands.py", "test_cli.py")
+SLOW_FILES += ("test_wheel.py", "test_catalog.py", "test_nvml_commands.py", "test_cli.py")
 SLOW_TESTS = (
     "test_noisy_energies_give_them_back_within_their_errors",
     "test_intervals_of_tables_hold_the_truth",

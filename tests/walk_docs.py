@@ -160,7 +160,7 @@ class Walk:
         status, output = shell.run(DEMO)
         after = self.blocks()
         measured = [path.parts[-3] for path, content in after.items() if before.get(path) != content]
-        jobs = re.findall(r"^measure +(\d+)$", output, flags=re.MULTILINE)
+        jobs = re.findall(r"^To measure: \d+ cells in (\d+) jobs", output, flags=re.MULTILINE)
         if status or not before.keys() <= after.keys() or measured != [name] * 3 or set(jobs) != {"3"}:
             return f"{output}\nmeasured: {sorted(measured)}, jobs: {jobs}"
         fitted = {group["model"] for group in self.demo_predictor()["groups"]}

@@ -182,7 +182,9 @@ def test_a_missing_package_is_one_clear_message(name: str, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, package, None)
     for variable in standins.ENVIRONMENT:
         monkeypatch.setenv(variable, "unset")
-    with pytest.raises(SweetspotError, match=rf"{package} cannot be imported .*; install .*envs/.*engine.python"):
+    with pytest.raises(
+        SweetspotError, match=rf"{package} cannot be imported .*; install .*docs/engines.md.*engine.python"
+    ):
         engines.build(spec(name), tmp_path)
 
 

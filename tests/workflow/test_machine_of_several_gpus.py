@@ -76,7 +76,7 @@ def test_as_many_jobs_run_as_there_are_gpus(
     )
     done = checkout.snakemake("--until", "measure", "--cores", "4")
     said = done.stdout + done.stderr
-    assert "gpu=2" in said, "Snakemake counts the GPUs of this machine"
+    assert "GPUs of this machine for jobs: 2" in said, "Snakemake counts the GPUs of this machine"
     assert "needs 4 GPUs of one node, but this process sees 2" in said
     rows = {
         model: next(row for row in map(json.loads, file.read_text().splitlines()) if row["valid"])

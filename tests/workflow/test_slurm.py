@@ -148,7 +148,7 @@ def test_faults_of_a_cluster(cluster: Path, checkout: Checkout) -> None:
     assert "SLURM status is: 'TIMEOUT'" in log
     ended = faults.plan(checkout).split("started but not done")[1]
     assert "DUE TO TIME LIMIT" in ended
-    assert "(Slurm: Killed)" in ended
+    assert "(Slurm: SIGKILL)" in ended
     lines = faults.lines(checkout)
     assert checkout.planned()["measure"] == 3
 

@@ -46,10 +46,16 @@ if (
         "cluster (edit profiles/slurm/config.yaml first); add --dry-run to see what would run"
     )
 
+
+def say(text):
+    """Tell the user, also where Snakemake's own words go to its log only."""
+    logger.info(text, extra={"sweetspot": {"campaign": CAMPAIGN}})
+
+
 if workflow.is_main_process:
     found = survey.survey(CAMPAIGN, unfinished=True)
-    for line in filter(None, [survey.headline(found), survey.left_out(CAMPAIGN)]):
-        logger.info(line)
+    for line in (survey.headline(found), survey.left_out(CAMPAIGN)):
+        say(line)
     if survey.warning(found):
         logger.warning(survey.warning(found))
 
@@ -88,7 +94,7 @@ def ask_slurm(settings):
         except SweetspotError as error:
             raise WorkflowError(str(error))
         if why:
-            logger.info(why)
+            say(why)
         settings.status_command = command
 
 

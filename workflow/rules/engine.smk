@@ -7,10 +7,10 @@ rule build_engine:
     log:
         "<logs>/engine/{model}/bs{batch}.log",
     conda:
-        "../../envs/engine.yaml"
+        "../../envs/analysis.yaml"
     resources:
         gpu=gpus_of_job,
     params:
         job=engine_job,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.measure.session build {params.job} 2> {log:q}"
+        "exec $SWEETSPOT_PYTHON -m sweetspot.measure.session build {params.job} 2> {log:q}"

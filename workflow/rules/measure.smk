@@ -11,10 +11,10 @@ rule measure:
     log:
         "<logs>/measure/{model}/bs{batch}/{block}.log",
     conda:
-        "../../envs/engine.yaml"
+        "../../envs/analysis.yaml"
     resources:
         gpu=gpus_of_job,
     params:
         job=measure_job,
     shell:
-        "$SWEETSPOT_PYTHON -m sweetspot.measure.session measure {params.job} 2> {log:q}"
+        "exec $SWEETSPOT_PYTHON -m sweetspot.measure.session measure {params.job} 2> {log:q}"

@@ -7,11 +7,12 @@ rule report:
         plan="<out>/plan.csv",
         campaign="<out>/campaign.json",
     output:
-        report(
+        page=report(
             "<out>/report.html",
             category="Energy of inference",
             caption="../report/page.rst",
         ),
+        findings="<out>/findings.txt",
     log:
         "<logs>/report.log",
     conda:

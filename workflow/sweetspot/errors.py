@@ -50,9 +50,9 @@ def reported(error: Exception, log: str = "") -> tuple[str, int]:
 
 @contextlib.contextmanager
 def logged(log: str) -> Iterator[None]:
-    """Send standard output and error to the file `log`; an exception ends the process with one line, as `reported`.
+    """Send standard output and error to the file `log`; an exception ends the process, and `reported` is its last line.
 
-    The line also goes to the real standard error, where Snakemake shows it.
+    That line is what a run shows of the failed job.
     """
     with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
@@ -61,7 +61,6 @@ def logged(log: str) -> Iterator[None]:
         except Exception as error:
             message, status = reported(error, log)
             print(message, file=file)
-    print(message, file=sys.stderr)
     sys.exit(status)
 
 

@@ -37,6 +37,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def shipped() -> Path:
+    """Where workflow, configurations and profiles lie: in the installed package, or around it in a clone."""
+    inside = Path(__file__).parent / "shipped"
+    return inside if inside.exists() else Path(__file__).parents[2]
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file atomically: a reader never sees half of it. The text of a CSV file runs in no spreadsheet."""
     if path.suffix == ".csv" and isinstance(content, str):

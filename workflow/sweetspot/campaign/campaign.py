@@ -149,7 +149,7 @@ class Campaign:
     def gpus_here(self) -> int:
         """The number of GPUs that jobs on this machine share; 1 if they share a server, or if no GPU is found."""
         try:
-            return 1 if self.config.engine.url else max(1, visible_boards())
+            return 1 if self.config.engine.url else max(1, len(visible_boards()))
         except SweetspotError:
             return 1  # the job says what is wrong
 

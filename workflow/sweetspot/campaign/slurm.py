@@ -4,6 +4,7 @@ import subprocess
 
 from sweetspot.errors import SweetspotError
 
+FIRST_LOOK_S = 40  # until the plugin's first status check of a job, if the profile does not say otherwise
 _LONGEST_PAUSE_S = 180  # longest time between two status checks of the plugin
 
 
@@ -37,6 +38,15 @@ def status_command(wanted: str, first_look_s: int) -> tuple[str, str]:
         f"(AccountingStorageType is {kind}), and the controller forgets jobs {remembered_s} s (MinJobAge) after they "
         f"end; {remedy}"
     )
+
+
+def partitions() -> list[dict[str, str]]:
+    """Name, nodes, GPUs (as Slurm names them; empty without) and time limit of each partition; none if sinfo fails."""
+    rows = [line.split("|") for line in (_run("sinfo", "--noheader", "--format=%R|%D|%G|%l") or "").splitlines()]
+    return [
+        {"name": name, "nodes": nodes, "gpus": "" if gres == "(null)" else gres, "limit": limit}
+        for name, nodes, gres, limit in rows
+    ]
 
 
 def _config() -> dict[str, str]:

@@ -42,7 +42,7 @@ class Cost:
 
     def __str__(self) -> str:
         """GPU hours and joules, for display."""
-        return f"{_number(self.time_s / 3600)} GPU h, {_joules(self.energy_j)}"
+        return f"{_number(self.time_s / 3600)} GPU h, {joules(self.energy_j)}"
 
 
 Simulator = Callable[[Cell, int | None], Cost]
@@ -104,10 +104,11 @@ def headline(found: Survey) -> str:
     """One line for the workflow's log; empty if nothing is left to measure."""
     if not found.left:
         return ""
-    return f"To measure: {_left(found)}{_simulated(found.campaign)}."
+    return f"To measure: {_left(found)}{simulated_label(found.campaign)}."
 
 
-def _simulated(campaign: Campaign) -> str:
+def simulated_label(campaign: Campaign) -> str:
+    """What must stand beside numbers of a simulated campaign; empty for a measured one."""
     if not engines.is_simulated(campaign.config.engine.name):
         return ""
     return " (SIMULATED: not the hours and joules of a real GPU)"
@@ -141,7 +142,7 @@ def as_text(found: Survey) -> str:
     skipped = Counter(f"{cell.model}: {cell.reason}" for cell in cells if cell.status == "skipped")
     lines = [
         f"campaign {campaign.config.campaign} on {campaign.gpu_name}, engine {campaign.config.engine.name}"
-        f"{_simulated(campaign)}",
+        f"{simulated_label(campaign)}",
         f"cells: {len(cells)} of {_counted(len(campaign.models), 'model')} in "
         f"{_counted(len(campaign.config.batches), 'batch', 'es')}; {len(cells) - skipped.total()} to run in "
         f"{_counted(len(campaign.jobs), 'job')}, {skipped.total()} skipped",
@@ -197,14 +198,14 @@ def _survey_group(found: Survey, model: str, batch: int, jobs: list[Job]) -> Non
             found.loads_s.append(boards * record["load_s"])
         if "rows" not in record:
             continue
-        cell, cost = rows.place(record), _cost(record, boards)
+        cell, took = rows.place(record), cost(record, boards)
         if ours:
             visits.setdefault((cell, record["visit"]), []).append(record)
-            found.spent.add(cost)
-            found.visited.add(cost)
+            found.spent.add(took)
+            found.visited.add(took)
             found.simulated.add(simulated(cell, record["visit"]))
         else:
-            others.setdefault(cell, Cost()).add(cost)
+            others.setdefault(cell, Cost()).add(took)
     for job in jobs:
         written, left = campaign.places[job].rows.exists(), 0
         for planned in campaign.jobs[job]:
@@ -285,7 +286,7 @@ def _simulator(campaign: Campaign, model: str, batch: int) -> Simulator:
     return simulated
 
 
-def _cost(record: Mapping[str, Any], boards: int) -> Cost:
+def cost(record: Mapping[str, Any], boards: int) -> Cost:
     """GPU time of a visit on so many boards, and its energy: its time times the mean power of its windows."""
     powers_w = [row["power_w"] for row in record["rows"] if row["power_w"] is not None]
     took_s = record.get("took_s") or 0.0  # earlier versions did not record it
@@ -350,7 +351,7 @@ def _of_slurm(campaign: Campaign, job: Job) -> str:
     logs = Path(campaign.config.results, "slurm-logs/rule_measure", "_".join(map(str, job))).glob("*.log")
     newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
     text = newest.read_text(errors="replace") if newest else ""
-    errors = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"line \d+: +\d+ (\w+)", text)
+    errors = re.findall(r"^slurmstepd\S*: error: (.+)", text, re.M) or re.findall(r"died with <Signals\.(\w+)", text)
     return f" (Slurm: {errors[-1].strip('* ')})" if errors else ""
 
 
@@ -374,7 +375,8 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _joules(energy_j: float) -> str:
+def joules(energy_j: float) -> str:
+    """An energy with its unit, for display."""
     for unit, size in (("GJ", 1e9), ("MJ", 1e6), ("kJ", 1e3)):
         if energy_j >= size:
             return f"{_number(energy_j / size)} {unit}"

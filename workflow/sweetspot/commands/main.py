@@ -13,7 +13,7 @@ from sweetspot.errors import reported
 # In the order of --help. Each module imports what its command needs only when the command runs, so that `predict`
 # answers at once, and `unattended` runs without the packages that fitting needs.
 COMMANDS = (
-    *("plan", "model", "import", "fit", "predict", "compare", "design", "advise"),
+    *("init", "doctor", "plan", "model", "import", "fit", "predict", "compare", "design", "advise"),
     *("meter", "probe", "unattended", "raw", "dataset"),
 )
 

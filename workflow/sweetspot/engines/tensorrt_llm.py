@@ -25,7 +25,7 @@ SIMULATED = False
 FIXED: dict[str, str] = {}
 
 _ENGINE_DIRECTORY = "engine"
-_REMEDY = "install it as envs/tensorrt-llm.md describes and set engine.python to its Python"
+_REMEDY = "install it as docs/engines.md describes and set engine.python to its Python"
 
 # The oldest version, and the first that these calls were not checked against: their arguments change from minor to
 # minor, and 1.3 has no TensorRT engines.

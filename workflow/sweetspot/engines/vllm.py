@@ -164,10 +164,9 @@ def _scale_by_one(model: Any) -> None:
 
 def _package() -> Any:
     os.environ.update(_ENVIRONMENT)
-    package = adapter.load_package("vllm", "install vLLM (envs/vllm.yaml) and set engine.python to its Python")
+    package = adapter.load_package("vllm", "install vLLM 0.26.0 (docs/engines.md) and set engine.python to its Python")
     if tuple(int(part) for part in package.__version__.split(".")[:2] if part.isdigit()) < _OLDEST:
         raise UnfitMachine(
-            f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install it again from "
-            "envs/vllm.yaml"
+            f"vLLM {package.__version__} is older than {'.'.join(map(str, _OLDEST))}; install 0.26.0 (docs/engines.md)"
         )
     return package

@@ -21,7 +21,7 @@ REASONS = {
 }
 FLAGS = {
     "kv_limited": "the KV cache holds fewer requests than the batch: they run in waves",
-    "power_capped": "the GPU was at its power limit for part of the run, which then took longer instead of drawing more",
+    "power_capped": "the GPU was at its power limit for part of the run, which took longer instead of drawing more",
     "throttled": "the GPU slowed down because of heat or hardware protection",
     "kv_capacity_unknown": "the server does not say how many requests it holds: the batch may have run in waves",
     "requests_unchecked": "the server does not count its tokens: requests of others would have gone unnoticed",

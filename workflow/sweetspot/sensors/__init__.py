@@ -27,9 +27,9 @@ def open_sensors(
     return sensors
 
 
-def visible_boards() -> int:
-    """The number of boards that this process may use. Raises SweetspotError as `open_sensors` does."""
-    return int(_vendor().visible_boards())
+def visible_boards() -> list[str]:
+    """The UUIDs of the boards that this process may use. Raises SweetspotError as `open_sensors` does."""
+    return list(_vendor().visible_boards())
 
 
 def _vendor() -> Any:

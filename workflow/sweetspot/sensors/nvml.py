@@ -88,11 +88,11 @@ def open_sensors(
     return sensors
 
 
-def visible_boards() -> int:
+def visible_boards() -> list[str]:
     """As sensors.visible_boards."""
     try:
         nvml = _Nvml()
-        found = len(_visible_boards(nvml)[0])
+        found = list(_visible_boards(nvml)[0])
         nvml("nvmlShutdown")
     except SensorError as error:
         raise UnfitMachine(str(error)) from None
