@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -194,3 +195,13 @@ def test_two_campaigns_show_their_own_cells(checkout: Checkout) -> None:
     assert "24 of 24 cells" in said
     assert "other: finished" in said
     assert "tiny" not in said
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_the_run(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.out / "figures")
+    (checkout.out / "report.html").unlink()
+    script = f"({sys.executable} -m snakemake --profile local; echo $? > status) 2>&1 | head -n 1"
+    done = subprocess.run(["bash", "-c", script], cwd=checkout.path, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert (checkout.path / "status").read_text() == "0\n"
+    assert (checkout.out / "report.html").exists()
