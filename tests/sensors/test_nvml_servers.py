@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ def server() -> Iterator[tuple[int, int]]:
     with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
+        while Path(f"/proc/{child}/comm").read_text().strip() != "sleep":  # the shell forks before it becomes sleep
+            time.sleep(0.01)
         yield process.pid, child
         os.kill(child, 9)
         process.kill()
