@@ -364,8 +364,8 @@ def test_a_model_of_few_cells_is_told_of_the_law_across_models(tmp_path: Path) -
     assert fitted.returncode == 0, fitted.stderr
     query = ["predict", "--predictor", tmp_path / "predictor.json"]
     for model, batch, said in (
-        (MODELS[1], 16, "uses its cells and predicts it: give its config.json with --architecture"),
-        (MODELS[1], 1, "ask it with --architecture"),
+        (MODELS[1], 128, "uses its cells and predicts it: give its config.json with --architecture"),
+        (MODELS[1], 16, "ask it with --architecture"),
         (MODELS[2], 16, ""),
     ):
         lengths = ["--input-tokens", 300, "--output-tokens", 200, "--batch", batch]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from advising import BATCHES, NOW, POWER_W, ask, joules, told
+from advising import BATCHES, NOW, POWER_W, ask, fit, joules, rows, told
 from sweetspot.commands.main import main
 from sweetspot.errors import SweetspotError
-from sweetspot.predict import advise_text, workload
+from sweetspot.predict import advise_text, predictor, workload
 from sweetspot.predict.advise import Wishes, advise
 from sweetspot.table import requests
 
@@ -229,6 +229,21 @@ def test_a_rate_beyond_the_gpu_is_refused(timed_file: Path, capsys: pytest.Captu
     pace = POWER_W / joules(1500, 200, 32)
     assert f"at most {pace:.3g} requests/s" in message
     assert f"over {math.ceil(100 / pace)} GPUs" in message
+
+
+def test_a_rate_beyond_what_few_rows_tell_is_refused_as_a_rate(tmp_path: Path) -> None:
+    """Beyond the measured batches nothing may be known; that is no answer to a question about a rate."""
+    cells = {(1, 64, 64): 1.1, (1, 128, 64): 0.9, (8, 128, 2048): 1.1, (8, 2048, 512): 0.9}
+    table = [
+        row | {"energy_j": row["energy_j"] * cells[cell], "duration_s": row["energy_j"] / POWER_W}
+        for row in rows()
+        if row["model"] == "big" and (cell := (row["batch"], row["input_tokens"], row["output_tokens"])) in cells
+    ]
+    fitted = predictor.load(fit(tmp_path, table))
+    with pytest.raises(SweetspotError, match="do not determine the energy"):
+        predictor.predict(fitted, "big", 512, 512, 32)
+    with pytest.raises(SweetspotError, match="cannot keep up with 100 requests/s"):
+        ask(fitted, 512, 512, rate_per_s=100.0)
 
 
 def test_waiting_for_a_batch_takes_time_and_idles(fitted_timed: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweetspot.fit.solve import Array, Mask, Points, Skipped, design, solve, t_quantile, units
+from sweetspot.predict.intervals import NORMAL_95
 from sweetspot.predict.laws import Law
 from sweetspot.vocabulary import CONFIDENCE
 
@@ -75,7 +76,7 @@ class Calibration:
     def half_widths(self, fold: HeldOut) -> Array:
         """Relative half-width of the 95 % interval of each predicted cell."""
         beyond = sum((self.per_octave[axis] * fold.octaves[axis]) ** 2 for axis in AXES)
-        return np.asarray(fold.quantile * np.sqrt(self.scale**2 * fold.variance + beyond))
+        return np.sqrt((fold.quantile * self.scale) ** 2 * fold.variance + NORMAL_95**2 * beyond)
 
 
 def folds(points: Points) -> NDArray[np.int64]:
@@ -170,7 +171,7 @@ def _rate(points: Points, edges: list[HeldOut], axis: str) -> float:
         squares += float((fold.octaves[axis][beyond] ** 2).sum())
     # The errors within a fold are one error of the law, so few folds leave the rate itself uncertain.
     rate = np.sqrt((EXPECTED_PER_OCTAVE**2 + max(unexplained, 0.0)) / squares)
-    return float(rate * t_quantile(judged) / t_quantile(np.inf))
+    return float(rate * t_quantile(judged) / NORMAL_95)
 
 
 def _beyond(values: Array, train: Mask) -> Array:

@@ -22,6 +22,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
+from sweetspot.predict.intervals import NORMAL_95
 from sweetspot.predict.laws import Law
 from sweetspot.table.schema import CELL
 from sweetspot.vocabulary import CONFIDENCE
@@ -232,7 +233,7 @@ def _fit(law: Law, shares: Array, weights: Array, mean: Array, sd: Array) -> Sol
     seen = posterior @ triangle.T / spread
     # The prior's part is not estimated from scatter, so the factor of Student's t by which it will be multiplied is
     # taken out of it.
-    narrow = (t_quantile(np.inf) / t_quantile(freedom)) ** 2
+    narrow = (NORMAL_95 / t_quantile(freedom)) ** 2
     covariance = (1 - narrow) * seen @ seen.T + narrow * posterior
     silent = np.sqrt(np.diag(posterior)) > _SILENT * sd
     return Solution(law, values, silent, bounded, covariance, spread, freedom, 1.0, 0.0, rms)

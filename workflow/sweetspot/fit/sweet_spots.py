@@ -49,15 +49,11 @@ def sweet_spots(
                 low, high = _confidence_set(solution, scale, n, batch, chosen, spot, waves_of, measured)
                 if spot.output_tokens is not None:  # nothing finer than the step of the measured replies is known
                     replies = np.unique(of_batch.m[of_batch.n == n])
-                    low = low and min(low, _or(replies[replies <= spot.output_tokens][-1:], low))
-                    high = high and max(high, _or(replies[replies >= spot.output_tokens][:1], high))
+                    low = low and min(low, max(replies[replies <= spot.output_tokens], default=low))
+                    high = high and max(high, min(replies[replies >= spot.output_tokens], default=high))
                 ends = {"output_tokens_low": low and float(low), "output_tokens_high": high and float(high)}
                 spots.append({"batch": int(batch), "input_tokens": int(n), **spot.as_dict(), **ends})
     return spots
-
-
-def _or(found: Array, otherwise: float) -> float:
-    return float(found[0]) if len(found) else otherwise
 
 
 def _waves_of(capacity: Sequence[Mapping[str, Any]], n: int, batch: int) -> Callable[[int], int] | None:

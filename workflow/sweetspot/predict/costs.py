@@ -197,10 +197,16 @@ class Costs:
         sides of the law are taken as linear. A mix of lengths is thus only computed at few batches.
         """
 
-        def behind(batch: int) -> float:
-            return rate_per_s * self._busy_s(plan, pool, batch) - batch
-
         batches = self.group["batches"]
+
+        def behind(batch: int) -> float:
+            try:
+                return rate_per_s * self._busy_s(plan, pool, batch) - batch
+            except SweetspotError:
+                if batch <= max(batches):
+                    raise
+                return math.inf  # so far beyond the measured batches, no time is known
+
         if (alone := 1 + behind(1)) <= 1:
             return alone
         low, high, most = 1, 2, _BEYOND * max(batches)

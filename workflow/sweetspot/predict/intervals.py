@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 from sweetspot.predict.laws import Law
 from sweetspot.predict.prediction import Interval
+from sweetspot.vocabulary import CONFIDENCE
+
+NORMAL_95 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Half the width of an interval at the confidence level, in standard deviations of a normal distribution."""
 
 Place = tuple[float, float, float, float]
 """Input tokens, output tokens, requests in flight, and the share of the experts that a token activates."""
@@ -39,7 +44,7 @@ def of_distance(
         "batch": min(abs(math.log2(requests / known)) for known in measured["requests_in_flight"]),
     }
     parts = [fit["relative_error_per_octave"][axis] * octaves for axis, octaves in beyond.items()]
-    return float(fit["t_quantile_95"]) * math.hypot(*parts)
+    return NORMAL_95 * math.hypot(*parts)
 
 
 def gap(group: Mapping[str, Any], n: int, m: int, batch: float) -> float:

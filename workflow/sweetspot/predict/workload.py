@@ -1,5 +1,6 @@
 """The requests of a service: how many there are of each length. Standard library only."""
 
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -59,18 +60,15 @@ def _bucketed(lengths: Sequence[tuple[int, int, int]]) -> Workload:
     Terms linear in the lengths are preserved; quadratic ones lose at most w²/12 in a bucket of relative width w:
     under 1 % at the widest. A length near a limit is judged by its bucket's mean.
     """
-    different = {length for n, m, _ in lengths for length in (n, m)}
     for width in _BUCKETS:
-        bucket = {length: int(math.log(length, width)) for length in different}
-        if len({(bucket[n], bucket[m]) for n, m, _ in lengths}) <= _MOST_PAIRS:
+        sums: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
+        bucket = functools.cache(lambda length, width=width: int(math.log(length, width)))
+        for n, m, count in lengths:
+            own = sums[bucket(n), bucket(m)]
+            own[:] = own[0] + n * count, own[1] + m * count, own[2] + count
+        if len(sums) <= _MOST_PAIRS:
             break
-    sums: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for n, m, count in lengths:
-        own = sums[bucket[n], bucket[m]]
-        own[0] += n * count
-        own[1] += m * count
-        own[2] += count
-    merged: Counter[tuple[int, int]] = Counter()
+    merged = Counter[tuple[int, int]]()
     for inputs, outputs, count in sums.values():
         merged[round(inputs / count), round(outputs / count)] += count
     note = f"{len(lengths):,} length pairs merged into {len(merged):,}: lengths within {width - 1:.0%} of each other"

@@ -10,6 +10,7 @@ const ROUTINGS = { // the share of experts that a batch activates, from the shar
 };
 
 const NEXT_TO_NOTHING = 0.05, OVER_CAP = 1.05, UNDER_IDLE = 0.95; // as in predictor.py and prediction.py
+const NORMAL_95 = 1.9599639845400536; // as in intervals.py
 const UNKNOWN = 0.95; // relative half-width of an interval from which on a request is refused, as in predictor.py
 const PLATEAU = 0.01, STEPS = 481, REACH = 64, OCTAVES = [-20, 40], HALVINGS = 60; // as in sweet_spots.py
 const SIMULATED = { // as in vocabulary.py
@@ -180,7 +181,7 @@ function predict(group, laws, { input_tokens: n, output_tokens: m, batch, law: w
   }
   const beyond = Math.max(octaves(n, range.input_tokens), octaves(m, range.output_tokens)) + gap;
   const apartBy = Math.min(...range.requests_in_flight.map((known) => Math.abs(Math.log2(together / known))));
-  const distanceOf = (its) => its.t_quantile_95 * Math.hypot(its.relative_error_per_octave.lengths * beyond,
+  const distanceOf = (its) => NORMAL_95 * Math.hypot(its.relative_error_per_octave.lengths * beyond,
     its.relative_error_per_octave.batch * apartBy);
   const parts = { law: scatterOf(fit, terms, features, energy, m * batch), distance: distanceOf(fit) };
   if (group.sensor_gain !== null) parts.sensor_gain = group.sensor_gain;
