@@ -231,8 +231,8 @@ def test_a_rate_beyond_the_gpu_is_refused(timed_file: Path, capsys: pytest.Captu
     assert f"over {math.ceil(100 / pace)} GPUs" in message
 
 
-def test_a_rate_beyond_what_few_rows_tell_is_refused_as_a_rate(tmp_path: Path) -> None:
-    """Beyond the measured batches nothing may be known; that is no answer to a question about a rate."""
+def test_few_unknown_requests_do_not_hide_what_the_others_cost(tmp_path: Path) -> None:
+    """What is refused alone is a small part of a log; a rate is judged by times."""
     cells = {(1, 64, 64): 1.1, (1, 128, 64): 0.9, (8, 128, 2048): 1.1, (8, 2048, 512): 0.9}
     table = [
         row | {"energy_j": row["energy_j"] * cells[cell], "duration_s": row["energy_j"] / POWER_W}
@@ -240,8 +240,11 @@ def test_a_rate_beyond_what_few_rows_tell_is_refused_as_a_rate(tmp_path: Path) -
         if row["model"] == "big" and (cell := (row["batch"], row["input_tokens"], row["output_tokens"])) in cells
     ]
     fitted = predictor.load(fit(tmp_path, table))
-    with pytest.raises(SweetspotError, match="do not determine the energy"):
-        predictor.predict(fitted, "big", 512, 512, 32)
+    with pytest.raises(SweetspotError, match="do not determine the energy of 9000 \\+ 10 tokens at batch 8"):
+        ask(fitted, 9000, 10)
+    answer = advise(fitted, "big", workload.of_counts({(500, 500): 99, (9000, 10): 1}), Wishes(batch=8))
+    assert answer.now.energy_j.value == pytest.approx(joules(500, 500, 8), rel=0.5)
+    assert "lie outside the measured cells" in advise_text.as_text(answer)
     with pytest.raises(SweetspotError, match="cannot keep up with 100 requests/s"):
         ask(fitted, 512, 512, rate_per_s=100.0)
 

@@ -140,9 +140,13 @@ class Costs:
         self.at = functools.cache(self._at)
 
     def _at(self, ask: Ask, in_flight: float) -> Prediction:
-        who, batch = self.summariser if ask.summary else self.group, max(1.0, in_flight)
+        return self._predict(ask, in_flight, refuse_unknown=False)
+
+    def _predict(self, ask: Ask, in_flight: float, refuse_unknown: bool) -> Prediction:
+        who = self.summariser if ask.summary else self.group
+        asked = who["model"], ask.input_tokens, ask.output_tokens, max(1.0, in_flight)
         where = {name: who[name] for name in SELECTORS}
-        return predictors.predict(self._predictor, who["model"], ask.input_tokens, ask.output_tokens, batch, **where)
+        return predictors.predict(self._predictor, *asked, refuse_unknown=refuse_unknown, **where)
 
     def energy_j(self, plan: Plan, in_flight: float) -> float:
         """Joules of a request of the plan, with so many in flight."""
@@ -152,7 +156,7 @@ class Costs:
         """The cost of a plan, at another `batch` if one is given.
 
         With a request rate, another batch means that requests wait until the batch is full. Raises SweetspotError if
-        the GPU cannot keep up with the rate.
+        the GPU cannot keep up with the rate, or if the measured cells do not determine the energy of the whole.
         """
         idle_s, waiting_s, rate = None, 0.0, self.rate_per_s
         if rate is None or batch is not None:
@@ -177,7 +181,11 @@ class Costs:
                 tpots.append((max(each), share))
         parts = {place: (weight, self.at(*place)) for place, weight in weights.items()}
         times = _slow(latencies, waiting_s), _slow(ttfts, waiting_s), _slow(tpots, 0.0)
-        return Cost(parts, *times, own, summaries if self.apart else None, idle_s)
+        cost = Cost(parts, *times, own, summaries if self.apart else None, idle_s)
+        if cost.energy_j.high >= (1 + predictors.UNKNOWN) * cost.energy_j.value:
+            for place in sorted(parts, key=lambda place: -parts[place][0]):
+                self._predict(*place, refuse_unknown=True)  # one of them is refused, with the reason
+        return cost
 
     def _busy_s(self, plan: Plan, pool: bool | None, batch: float) -> float:
         """Mean seconds of a request at the summariser (`pool` True), at the model (False) or at both (None)."""
@@ -197,16 +205,10 @@ class Costs:
         sides of the law are taken as linear. A mix of lengths is thus only computed at few batches.
         """
 
-        batches = self.group["batches"]
-
         def behind(batch: int) -> float:
-            try:
-                return rate_per_s * self._busy_s(plan, pool, batch) - batch
-            except SweetspotError:
-                if batch <= max(batches):
-                    raise
-                return math.inf  # so far beyond the measured batches, no time is known
+            return rate_per_s * self._busy_s(plan, pool, batch) - batch
 
+        batches = self.group["batches"]
         if (alone := 1 + behind(1)) <= 1:
             return alone
         low, high, most = 1, 2, _BEYOND * max(batches)

@@ -21,7 +21,7 @@ from sweetspot.vocabulary import SELECTORS
 
 KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
 _NEXT_TO_NOTHING = 0.05  # share of the energy
-_UNKNOWN = 0.95  # relative half-width of an interval from which on a request is refused: it all but includes 0
+UNKNOWN = 0.95  # relative half-width of an interval from which on a request is refused: it all but includes 0
 _LARGEST = 1e100  # of a number in a predictor; products of larger ones overflow
 _SCHEMA = Path(__file__).with_name("predictor.schema.json")
 _AGAIN = "make it again with `sweetspot fit`"
@@ -110,13 +110,14 @@ def predict(
     engine: str | None = None,
     precision: str | None = None,
     parallelism: str | None = None,
+    refuse_unknown: bool = True,
 ) -> Prediction:
     """The energy of one request to `model`.
 
     `gpu`, `engine`, `precision` and `parallelism` choose among groups of the same model; part of a name is enough.
     `batch` defaults to the smallest measured one; a mean number of requests in flight need not be whole. Raises
     SweetspotError for an unknown model, an ambiguous choice, lengths or a batch below 1, a batch that no fitted law
-    covers, or a request about which the measured cells say next to nothing.
+    covers, or (if it shall `refuse_unknown`) a request about which the measured cells say next to nothing.
     """
     choice = {"gpu": gpu, "engine": engine, "precision": precision, "parallelism": parallelism}
     group = group_of(predictor["groups"], model, choice)
@@ -159,7 +160,7 @@ def predict(
         half += apart
         extrapolates.append(f"the measured cells do not determine this batch's number of waves: {fewest} to {most}")
     energy_batch_j = per_output_token * output_tokens * batch
-    if half >= _UNKNOWN:
+    if half >= UNKNOWN and refuse_unknown:
         pooled = _other_way(predictor, group["model"]) if is_pooled(predictor, group["model"]) else ""
         raise SweetspotError(
             f"{group['model']}: the measured cells do not determine the energy of {input_tokens} + {output_tokens} "
