@@ -16,8 +16,10 @@ from sweetspot.table.numbers import parsed
 from sweetspot.table.quantities import Values, origins, ratios, solve
 from sweetspot.table.readings import DERIVED, Reader, Reading, ambiguous, choose, hints, proposals, values_of
 from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
+from sweetspot.table.states import aside, summed
 from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings, unclear_unit
 
+_FAILED = 1.01  # requests sent over those completed, from which a run's totals are of others too
 _ROW_OFF = 2.0  # factor between two ways to a row's quantity from which the row is set aside
 
 
@@ -33,12 +35,17 @@ def named(
     """
     maps = {theirs: _with_unit(theirs, ours) for theirs, ours in rename.items() if theirs in raw.columns}
     (frame,) = renamed([(path, raw)], maps)
+    frame = frame.with_columns(_off=aside(frame))
     settled, notes = [*maps.values()], []
     form = formats.recognised(raw.columns)
     if form:
         frame, mapped = form.read(str(path), frame, settled)
         settled += mapped
         notes += [f"{path} is of {form.name}", form.says]
+    else:
+        frame, sums = summed(frame, settled)
+        settled += sums
+        notes += [f"{whole} is {parts}" for whole, parts in sums.items()]
     for ours, value in constants.items():
         if not (meanings(ours) or ours in COLUMNS):
             raise SweetspotError(f"--set {ours}={value}: there is no such column; there are {', '.join(COLUMNS)}")
@@ -109,12 +116,16 @@ def _applied(reader: Reader, reading: Reading) -> tuple[pl.DataFrame, list[str],
         frame = frame.with_columns(values.alias(quantity))
         notes.append(f"{quantity} is {_product(powers, sources)}")
     gpus = np.broadcast_to(known.get("gpus", np.full(1, np.nan)), frame.height)
-    aside = pl.repeat(None, frame.height, dtype=pl.String, eager=True)  # single rows that contradict themselves
+    off: dict[str, pl.Series] = {}  # single rows that contradict themselves
     for relation, ratio in ratios(known):
         far = (ratio > _ROW_OFF) | ((ratio >= 0) & (ratio < 1 / _ROW_OFF))
-        off = pl.Series(np.broadcast_to(far, frame.height), dtype=pl.Boolean)
-        aside = aside.set(off, f"disagrees with itself more than twofold: {relation.text}")
-    return frame.with_columns(_off=aside, _gpus=pl.Series(gpus).fill_nan(None)), notes, known
+        off[f"disagrees with itself more than twofold: {relation.text}"] = far
+    if {"sent", "requests"} <= known.keys():
+        off["has failed requests, whose energy and time are in its totals"] = known["sent"] > _FAILED * known["requests"]
+    reasons = frame["_off"]
+    for reason, rows in off.items():
+        reasons = reasons.set(pl.Series(np.broadcast_to(rows, frame.height), dtype=pl.Boolean), reason)
+    return frame.with_columns(_off=reasons, _gpus=pl.Series(gpus).fill_nan(None)), notes, known
 
 
 def _label(known: Values, height: int) -> pl.Series:

@@ -56,7 +56,11 @@ class Reading:
     @property
     def missing(self) -> list[str]:
         """Required columns of numbers that do not follow."""
-        return [name for name in REQUIRED if name in NUMBERS and name not in self.known]
+        known = self.known.keys()
+        if {"batch", "requests"} <= self.how.keys() | known and "batch" in self.how and "runs" not in self.given:
+            if np.allclose(self.known["batch"], self.known["requests"], rtol=_TWICE, equal_nan=True):
+                known = known - {"batch"}  # all requests of a run did not run together
+        return [name for name in REQUIRED if name in NUMBERS and name not in known]
 
     @property
     def j_per_token(self) -> str:
@@ -82,7 +86,7 @@ class Reader:
         """`settled` headers are meant as they are called; `decimal` is the mark, if the user gave it."""
         self.place, self.frame, self.settled = place, frame, set(settled)
         valid = frame["valid"].cast(pl.String) if "valid" in frame.columns else pl.Series([""])
-        valid_rows = frame.filter(~matches(valid, FALSE))
+        valid_rows = frame.filter(~matches(valid, FALSE) & frame["_off"].is_null())
         sample = valid_rows if valid_rows.height else frame
         self.sample = sample.gather_every(max(1, sample.height // _SAMPLE))
         names = [name for name in frame.columns if not name.startswith("_")]

@@ -62,14 +62,14 @@ def separated(text: str, exact: bool = False, comments: bool = True) -> tuple[pl
     (_, names), *records = _records(lines, start, separator)
     if len(names) > _WIDEST:
         raise TextError(f"line {start + 1}: {len(names):,} columns; is it a table?")
-    rows = []
+    rows, around = [], " \t\r\n\u00a0" + "*`" * (separator == "|")  # Markdown's emphasis
     for number, fields in records:
         if lines[number].startswith("#") and (comments or len(fields) != len(names)):
             said.append(lines[number])
         elif len(fields) > len(names) or (exact and 0 < len(fields) < len(names)):
             raise TextError(f"line {number + 1}: {len(fields)} fields, but the header has {len(names)}")
         else:
-            rows.append([*(field.strip() or None for field in fields), *[None] * (len(names) - len(fields))])
+            rows.append([*(field.strip(around) or None for field in fields), *[None] * (len(names) - len(fields))])
     if said:
         notes.append(f"comment lines left out: {len(said)}, first {said[0].strip()[:80]!r}")
     columns: dict[str, pl.Series] = {}
@@ -189,8 +189,13 @@ def _values(text: str) -> Iterator[Any]:
 
 def _of_one(value: Any) -> list[Any]:
     """The rows of one JSON value: of an array, of columns, of a result with its rows, or itself as the only row."""
+    if isinstance(value, dict) and {"columns", "data"} <= value.keys():  # as pandas and W&B write a table
+        value = [value["columns"], *value["data"]]
     if not isinstance(value, dict):
-        return value if isinstance(value, list) else [value]
+        rows = value if isinstance(value, list) else [value]
+        if len(rows) > 1 and all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+            return [dict(zip(map(str, rows[0]), row, strict=True)) for row in rows[1:]]
+        return rows
     parts = list(value.values())
     if parts and all(isinstance(part, list) and len(part) == len(parts[0]) > 0 for part in parts):
         return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]
@@ -209,7 +214,9 @@ def _of_one(value: Any) -> list[Any]:
 
 def _flat(row: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and {"value", "unit"} == value.keys():
+            yield f"{above}{name} ({value['unit']})", value["value"]
+        elif isinstance(value, dict) and value:
             yield from _flat(value, f"{above}{name}.")
         else:
             one_word = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
