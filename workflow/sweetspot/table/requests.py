@@ -128,7 +128,7 @@ def _spread(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _times(frame: pl.DataFrame, notes: list[str]) -> pl.Series:
     """When each request arrived, in s; null throughout if no column says, or one that is not understood."""
-    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _TIMES):
+    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]).removesuffix("ms") in _TIMES):
         series = frame[name]
         if series.dtype.is_temporal() and series.dtype != pl.Duration:
             return series.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) * 1e-6
