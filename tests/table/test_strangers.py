@@ -54,6 +54,7 @@ READ = {
     + text((*HEADER, "State"), lambda c: [*plain(c)[:4], c.e * 3, c.t * 3, G, "crashed"]).partition("\n")[2],
     "warm-up": text((*HEADER, "warmup"), lambda c: [*plain(c), False])
     + text((*HEADER, "warmup"), lambda c: [*plain(c)[:4], c.e * 3, c.t * 3, G, True]).partition("\n")[2],
+    "an error of measurement": text((*HEADER, "error"), lambda c: [*plain(c), 0.013]),
     "a row of means": text(HEADER) + f"Average,{B},875,848,{9 * J_PER_TOKEN * 848 * B},,{G}\n",
     "JSON rows as lists": json.dumps([[*HEADER], *map(plain, CELLS)]),
     "columns and data": json.dumps({"columns": HEADER, "data": [*map(plain, CELLS)]}),

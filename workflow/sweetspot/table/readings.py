@@ -245,8 +245,8 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
 
 def ambiguous(place: str, names: Sequence[str], quantity: str) -> SweetspotError:
     """That several columns could be one quantity, and only the user can choose."""
-    choice = shlex.quote(f"{names[0]}={quantity}")
-    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; choose one with --map {choice}")
+    ways = " or ".join(f"--map {shlex.quote(f'{name}={quantity}')}" for name in names[:9])
+    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; only you can say which: {ways}")
 
 
 def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:
