@@ -123,5 +123,10 @@ def test_a_mean_number_in_flight_is_a_batch(tmp_path: Path, capsys: pytest.Captu
     answer = json.loads(capsys.readouterr().out)
     assert answer["energy_per_request_j"] == pytest.approx(cost(3.7, 512, 256) / 3.7, rel=0.02)
     assert not answer["extrapolates"]
+    corner = [*ask[:-1], "2048", "--output-tokens", "1024", "--batch", "15.3", "--strict"]
+    assert main(corner) == 0
+    content = json.loads((tmp_path / "predictor.json").read_text())
+    (tmp_path / "predictor.json").write_text(json.dumps(content | {"created_by": "an editor"}))
+    assert main(corner) == 0  # a file that was changed must obey the schema
     path.write_text(path.read_text().replace(",3.7,", ",0.7,"))
     assert "batch is 0.7: must be at least 1" in "\n".join(table.read([path]).notes)

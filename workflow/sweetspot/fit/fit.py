@@ -1,5 +1,6 @@
 """Turns a table into a predictor: fits every law, chooses one, calibrates its intervals, finds the sweet spots."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,7 +104,7 @@ def fit_group(
         "measured_range": {
             "input_tokens": _range(points.n),
             "output_tokens": _range(points.m),
-            "batch": _range(points.batch),
+            "batch": [number(points.batch.min()), number(points.batch.max())],
             "total_tokens": _range(points.n + points.m),
             "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
             "requests_in_flight": np.unique(points.in_wave).tolist(),
@@ -160,8 +161,8 @@ def _duration(law: Law, times: Points) -> dict[str, Any] | None:
 SCATTER = ("relative_residual_sd", "residual_size", "residual_power")
 
 
-def _range(values: Array) -> list[float]:
-    return [number(values.min()), number(values.max())]
+def _range(values: Array) -> list[int]:
+    return [math.floor(values.min()), math.ceil(values.max())]
 
 
 def _repetition(frame: pl.DataFrame) -> dict[str, float] | None:
