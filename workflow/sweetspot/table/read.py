@@ -32,7 +32,6 @@ _MEASURED = ("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "
 _MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestamp")
 _COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
-# Rows with different numbers of boards, or values under these headers (folded), are not repetitions of one measurement.
 _MANY = 0.1  # share of cells with mixed units above which a table is refused
 _TWO_UNITS = 50.0  # repetitions of a cell never differ by this factor; kilojoules and watt-hours do
 _FEW = 0.5  # share of a group's rows without a source up to which they are set aside
