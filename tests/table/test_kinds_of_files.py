@@ -135,3 +135,15 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, kind: str, monkeypatch: pyte
 def test_a_name_that_is_too_long_is_one_line() -> None:
     with pytest.raises(SweetspotError, match="cannot be read"):
         table.read([Path("x" * 5000 + ".csv")])
+
+
+def test_a_long_text_is_read_as_a_short_one(tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text(short := text((*HEADER, "note"), lambda c: [*plain(c), " a "]))
+    long = short + "\n".join(short.splitlines()[1:] * 1500).replace(", a ", "", 1)
+    (tmp_path / "long.csv").write_text(long)
+    one, many = files.load(tmp_path / "short.csv"), files.load(tmp_path / "long.csv")
+    assert many[: one.height].equals(one)
+    assert (many["note"].null_count(), many.height) == (1, 1501 * one.height)
+    (tmp_path / "long.csv").write_text(long + "\n1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(SweetspotError, match=f"line {many.height + 2}: 9 fields, but the header has 8"):
+        files.load(tmp_path / "long.csv")

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from sweetspot.commands.arguments import add_answer, add_map, renames
+from sweetspot.commands.arguments import add_answer, add_map, in_flight, renames
 from sweetspot.errors import SweetspotError
 from sweetspot.vocabulary import SELECTORS
 
@@ -42,7 +42,7 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     add_map(load, "requests")
     running = load.add_mutually_exclusive_group(required=True)
-    running.add_argument("--batch", type=int, metavar="B", help="requests in flight on one GPU")
+    running.add_argument("--batch", type=in_flight, metavar="B", help="requests in flight on one GPU")
     running.add_argument(
         "--request-rate",
         type=float,

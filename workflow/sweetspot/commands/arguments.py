@@ -10,6 +10,11 @@ from sweetspot.precision import name_of
 from sweetspot.vocabulary import SELECTORS
 
 
+def in_flight(text: str) -> float:
+    """A batch: whole, or the mean number of requests in flight."""
+    return int(text) if text.isdecimal() else float(text)
+
+
 def add_map(command: argparse._ActionsContainer, what: str) -> None:
     """`--map`, which renames columns of `what`."""
     command.add_argument(

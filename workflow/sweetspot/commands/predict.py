@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sweetspot import models
-from sweetspot.commands.arguments import add_answer
+from sweetspot.commands.arguments import add_answer, in_flight
 from sweetspot.errors import SweetspotError
 from sweetspot.memory import KV_CACHE_FRACTION
 from sweetspot.precision import Precision
@@ -45,9 +45,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output-tokens", type=int, required=True, metavar="M", help="reply length")
     command.add_argument(
         "--batch",
-        type=int,
+        type=in_flight,
         metavar="B",
-        help="equal requests in flight (default: the smallest measured; without a predictor 1)",
+        help="equal requests in flight, or their mean number (default: the smallest measured; without a predictor 1)",
     )
     add_answer(command, "request")
 

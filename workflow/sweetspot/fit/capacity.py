@@ -69,7 +69,7 @@ def _estimated(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         kv_tokens=pl.lit([least, likely, below], pl.List(pl.Int64)),
         waves=pl.Series(_waves(points.batch, together)),
-        in_flight=pl.Series(np.minimum(points.batch, together), dtype=frame.schema["in_flight"]),
+        in_flight=pl.Series(np.ceil(np.minimum(points.batch, together)), dtype=frame.schema["in_flight"]),
     )
 
 

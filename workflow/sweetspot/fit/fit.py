@@ -1,5 +1,6 @@
 """Turns a table into a predictor: fits every law, chooses one, calibrates its intervals, finds the sweet spots."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from sweetspot.fit.choice import Schemes, choose, hold_out_all
 from sweetspot.fit.heldout import Calibration, calibrate
 from sweetspot.fit.latency import latency_fits
 from sweetspot.fit.outliers import screen
-from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, power_of_size, solve, t_quantile, units
+from sweetspot.fit.solve import Array, Points, Skipped, as_json, design, number, power_of_size, solve, t_quantile, units
 from sweetspot.fit.sweet_spots import sweet_spots
 from sweetspot.parallelism import Parallelism
 from sweetspot.predict import latency
@@ -58,12 +59,12 @@ def fit_table(table: Table, architectures: Mapping[str, Architecture] | None = N
     }
 
 
-def _extremes(frame: pl.DataFrame, sign: int) -> list[list[int]]:
+def _extremes(frame: pl.DataFrame, sign: int) -> list[list[float]]:
     """The measured cells that no other cell exceeds in batch, input and output at once (sign -1: falls below)."""
     cells = frame.select(CELL).unique(maintain_order=True).to_numpy()
     least = sign * cells
     exceeded = [bool(((least >= cell).all(axis=1) & (least > cell).any(axis=1)).any()) for cell in least]
-    return [[int(value) for value in cell] for cell, beaten in zip(cells, exceeded, strict=True) if not beaten]
+    return [[number(value) for value in cell] for cell, beaten in zip(cells, exceeded, strict=True) if not beaten]
 
 
 def not_fitted(frame: pl.DataFrame) -> dict[str, int]:
@@ -99,11 +100,11 @@ def fit_group(
         **{name: identity[name] for name in (*GROUP, "source")},
         "cells": frame.height,
         "rows": valid.height,
-        "batches": [int(batch) for batch in np.unique(points.batch)],
+        "batches": [number(batch) for batch in np.unique(points.batch)],
         "measured_range": {
             "input_tokens": _range(points.n),
             "output_tokens": _range(points.m),
-            "batch": _range(points.batch),
+            "batch": [number(points.batch.min()), number(points.batch.max())],
             "total_tokens": _range(points.n + points.m),
             "tokens_in_flight": _range(points.in_wave * (points.n + points.m)),
             "requests_in_flight": np.unique(points.in_wave).tolist(),
@@ -161,7 +162,7 @@ SCATTER = ("relative_residual_sd", "residual_size", "residual_power")
 
 
 def _range(values: Array) -> list[int]:
-    return [int(values.min()), int(values.max())]
+    return [math.floor(values.min()), math.ceil(values.max())]
 
 
 def _repetition(frame: pl.DataFrame) -> dict[str, float] | None:

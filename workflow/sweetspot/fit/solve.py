@@ -260,13 +260,18 @@ def power_of_size(squares: Array, sizes: Array, weights: Array | float = 1.0) ->
     return float(_POWERS[best]) if surprise[0] - surprise[best] > _EVIDENCE else 0.0
 
 
-def units(law: Law, points: Points) -> Iterator[tuple[int | None, Mask]]:
+def number(batch: float) -> float:
+    """A batch as an integer if it is whole, as it is in a table of static batches."""
+    return int(batch) if batch == int(batch) else float(batch)
+
+
+def units(law: Law, points: Points) -> Iterator[tuple[float | None, Mask]]:
     """Which cells share coefficients: all for a law with batch terms, else those of each batch (and its number)."""
     if law.has_batch_terms:
         yield None, np.ones(len(points), dtype=bool)
         return
     for batch in np.unique(points.batch):
-        yield int(batch), points.batch == batch
+        yield number(batch), points.batch == batch
 
 
 def as_json(solution: Solution, points: Points, features: Array) -> dict[str, Any]:

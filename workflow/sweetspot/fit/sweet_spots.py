@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweetspot.fit.solve import Array, Points, Skipped, Solution, solve, units
+from sweetspot.fit.solve import Array, Points, Skipped, Solution, number, solve, units
 from sweetspot.predict import sweet_spots as search
 from sweetspot.predict.laws import FORMS, Law
 from sweetspot.predict.predictor import waves
@@ -41,7 +41,7 @@ def sweet_spots(
             of_batch = points.take(unit & (points.batch == batch))
             chosen = float(of_batch.chosen.max()) if law.needs_experts else 1.0
             for n in np.unique(of_batch.n):
-                waves_of = _waves_of(capacity, int(n), int(batch))
+                waves_of = _waves_of(capacity, int(n), float(batch))
                 spot = search.SweetSpot("not identified")
                 if shown and _identifies_spot(solution):
                     spot = search.sweet_spot(law, values, float(n), float(batch), measured, waves_of, chosen)
@@ -52,11 +52,11 @@ def sweet_spots(
                     low = low and min(low, max(replies[replies <= spot.output_tokens], default=low))
                     high = high and max(high, min(replies[replies >= spot.output_tokens], default=high))
                 ends = {"output_tokens_low": low and float(low), "output_tokens_high": high and float(high)}
-                spots.append({"batch": int(batch), "input_tokens": int(n), **spot.as_dict(), **ends})
+                spots.append({"batch": number(batch), "input_tokens": int(n), **spot.as_dict(), **ends})
     return spots
 
 
-def _waves_of(capacity: Sequence[Mapping[str, Any]], n: int, batch: int) -> Callable[[int], int] | None:
+def _waves_of(capacity: Sequence[Mapping[str, Any]], n: int, batch: float) -> Callable[[int], int] | None:
     return (lambda m: waves(capacity, n + m, batch)) if capacity else None
 
 

@@ -73,7 +73,7 @@ class Results:
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` with every column that figures and report use; missing ones have their default, and no reason or flag."""
-    columns = Row.to_schema().columns
+    columns = {name: column for name, column in Row.to_schema().columns.items() if name != "batch"}  # of either type
     defaults = {name: ((column.metadata or {}).get("default"), column.dtype.type) for name, column in columns.items()}
     defaults |= dict.fromkeys(("reasons", "flags"), ("", pl.String()))
     rows = rows.with_columns(

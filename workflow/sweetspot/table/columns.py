@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table import formats
 from sweetspot.table.files import renamed, shortened
-from sweetspot.table.numbers import parsed
+from sweetspot.table.numbers import as_text, parsed
 from sweetspot.table.quantities import Values, origins, ratios, solve
-from sweetspot.table.readings import DERIVED, Reader, Reading, ambiguous, choose, hints, proposals, values_of
+from sweetspot.table.readings import BOARDS, DERIVED, Reader, Reading, ambiguous, choose, hints, proposals, values_of
 from sweetspot.table.schema import CELL, COLUMNS, REQUIRED
+from sweetspot.table.states import aside, summed
 from sweetspot.table.words import LIMITS, NUMBERS, Meaning, folded, meanings, unclear_unit
 
+_FAILED = 1.01  # requests sent over those completed, from which a run's totals are of others too
 _ROW_OFF = 2.0  # factor between two ways to a row's quantity from which the row is set aside
 
 
@@ -33,12 +36,18 @@ def named(
     """
     maps = {theirs: _with_unit(theirs, ours) for theirs, ours in rename.items() if theirs in raw.columns}
     (frame,) = renamed([(path, raw)], maps)
+    frame = frame.with_columns(_off=aside(frame))
     settled, notes = [*maps.values()], []
     form = formats.recognised(raw.columns)
     if form:
         frame, mapped = form.read(str(path), frame, settled)
         settled += mapped
         notes += [f"{path} is of {form.name}", form.says]
+    else:
+        frame, sums = summed(frame, settled)
+        settled += sums
+        frame = _boards(frame)
+        notes += [f"{whole} is {parts}" for whole, parts in sums.items()]
     for ours, value in constants.items():
         if not (meanings(ours) or ours in COLUMNS):
             raise SweetspotError(f"--set {ours}={value}: there is no such column; there are {', '.join(COLUMNS)}")
@@ -57,6 +66,15 @@ def named(
     if form and "parallelism" not in frame.columns and "gpus" in known:
         frame = frame.with_columns(parallelism=_label(known, frame.height))
     return frame, notes + read + applied, "" if reading.holds else proposals(reader, [reading])
+
+
+def _boards(frame: pl.DataFrame) -> pl.DataFrame:
+    """The number of boards that the name of the GPU states ("4x H100"), in a table that has no column of it."""
+    for name in [name for name in frame.columns if any(one.quantity == "gpu" for one in meanings(name))][:1]:
+        stated = as_text(frame[name]).str.extract(r"^(\d+) ?[x×*] ?").cast(pl.Float64)
+        if stated.count() and not any(one.quantity in BOARDS for each in frame.columns for one in meanings(each)):
+            frame = frame.with_columns(stated.fill_null(1.0).alias("gpus"))
+    return frame
 
 
 def _with_unit(theirs: str, ours: str) -> str:
@@ -83,7 +101,7 @@ def _applied(reader: Reader, reading: Reading) -> tuple[pl.DataFrame, list[str],
         sources[quantity] = name
         columns[quantity] = series
         if quantity == "gpu" and series.dtype == pl.String:  # "2 x NVIDIA H100" is codecarbon's way
-            columns["gpu"] = series.str.replace(r"^\d+ ?x ", "")
+            columns["gpu"] = series.str.replace(r"^\d+ ?[x×*] ?", "")
         if quantity in NUMBERS:
             columns[quantity], units = parsed(series, one.kind, reading.decimal, one.factor)
             given[quantity] = values_of(series, one, reading.decimal)
@@ -109,12 +127,18 @@ def _applied(reader: Reader, reading: Reading) -> tuple[pl.DataFrame, list[str],
         frame = frame.with_columns(values.alias(quantity))
         notes.append(f"{quantity} is {_product(powers, sources)}")
     gpus = np.broadcast_to(known.get("gpus", np.full(1, np.nan)), frame.height)
-    aside = pl.repeat(None, frame.height, dtype=pl.String, eager=True)  # single rows that contradict themselves
+    off: dict[str, NDArray[np.bool_]] = {}  # single rows that contradict themselves
     for relation, ratio in ratios(known):
         far = (ratio > _ROW_OFF) | ((ratio >= 0) & (ratio < 1 / _ROW_OFF))
-        off = pl.Series(np.broadcast_to(far, frame.height), dtype=pl.Boolean)
-        aside = aside.set(off, f"disagrees with itself more than twofold: {relation.text}")
-    return frame.with_columns(_off=aside, _gpus=pl.Series(gpus).fill_nan(None)), notes, known
+        off[f"disagrees with itself more than twofold: {relation.text}"] = far
+    if {"sent", "requests"} <= known.keys():
+        off["has failed requests, whose energy and time are in its totals"] = (
+            known["sent"] > _FAILED * known["requests"]
+        )
+    reasons = frame["_off"]
+    for reason, rows in off.items():
+        reasons = reasons.set(pl.Series(np.broadcast_to(rows, frame.height), dtype=pl.Boolean), reason)
+    return frame.with_columns(_off=reasons, _gpus=pl.Series(gpus).fill_nan(None)), notes, known
 
 
 def _label(known: Values, height: int) -> pl.Series:

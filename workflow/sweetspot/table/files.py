@@ -18,7 +18,10 @@ from sweetspot.files import write_atomically
 from sweetspot.table import texts
 from sweetspot.table.numbers import numbers
 
-_TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".tab", ".dat", ".log", ".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
+_TEXT, _PARQUET = (
+    (".csv", ".tsv", ".txt", ".tab", ".dat", ".log", ".md", ".json", ".jsonl", ".ndjson"),
+    (".parquet", ".pq"),
+)
 _SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 OF_WORKFLOW = "if the workflow wrote it, delete it and run again; nothing is measured again for that"
 _SHOWN = 5  # problems listed before the rest are counted

@@ -16,6 +16,8 @@ _SPACED = rf"^([+-]?\d{{1,3}}(?:{_GROUP_MARKS}\d{{3}})+)(.*)$"
 _VALUE = r"^([+-]?[\d.,]*\d[.,]?(?:[eE][+-]?\d+)?)"
 _UNIT = rf"{_VALUE}{_SPACES}*([A-Za-zµ][A-Za-zµ/ ]*)$"
 _GROUPS = r"^[+-]?\d{1,3}(?:MARK\d{2,3})*MARK\d{3}"
+# Hours, minutes and seconds: 0:01:30, 1m30s; not 1:30, which may be hours and minutes.
+_CLOCK, _SURE = r"^(?:(\d+) ?(?::|h) ?)?(\d{1,2}) ?(?::|m|min) ?(\d{1,2}(?:[.,]\d+)?) ?s?$", r"[hm]|:.*:|:\d+[.,]"
 _UNCLEAR = r"^[+-]?[1-9]\d{0,2}([.,])\d{3}$"
 # A number whose decimal mark can only be this one: 0.64, 1,024.5, 1,234,567.
 _CLEAR = (
@@ -67,6 +69,11 @@ def parsed(series: pl.Series, kind: str, decimal: str = ".", factor: float = 1.0
     odd = given.is_not_null() & given.cast(pl.Float64, strict=False).is_null()
     if factor == 1 and not odd.any() and not (decimal == "," and matches(given, _UNCLEAR).any()):
         return given, []
+    if kind == "time" and (clock := matches(given, _CLOCK) & matches(given, _SURE)).any():
+        parts = given.str.extract_groups(_CLOCK).struct.unnest()
+        hours, minutes, seconds = (part.str.replace(",", ".").cast(pl.Float64, strict=False) for part in parts)
+        total = (hours.fill_null(0.0) * 3600 + minutes * 60 + seconds) / factor
+        given = given.set(clock, None).fill_null(total.cast(pl.String).str.replace(".", decimal, literal=True))
     closed = _closed(given)
     value, unit = closed.str.extract(_VALUE), closed.str.extract(_UNIT, 2).str.strip_chars()
     value = value.set((value + unit.fill_null("") != closed.str.replace_all(_SPACES, "")) & unit.is_null(), None)

@@ -32,7 +32,6 @@ _MEASURED = ("energy_j", "energy_instant_j", "energy_average_j", "duration_s", "
 _MOMENT = ("session", "visit", "start", "started", "time_s", "run_id", "timestamp")
 _COPY = 0.5  # share of a file's rows that another file has too from which it is a copy: chance repeats fewer
 _LONGER = 1.05  # than the run: no request takes longer, but clocks differ a little
-# Rows with different numbers of boards, or values under these headers (folded), are not repetitions of one measurement.
 _MANY = 0.1  # share of cells with mixed units above which a table is refused
 _TWO_UNITS = 50.0  # repetitions of a cell never differ by this factor; kilojoules and watt-hours do
 _FEW = 0.5  # share of a group's rows without a source up to which they are set aside
@@ -98,6 +97,8 @@ def read(
         raise SweetspotError(f"{listed}\n{counted}; correct or remove them")
     said += [f"{counted}; they are set aside and not fitted:\n{listed}"] * bool(problems)
     frame, copies = _without_copies(pl.concat(_in_one_type(frames), how="diagonal_relaxed"))
+    frame, more = _spelt_alike(frame)
+    copies += more
     for remark, (first, *others) in remarks.items():
         said.append(f"{f'{len(others) + 1} rows, first ' if others else ''}{first}: {remark}")
     said += copies
@@ -114,6 +115,17 @@ def read(
         notes.append(f"{invalid} of {frame.height} rows are marked invalid: kept, not fitted")
     frame = frame.drop("_file", "_row", "_off", "_gpus", "valid_as_given")
     return Table(frame, said + notes + odd, odd, impossible)
+
+
+def _spelt_alike(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Names of models, GPUs and engines that differ in case only as the first of them."""
+    notes = []
+    for name in ("model", "gpu", "engine"):
+        first = pl.col(name).first().over(pl.col(name).str.to_lowercase())
+        for other, one in frame.select(pl.col(name).alias("_"), first).unique(maintain_order=True).iter_rows():
+            notes += [f"{name} {other!r} is taken for {one!r}"] * (other != one)
+        frame = frame.with_columns(first)
+    return frame, notes
 
 
 def _in_one_type(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
@@ -163,6 +175,8 @@ def _checked(raw: pl.DataFrame, remarks: dict[str, list[str]]) -> tuple[pl.DataF
     for remark, rows in changed:
         if own := place.filter(rows & frame["valid_as_given"]).to_list():
             remarks.setdefault(remark, []).extend(own)
+    if (frame["batch"] == frame["batch"].round()).all():
+        frame = frame.with_columns(pl.col("batch").cast(pl.Int64))
     of_rows: dict[int, str] = {}
     for (row, name), what in sorted(problems.items()):
         if frame["valid_as_given"][row]:
@@ -198,13 +212,15 @@ def _convert(series: pl.Series, kind: pl.DataType) -> tuple[pl.Series, str, dict
     if series.name in _ZERO_IS_NOTHING:
         changes["is 0: read as unknown"] = zero = (converted == 0).fill_null(False)
         converted = converted.set(zero, None)
-    if kind != pl.Int64:
+    if kind != pl.Int64 and series.name != "batch":
         return converted, "must be a number", changes
     whole = converted.round()
-    most = ROUNDED * converted.abs() if series.name in CELL else 0
+    most = ROUNDED.get(series.name, 0) * converted.abs()
+    if series.name == "batch":
+        whole = whole.zip_with((converted - whole).abs() <= most, converted)
     off = ((converted - whole).abs() > most) | (whole.abs() > 2**53)
     changes["is not a whole number: rounded"] = (~off & (whole != converted)).fill_null(False)
-    return whole.set(off, None).cast(pl.Int64), "must be a whole number", changes
+    return whole.set(off, None).cast(kind), "must be a whole number", changes
 
 
 def _rule(name: str) -> str:

@@ -26,7 +26,8 @@ _TWICE = 0.02  # relative difference of two columns that are one quantity, round
 _ALIKE = 1e-3  # relative difference of results up to which two readings are one
 _SAMPLE = 2000  # rows on which readings are compared
 _MOST_READINGS = 512
-ROUNDED = 0.05  # a mean batch or length is rounded if this changes it by less than this share
+# A mean is rounded if this changes it by less than this share; other lengths are refused, other batches stay.
+ROUNDED = {"batch": 0.01, "input_tokens": 0.05, "output_tokens": 0.05}
 _HALF = 0.5  # share of impossible rows from which a reading is impossible
 BOARDS = ("gpus", "tensor_parallel", "pipeline_parallel")
 _UNITLESS = ("energyconsumed", "energyconsumption")  # codecarbon's are in kWh
@@ -56,7 +57,10 @@ class Reading:
     @property
     def missing(self) -> list[str]:
         """Required columns of numbers that do not follow."""
-        return [name for name in REQUIRED if name in NUMBERS and name not in self.known]
+        derived = "batch" in self.how and "requests" in self.known and "runs" not in self.given
+        # All requests of a run did not run together.
+        whole = derived and np.allclose(self.known["batch"], self.known["requests"], rtol=_TWICE, equal_nan=True)
+        return [one for one in REQUIRED if one in NUMBERS and (one not in self.known or (whole and one == "batch"))]
 
     @property
     def j_per_token(self) -> str:
@@ -82,7 +86,7 @@ class Reader:
         """`settled` headers are meant as they are called; `decimal` is the mark, if the user gave it."""
         self.place, self.frame, self.settled = place, frame, set(settled)
         valid = frame["valid"].cast(pl.String) if "valid" in frame.columns else pl.Series([""])
-        valid_rows = frame.filter(~matches(valid, FALSE))
+        valid_rows = frame.filter(~matches(valid, FALSE) & frame["_off"].is_null())
         sample = valid_rows if valid_rows.height else frame
         self.sample = sample.gather_every(max(1, sample.height // _SAMPLE))
         names = [name for name in frame.columns if not name.startswith("_")]
@@ -204,7 +208,7 @@ def values_of(series: pl.Series, one: Meaning, decimal: str) -> NDArray[np.float
     values = numbers(parsed(series, one.kind, decimal, one.factor)[0]).cast(pl.Float64).fill_null(float("nan"))
     if one.quantity in COUNTS:  # means are rounded before anything is derived from them
         whole = values.round()
-        values = whole.zip_with((values - whole).abs() <= ROUNDED * values, values)
+        values = whole.zip_with((values - whole).abs() <= ROUNDED[one.quantity] * values, values)
     return values.to_numpy()
 
 
@@ -241,8 +245,8 @@ def choose(reader: Reader) -> tuple[Reading, list[str]]:
 
 def ambiguous(place: str, names: Sequence[str], quantity: str) -> SweetspotError:
     """That several columns could be one quantity, and only the user can choose."""
-    choice = shlex.quote(f"{names[0]}={quantity}")
-    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; choose one with --map {choice}")
+    ways = " or ".join(f"--map {shlex.quote(f'{name}={quantity}')}" for name in names[:9])
+    return SweetspotError(f"{place}: {' and '.join(names)} could all be {quantity}; only you can say which: {ways}")
 
 
 def _cost(reader: Reader, reading: Reading) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ Azure LLM inference traces (github.com/Azure/AzurePublicDataset: ContextTokens, 
 (github.com/kvcache-ai/Mooncake: input_length, output_length, timestamp in milliseconds beside hash_ids).
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +16,18 @@ import polars as pl
 
 from sweetspot.errors import SweetspotError
 from sweetspot.table.files import read_file, renamed, shortened, whole_numbers
-from sweetspot.table.numbers import NO_NUMBER, blank, clues, matches, numbers, parsed
+from sweetspot.table.numbers import blank, clues, numbers, parsed
 from sweetspot.table.readings import ambiguous, hints
+from sweetspot.table.states import aside
 from sweetspot.table.words import FACTS, folded, meanings
 
+_LISTS = ("inputlens", "outputlens")
 _LENGTHS = ("input_tokens", "output_tokens")
-_TIMES, _STATES = FACTS["log"]["times"].split(), FACTS["log"]["states"].split()
+_TIMES, _CACHED = FACTS["log"]["times"].split(), FACTS["log"]["cached"].split()
 _MOST_ABORTED = 0.5  # share of requests without a reply up to which that is no mistake
 # Numbers of this size are seconds, milliseconds, microseconds or nanoseconds since 1970, or seconds from a start.
 _SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (0.0, 1.0))
+_DAYS = (36_526, 73_050)  # since 1900, from 2000 to 2099, as a spreadsheet counts them
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     notes = list(loaded.notes)
     if not frame.height:
         raise SweetspotError(f"{path}: no requests; give rows with {' and '.join(_LENGTHS)}")
+    frame = _spread(frame)
     columns = _columns(path, frame)
     if theirs := [f"{column} as {ours}" for ours, column in columns.items() if folded(column) != folded(ours)]:
         notes.append(f"read {', '.join(theirs)}")
@@ -57,10 +62,14 @@ def read(path: Path, rename: Mapping[str, str] | None = None) -> Log:
     mark = "," if any(one.comma or ("." in (one.unclear or "") and not one.point) for one in seen) else "."
     given = {ours: blank(parsed(frame[column], "count", mark)[0]) for ours, column in columns.items()}
     prompt, reply = given["input_tokens"], given["output_tokens"]
+    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _CACHED):
+        if (cached := numbers(frame[name]).fill_null(0.0)).sum():
+            prompt = numbers(prompt) + cached
+            notes.append(f"{name} is added to the prompts: tokens from a cache cost less than is predicted")
     counts = given.get("count", pl.repeat(1, frame.height, eager=True))
     kept = frame.select("_row", _time=_times(frame, notes), input_tokens=prompt, output_tokens=reply, count=counts)
     kept = kept.with_columns(pl.col("count").fill_null(pl.lit(1, counts.dtype)))
-    lost = _aborted(frame) | (numbers(reply) == 0).fill_null(False)
+    lost = aside(frame).is_not_null() | (numbers(reply) == 0).fill_null(False)
     silent = reply.is_null() & (prompt.is_null() | numbers(prompt).is_not_null()) & ~lost
     if (lost | silent).sum() <= _MOST_ABORTED * frame.height:
         lost = lost | silent
@@ -86,12 +95,20 @@ def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
     for ours in (*_LENGTHS, "count"):
         names = [name for name in there if any(one.quantity == ours for one in meanings(name))]
         names = [ours] if ours in names else [name for name in names if frame[name].count()] or names
+        names = [name for name in names if not folded(name).startswith("max")]  # a limit
         if differing := [name for name in names[1:] if not frame[name].equals(frame[names[0]])]:
             raise ambiguous(str(path), [names[0], differing[0]], ours)
         if names:
             found[ours] = names[0]
+    for name in [name for name in there if any(one.quantity == "requests" for one in meanings(name))]:
+        if "count" not in found and (numbers(frame[name]) > 1).any():
+            raise SweetspotError(
+                f"{path}: {name} counts requests; if a row stands for so many requests of the same lengths, add --map "
+                f"{shlex.quote(f'{name}=count')}; sums over requests are no log of requests"
+            )
     if missing := [name for name in _LENGTHS if name not in found]:
         spare = [name for name in there if name not in found.values() and (numbers(frame[name]) % 1 == 0).any()]
+        spare = [name for name in spare if not re.match("max|total|sum|mean|avg|average", folded(name))]
         maps = [shlex.quote(f"{next(iter(hints(name, spare)), 'THEIRS')}={name}") for name in missing]
         raise SweetspotError(
             f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; there are "
@@ -100,34 +117,34 @@ def _columns(path: Path, frame: pl.DataFrame) -> dict[str, str]:
     return found
 
 
-def _aborted(frame: pl.DataFrame) -> pl.Series:
-    """Rows whose status says that there was no whole reply."""
-    lost = pl.repeat(False, frame.height, eager=True)
-    for name in frame.columns:
-        plain = "error" if ".error." in f".{name}" else folded(name.rpartition(".")[2])
-        if plain in _STATES and not frame[name].dtype.is_nested():
-            text = blank(frame[name].cast(pl.String), NO_NUMBER).str.to_lowercase()
-            if plain in ("error", "errortype"):
-                lost = lost | (text.is_not_null() & ~text.is_in(["false", "0", "{}", "[]"]))
-            else:
-                lost = lost | matches(text, FACTS["log"]["failed"])
-    return lost
+def _spread(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row for each request of a result that lists their lengths."""
+    lists = [name for name, kind in frame.schema.items() if kind == pl.List and folded(name) in _LISTS]
+    if len(lists) < 2:
+        return frame
+    errors = [name for name, kind in frame.schema.items() if name == "errors" and kind == pl.List]
+    return frame.select("_row", *lists, *errors).explode(*lists, *errors).rename(dict.fromkeys(errors, "error"))
 
 
 def _times(frame: pl.DataFrame, notes: list[str]) -> pl.Series:
     """When each request arrived, in s; null throughout if no column says, or one that is not understood."""
-    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]) in _TIMES):
+    for name in (name for name in frame.columns if folded(name.rpartition(".")[2]).removesuffix("ms") in _TIMES):
         series = frame[name]
         if series.dtype.is_temporal() and series.dtype != pl.Duration:
             return series.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) * 1e-6
         values = numbers(series)
         if not values.null_count():
             size = float(values.abs().max() or 0.0)  # type: ignore[arg-type]
-            relative_ms = "hash_ids" in frame.columns
+            relative_ms = "hash_ids" in frame.columns or folded(name).endswith("ms")
+            if values.is_between(*_DAYS).all():
+                return values * 86_400.0
             return values * (1e-3 if relative_ms else next(factor for least, factor in _SINCE_1970 if size >= least))
         if series.dtype == pl.String:
-            plain = series.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True)
-            zone = series.str.extract(r"([+-]\d\d:?\d\d)$").str.slice(0, 3).cast(pl.Float64).fill_null(0.0)
+            plain = series.str.strip_chars().str.replace(r" ?(Z|UTC|GMT|[+-]\d\d:?\d\d)$", "")
+            plain = plain.str.replace(r"^(\d{4}-\d\d-\d\d)T", "$1 ").str.replace(r"^(\d\d?:\d\d:)", "1970-01-01 $1")
+            offset = series.str.extract_groups(r"([+-]\d\d):?(\d\d)$").struct.unnest().cast(pl.Float64).fill_null(0.0)
+            hours, minutes = offset.get_columns()
+            zone = hours + minutes / 60 * hours.sign()
             for form in FACTS["log"]["written"]:
                 read = plain.str.to_datetime(form, strict=False, time_unit="ns")
                 if not read.null_count():

@@ -26,7 +26,11 @@ class Row(pa.DataFrameModel):
     """One measured row: the energy of one run of a whole batch. Other columns pass through unchanged."""
 
     model: str = pa.Field(description="Name of the model.")
-    batch: int = pa.Field(**_COUNT, description="Number of equal requests in the batch.")
+    batch: float = pa.Field(
+        ge=1,
+        lt=2**31,
+        description="Number of equal requests in the batch; of a served run the mean number in flight, such as 3.7.",
+    )
     input_tokens: int = pa.Field(**_COUNT, description="Prompt length of each request, in tokens.")
     output_tokens: int = pa.Field(**_COUNT, description="Reply length of each request, in tokens.")
     energy_j: float = pa.Field(**_ENERGY, description="Energy of one run of the whole batch, in joules.")

@@ -7,6 +7,7 @@ over the batch or the run (`batch_output_tokens`), and rates.
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -22,9 +23,10 @@ NUMBERS: dict[str, str] = {name: of["kind"] for name, of in QUANTITIES.items() i
 NUMBERS |= dict.fromkeys(LATENCIES, "time")
 COUNTS = ("batch", "input_tokens", "output_tokens")
 _BY_CASE = ("mJ", "MJ", "mW")  # units that differ by case only
+_MANY = {"1k": 1e3, "1000": 1e3, "1m": 1e6, "million": 1e6}
 # Per token may be per output token: what the same words may also mean.
 _ALSO = {
-    "energy_per_total_token_j": ("energy_per_output_token_j", r"per(token|tok)"),
+    "energy_per_total_token_j": ("energy_per_output_token_j", r"per(1k|1m|1000|million)?(token|tok)"),
     "total_tokens_per_j": ("output_tokens_per_j", r"^(?!.*output).*tok(en)?s?perj"),
 }
 
@@ -56,8 +58,9 @@ class Meaning(NamedTuple):
 
 
 def folded(header: str) -> str:
-    """A header without case, spaces and punctuation: "Energy (J)" is "energyj"."""
-    return re.sub(r"[^a-z0-9]+", "", header.casefold().replace("/", "per").replace("µ", "u"))
+    """A header without case, accents, spaces and punctuation: "Énergie (J)" is "energiej"."""
+    plain = unicodedata.normalize("NFKD", header.replace("µ", "u").casefold()).replace("/", "per")
+    return re.sub(r"[^a-z0-9]+", "", plain)
 
 
 def meanings(header: str) -> tuple[Meaning, ...]:
@@ -90,6 +93,12 @@ def _known() -> dict[str, list[Meaning]]:
         plain += [f"energy{what}" for what in per]
         ways = [(word + folded(unit), Meaning(name, units[unit], unit)) for word in plain for unit in units]
         ways += [(f"{folded(unit)}per{what}", Meaning(name, units[unit], unit)) for what in per for unit in units]
+        for many, number in _MANY.items() if per else ():
+            for unit in units:
+                one = Meaning(name, units[unit] / number, f"{unit}/{many}")
+                ways += [(f"{folded(unit)}per{many}{what}s", one) for what in per]
+                ways += [(f"{base}per{many}{what}s{folded(unit)}", one) for what in per for base in ("energy", "")]
+                ways += [(folded(one.header), one)]
         if name == "energy_j":  # the unit alone
             ways += [(folded(unit), Meaning(name, units[unit], unit)) for unit in ("joules", "kWh", "Wh", "mWh", "kJ")]
         for word, one in [*ways, *((word, Meaning(name)) for word in plain)]:

@@ -27,7 +27,10 @@ _ALIKE = 0.01  # relative difference up to which two columns are one
 
 @dataclass(frozen=True)
 class Format:
-    """A format as its file describes it. `keys`: sets of names, of which one must be there whole."""
+    """A format as its file describes it. `keys`: sets of names, of which one must be there whole.
+
+    `once`: the column that names a run, of whose rows only the last would hold its totals.
+    """
 
     name: str
     source: str
@@ -37,12 +40,18 @@ class Format:
     constants: Mapping[str, str]
     choose: Mapping[str, Sequence[str]]
     sample: Mapping[str, Any]
+    once: str
 
     def read(self, place: str, frame: pl.DataFrame, settled: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         """Our columns and quantities, without those that the format does not name, except ours; and their names.
 
         `settled`: those that `--map` gave. Raises SweetspotError if columns differ of which only a person can choose.
         """
+        if self.once in frame.columns and (again := frame.filter(pl.col(self.once).is_duplicated())).height:
+            raise SweetspotError(
+                f"{place} is of {self.name}: rows {', '.join(map(str, again['_row'][:5]))} have one {self.once}: "
+                "running totals of one run; keep its last row, or write the differences between rows under other names"
+            )
         found: dict[str, pl.Series] = {}
         given = {one.quantity for name in settled for one in meanings(name)}
         sources = {name: [told] if isinstance(told, str) else told for name, told in self.columns.items()}
@@ -77,7 +86,7 @@ def all_formats() -> tuple[Format, ...]:
     for path in files(__name__).iterdir():
         if path.name.endswith(".toml"):
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-            found.append(Format(**{"constants": {}, "choose": {}, "sample": {}} | content))
+            found.append(Format(**{"constants": {}, "choose": {}, "sample": {}, "once": ""} | content))
     return tuple(sorted(found, key=lambda form: (-max(map(len, form.keys)), form.name)))
 
 
