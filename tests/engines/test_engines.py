@@ -278,7 +278,15 @@ def test_a_stand_in_refuses_what_the_real_package_would(monkeypatch: pytest.Monk
 def test_a_cell_without_a_measurement_has_the_columns_of_a_row() -> None:
     row = unmeasured_cell(spec("vllm"), {"input_tokens": 64, "output_tokens": 32, "flags": "kv_limited"}, "reason")
     window = {f"uncertainty_{cause}" for cause in ("gain", "counter_step", "tail")}
-    window |= {"event_reasons", "gpu_uuid", "driver_version", "sm_clock_mhz", "temperature_c", "time_s"}
+    window |= {
+        "event_reasons",
+        "power_capped_share",
+        "gpu_uuid",
+        "driver_version",
+        "sm_clock_mhz",
+        "temperature_c",
+        "time_s",
+    }
     assert set(row) >= COLUMNS - window - {"window_s"}
     assert row["valid"] is False
     assert row["reasons"] == "reason"

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers  # noqa: F401  (looks for torch when first imported, and must not find the stand-in)
 
 from simulation import ARCHITECTURES, H100
 from sweetspot import engines, models
