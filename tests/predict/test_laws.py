@@ -20,8 +20,9 @@ VALUES = {
     "paper-6": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t4": 2e-5, "t5": -0.3},
     "steps-5": {"t0": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "t5": 0.3},
 }
-_STEPS = {"u": 0.01, "v": 1.5, "c": 0.2, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": 0.1, "x": 40.0}
-VALUES |= {"steps-8": _STEPS, "experts-10": _STEPS | {"y": 4.0, "z": 2.0}, "skewed-9": _STEPS | {"y": 4.0}}
+_STEPS = {"u": 0.01, "v": 1.5, "t1": 1e-6, "t2": 1e-5, "t3": 0.01, "w": 0.1, "x": 40.0}
+VALUES |= {"steps-8": _STEPS | {"a": 5e-6}, "skewed-9": _STEPS | {"c": 0.2, "y": 4.0}}
+VALUES |= {"experts-10": VALUES["skewed-9"] | {"z": 2.0}}
 
 
 def by_formula(name: str, n: float, m: float, batch: float) -> float:
@@ -58,12 +59,37 @@ def test_only_the_once_per_request_terms_have_a_free_sign() -> None:
 
 
 def test_steps_8_at_one_batch_is_steps_5() -> None:
-    eight, batch = VALUES["steps-8"], 16
-    five = eight | {"t0": eight["u"] + eight["v"] / batch + eight["c"] / 8, "t5": eight["w"] + eight["x"] / batch}
+    eight, batch = VALUES["steps-8"] | {"a": 0.0}, 16
+    five = eight | {"t0": eight["u"] + eight["v"] / batch, "t5": eight["w"] + eight["x"] / batch}
     for n, m in itertools.product(LENGTHS, LENGTHS):
         at_one = per_token(LAWS["steps-5"], five, n, m, batch)
         assert per_token(LAWS["steps-8"], eight, n, m, batch) == pytest.approx(at_one)
         assert spot_of("steps-8", eight, n, batch) == pytest.approx(spot_of("steps-5", five, n, batch))
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {"linear", "wilkins", "paper-6"}))
+def test_no_term_makes_a_longer_or_larger_run_cheaper(name: str) -> None:
+    for n, m, batch in itertools.product((1, 64, 4096, 10**5), (1, 7, 500, 10**5), (1, 8, 100, 5000)):
+        for term in LAWS[name].terms:
+            run = m * batch * term.value(n, m, batch, CHOSEN)
+            longer = [(n * 1.01, m, batch), (n, m * 1.01, batch)] + [(n, m, batch * 1.01)] * LAWS[name].has_batch_terms
+            for a, b, c in longer:
+                assert b * c * term.value(a, b, c, CHOSEN) >= run * (1 - 1e-12), (term.name, a, b, c)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_slope_is_the_change_of_the_energy_with_the_reply(name: str) -> None:
+    for n, m, batch in itertools.product(LENGTHS, LENGTHS, (1, 8, 100)):
+        below, above = (per_token(LAWS[name], VALUES[name], n, m * (1 + h), batch, CHOSEN) for h in (-1e-4, 1e-4))
+        slope = LAWS[name].slope(VALUES[name], n, m, batch, CHOSEN)
+        assert slope == pytest.approx((above - below) / 2e-4, rel=1e-5, abs=1e-8)
+
+
+def test_a_saturating_term_costs_a_batch_no_more_than_a_full_gpu() -> None:
+    plain, full = Term("a", "n", 0, ""), Term("a", "n", 0, "", saturates_at=1000)
+    assert full.value(100, 2, 1) == pytest.approx(plain.value(100, 2, 1), rel=1e-4)
+    assert 64 * full.value(100, 2, 64) == pytest.approx(1000, rel=0.02)
+    assert full.multiplies == "n/(1 + (B (n + m/2)/1000)⁴)^¼"
 
 
 def test_the_forms_of_a_reply_are_means_over_its_steps() -> None:

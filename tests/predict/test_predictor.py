@@ -103,7 +103,8 @@ def test_a_law_for_every_batch_by_hand(make: Any) -> None:
     assert group["law"] == "steps-8"
     t = {name: term["value"] for name, term in group["laws"]["steps-8"][0]["terms"].items()}
     n, m, b = 500, 700, 20
-    step = t["u"] + t["v"] / b + t["c"] / b**0.75 + t["t2"] * (n + m / 2)
+    few = t["a"] / (1 + (b * (n + m / 2) / 16384) ** 4) ** 0.25
+    step = t["u"] + t["v"] / b + (t["t2"] + few) * (n + m / 2)
     token = ((m - 1) * step + t["t1"] * n**2 + t["t3"] * n + t["w"] + t["x"] / b) / m
     answer = ask(fitted, n, m, batch=b)
     assert answer.energy_per_output_token_j == pytest.approx(token, rel=1e-12)

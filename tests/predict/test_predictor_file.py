@@ -184,8 +184,8 @@ def test_the_reader_says_what_predict_says(simulated: Made, tmp_path: Path) -> N
         ('{"schema_version": 1}', "not a predictor"),
         ('{"kind": "sweetspot-predictor", "schema_version": 1, "groups": [{}]}', "schema version 1"),
         ('{"kind": "sweetspot-predictor", "groups": [{}]}', "schema version None"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": []}', "damaged"),
-        ('{"kind": "sweetspot-predictor", "schema_version": 4, "groups": [{"model": "m"}]}', "damaged"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 5, "groups": []}', "damaged"),
+        ('{"kind": "sweetspot-predictor", "schema_version": 5, "groups": [{"model": "m"}]}', "damaged"),
         (b"\xff\xfe\x00", "not complete JSON"),
     ],
 )

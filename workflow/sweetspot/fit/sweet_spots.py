@@ -121,5 +121,5 @@ def _replies_vary(prompts: Array, replies: Array) -> bool:
 
 def _identifies_spot(solution: Solution) -> bool:
     """Whether the cells, and not the prior, say what grows with the reply."""
-    grows = [any(b > 0 for _, _, b in FORMS[term.form].parts) for term in solution.law.terms]
+    grows = [t.saturates_at is None and any(b > 0 for _, _, b in FORMS[t.form].parts) for t in solution.law.terms]
     return not solution.from_prior[grows].any()

@@ -19,7 +19,7 @@ from sweetspot.predict.sweet_spots import SweetSpot
 from sweetspot.predict.sweet_spots import sweet_spot as search
 from sweetspot.vocabulary import SELECTORS
 
-KIND, SCHEMA_VERSION = "sweetspot-predictor", 4
+KIND, SCHEMA_VERSION = "sweetspot-predictor", 5
 _NEXT_TO_NOTHING = 0.05  # share of the energy
 UNKNOWN = 0.95  # relative half-width of an interval from which on a request is refused: it all but includes 0
 _LARGEST = 1e100  # of a number in a predictor; products of larger ones overflow

@@ -7,7 +7,7 @@ the same question has the same answer everywhere.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-from sweetspot.predict.laws import Law
+from sweetspot.predict.laws import Law, per_token
 
 PLATEAU = 0.01  # energies per token this close to the least count as equal
 _STEPS = 481  # replies tried if the KV cache breaks the law's smooth curve
@@ -71,16 +71,15 @@ def sweet_spot(
         replies = steps(low, high)
         together = [batch / waves(m) for m in replies]
         if min(together) < batch:
-            energies = [_energy(law.powers(values, n, b, chosen), m) for m, b in zip(replies, together, strict=True)]
+            energies = [per_token(law, values, n, m, b, chosen) for m, b in zip(replies, together, strict=True)]
             return _least(replies, energies)
-    powers = law.powers(values, n, batch, chosen)
-    spot = _minimum(powers)
+    spot = _minimum(lambda m: law.slope(values, n, m, batch, chosen))
     if spot is None:
         return SweetSpot("no interior minimum")
-    least = _energy(powers, spot)
+    least = per_token(law, values, n, spot, batch, chosen)
 
     def is_flat(m: float) -> bool:
-        return _energy(powers, m) <= (1 + PLATEAU) * least
+        return per_token(law, values, n, m, batch, chosen) <= (1 + PLATEAU) * least
 
     return SweetSpot(
         "interior" if low <= spot <= high else "outside measured range",
@@ -97,19 +96,11 @@ def steps(low: float, high: float) -> list[int]:
     return sorted({int(low * (high / low) ** (step / last) + 0.5) for step in range(_STEPS)})
 
 
-def _energy(powers: Mapping[float, float], m: float) -> float:
-    return float(sum(factor * m**power for power, factor in powers.items()))
-
-
-def _minimum(powers: Mapping[float, float]) -> float | None:
-    """The first minimum over m > 0 of the sum of factor * m^power; None if it has none.
+def _minimum(slope: Callable[[float], float]) -> float | None:
+    """The first minimum over m > 0, by the sign of the slope at m; None if there is none.
 
     For the paper's law it is m*(n) = sqrt((t1 n^2 + t3 n + t5) / t4) of arXiv 2602.05695.
     """
-
-    def slope(m: float) -> float:  # times m, which does not change its sign
-        return float(sum(power * factor * m**power for power, factor in powers.items()))
-
     for octave in _OCTAVES:
         low, high = 2.0**octave, 2.0 ** (octave + 1)
         if slope(low) < 0 <= slope(high):

@@ -22,11 +22,17 @@ const simulated = (source) => // as in predictor.py and prediction.py
 
 const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
-/* The factor of a term's coefficient: the sum of c n^a m^b, scaled for `requests` in flight. */
-const routed = (term, requests, share) =>
-  (term.routing ? ROUTINGS[term.routing](share, requests) : 1) / requests ** term.batch_power;
+/* The factor of a term's coefficient: the sum of c n^a m^b, scaled for `requests` in flight; and its derivative with
+   respect to m, times m. As in laws.py. */
+const fullOf = (term, n, m, requests) => (term.saturates_at ? (requests * (n + m / 2) / term.saturates_at) ** 4 : 0);
+const scaleOf = (term, n, m, requests, share) => (term.routing ? ROUTINGS[term.routing](share, requests) : 1)
+  / requests ** term.batch_power / (1 + fullOf(term, n, m, requests)) ** 0.25;
 const termValue = (term, n, m, requests, share) =>
-  sum(term.parts.map(([c, a, b]) => c * n ** a * m ** b)) * routed(term, requests, share);
+  sum(term.parts.map(([c, a, b]) => c * n ** a * m ** b)) * scaleOf(term, n, m, requests, share);
+function termSlope(term, n, m, requests, share) {
+  const full = fullOf(term, n, m, requests), falls = full / (1 + full) * m / (2 * n + m);
+  return sum(term.parts.map(([c, a, b]) => (b - falls) * c * n ** a * m ** b)) * scaleOf(term, n, m, requests, share);
+}
 
 /* The share of a mixture's experts that one token activates; 1 for a dense model. */
 const shareOf = (group) => (group.experts ? group.experts.per_token / group.experts.experts : 1);
@@ -255,21 +261,15 @@ function sweetSpot(group, laws, n, batch, wanted) {
   } else if (!laws[chosen].terms.some((term) => term.parts.some(([, , b]) => b > 0))) return none("not identified");
   const fit = fitFor(group, batch, chosen, []), share = shareOf(group);
   const [low, high] = group.measured_range.output_tokens;
-  const powersAt = (requests) => {
-    const powers = new Map();
-    for (const term of laws[fit.law].terms) {
-      const value = (fit.terms[term.name]?.value ?? 0) * routed(term, requests, share);
-      for (const [c, a, b] of term.parts) powers.set(b, (powers.get(b) ?? 0) + value * c * n ** a);
-    }
-    return [...powers];
-  };
-  const energyAt = (powers, m) => sum(powers.map(([power, factor]) => factor * m ** power));
+  const total = (of, m, requests) => sum(laws[fit.law].terms.map(
+    (term) => (fit.terms[term.name]?.value ?? 0) * of(term, n, m, requests, share)));
+  const energyAt = (m, requests = batch) => total(termValue, m, requests), slope = (m) => total(termSlope, m, batch);
   if (group.kv_capacity.length) {
     const replies = [...new Set(Array.from({ length: STEPS },
       (_, i) => Math.floor(low * (high / low) ** (i / (STEPS - 1)) + 0.5)))];
     const together = replies.map((m) => batch / wavesOf(group, n + m, batch)[1]);
     if (Math.min(...together) < batch) {
-      const energies = replies.map((m, i) => energyAt(powersAt(together[i]), m));
+      const energies = replies.map((m, i) => energyAt(m, together[i]));
       const best = energies.indexOf(Math.min(...energies)), most = (1 + PLATEAU) * energies[best];
       if (best === 0 || best === replies.length - 1) return none("no interior minimum");
       let first = best, last = best;
@@ -279,7 +279,6 @@ function sweetSpot(group, laws, n, batch, wanted) {
         plateau_high: replies[last], energy_per_output_token_j: energies[best] };
     }
   }
-  const powers = powersAt(batch), slope = (m) => sum(powers.map(([power, factor]) => power * factor * m ** power));
   const halve = (from, to, isBefore) => { // bisects for where isBefore turns false, between `from` and `to`
     let [inside, outside] = [from, to];
     for (let i = 0; i < HALVINGS; i++) {
@@ -294,7 +293,7 @@ function sweetSpot(group, laws, n, batch, wanted) {
     if (slope(from) < 0 && slope(to) >= 0) spot = sum(halve(from, to, (m) => slope(m) < 0)) / 2;
   }
   if (spot === null) return none("no interior minimum");
-  const least = energyAt(powers, spot), isFlat = (m) => energyAt(powers, m) <= (1 + PLATEAU) * least;
+  const least = energyAt(spot), isFlat = (m) => energyAt(m) <= (1 + PLATEAU) * least;
   const edge = (outside) => (isFlat(outside) ? outside : halve(spot, outside, isFlat)[0]);
   return { status: low <= spot && spot <= high ? "interior" : "outside measured range", output_tokens: spot,
     plateau_low: edge(Math.max(1, spot / REACH)), plateau_high: edge(spot * REACH), energy_per_output_token_j: least };
