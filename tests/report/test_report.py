@@ -180,8 +180,8 @@ def test_coefficients_have_units_and_errors(simulated: Made) -> None:
     _, *rows = PageText(simulated.html).table(f"Coefficients of {group['law']}")
     terms = group["laws"][group["law"]][0]["terms"]
     assert {row[0]: row[3] for row in rows} == {
-        **dict.fromkeys(("u", "v", "c", "t3"), "J/token"),
-        **dict.fromkeys(("t1", "t2"), "J/token²"),
+        **dict.fromkeys(("u", "v", "t3"), "J/token"),
+        **dict.fromkeys(("t1", "t2", "a"), "J/token²"),
         **dict.fromkeys(("w", "x"), "J"),
     }
     value, error = rows[1][4].split(" ± ")

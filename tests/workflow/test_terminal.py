@@ -180,8 +180,11 @@ def test_a_terminal_shows_stages_in_colours_and_redraws_them(checkout: Checkout)
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was(checkout: Checkout) -> None:
-    checkout.configure(select=["llama-3.1-8b"], output_tokens=[64, 128, 512, 1024, 2048, 4096])
-    status, shown = on_terminal(checkout, stop_at=r" [1-9]\d* of 36 cells  \d+ %")
+    lengths = [64, 128, 256, 512, 1024, 2048, 4096]  # so many cells that it is stopped before it is done
+    checkout.configure(
+        select=["llama-3.1-8b"], input_tokens=lengths, output_tokens=lengths, batches=[1, 2, 4, 8, 16, 32]
+    )
+    status, shown = on_terminal(checkout, stop_at=r" [1-9]\d* of 294 cells  \d+ %")
     assert status == 1
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
     assert "Traceback" not in shown
