@@ -37,6 +37,37 @@ def test_a_wrong_unit_without_durations_gives_no_predictor(
     assert json.loads((tmp_path / "out" / "predictor.json").read_text())["table_warnings"] == []
 
 
+SEVERAL = [(b, n, m, m * (3 + 0.1 * b + 1e-4 * b * n)) for b in (1, 8, 32) for n in (128, 512, 4096) for m in (64, 256)]
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize(
+    ("lengths", "energy", "maps"),
+    [
+        (1, "request", ["energy_j=energy_per_request_j"]),
+        ("batch", "batch", ["input_tokens=batch_input_tokens", "output_tokens=batch_output_tokens"]),
+    ],
+)
+def test_energy_that_falls_as_the_batch_grows_is_no_energy_of_a_batch(
+    tmp_path: Path, lengths: object, energy: str, maps: list[str], gpu: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one request, or with lengths that are sums over the batch: only with batches of 1 would they be right."""
+    rows = ["model,batch,input_tokens,output_tokens,energy_j" + ",gpu" * gpu]
+    for b, n, m, e in SEVERAL:
+        times = b if lengths == "batch" else 1
+        cells = [M, b, n * times, m * times, e / b if energy == "request" else e, *[G] * gpu]
+        rows.append(",".join(map(str, cells)))
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(rows) + "\n")
+    fit = ["fit", str(path), "--out", str(tmp_path / "out")]
+    assert main(fit) == 1
+    said = capsys.readouterr().err
+    assert "falls as the batch grows" in said
+    assert all(one.partition("=")[2] in said for one in maps)
+    assert main([*fit, *(part for one in maps for part in ("--map", one))]) == 0
+    assert json.loads((tmp_path / "out" / "predictor.json").read_text())["table_warnings"] == []
+
+
 def test_what_was_doubtful_comes_back_with_every_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text(HEADER, lambda c: [M, B, c.n, c.m, c.e / 1000, c.t, G]))

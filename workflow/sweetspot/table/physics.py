@@ -110,4 +110,29 @@ def doubts(frame: pl.DataFrame) -> tuple[list[str], bool]:
             f"first batch {row['batch']}, {row['input_tokens']} input and {row['output_tokens']} output tokens: "
             f"{row['_ratio']:.3g} times in {row['_rows']} repetitions"
         )
-    return found, bool(valid.height and (odd_power | odd_energy).mean() >= _BOUNDS["half"])
+    found += (falling := _falling(valid))
+    return found, bool(falling or (valid.height and (odd_power | odd_energy).mean() >= _BOUNDS["half"]))
+
+
+def _falling(valid: pl.DataFrame) -> list[str]:
+    """A sentence if a larger batch needs less energy in all: no batch does the work of a smaller one and more for less.
+
+    Energies of one request fall so, and those of a batch whose lengths are sums over its requests.
+    """
+    same = [*GROUP, "input_tokens", "output_tokens"]
+    means = valid.group_by(*same, "batch").agg(pl.col("energy_j").mean()).sort(*same, "batch")
+    ends = means.group_by(*same, maintain_order=True).agg(
+        pl.first("batch", "energy_j").name.suffix("_first"), pl.last("batch", "energy_j").name.suffix("_last")
+    )
+    ends = ends.filter(pl.col("batch_last") > pl.col("batch_first"))
+    low = ends.filter(pl.col("energy_j_last") < _BOUNDS["falls"] * pl.col("energy_j_first"))
+    if not low.height or low.height < _BOUNDS["half"] * ends.height:
+        return []
+    row = low.row(0, named=True)
+    ends_j = [f"{row[f'energy_j_{end}']:.4g} J for batch {row[f'batch_{end}']:g}" for end in ("first", "last")]
+    return [
+        f"the energy falls as the batch grows: with {row['input_tokens']} input and {row['output_tokens']} output "
+        f"tokens each, {' and '.join(ends_j)}; a larger batch of the same requests cannot need less. Is it the energy "
+        "of one request (map the column to energy_per_request_j), or are the lengths sums over the batch (map them to "
+        "batch_input_tokens and batch_output_tokens)?"
+    ]
